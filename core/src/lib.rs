@@ -1,0 +1,4 @@
+//! The rules and stored formats of Holdfast.
+
+pub mod keyspace;
+pub mod kv;
