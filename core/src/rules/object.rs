@@ -187,17 +187,10 @@ fn delete_entry(
     entry: &DeleteEntry,
     nonce: BlobId,
 ) -> Result<Deleted, Stop> {
-    let reader = txn.reader();
-    let name = reader.name(bucket.id, &entry.key)?;
-    let row = match entry.version {
-        Some(version) => reader.version(bucket.id, &entry.key, version)?,
-        None => match &name {
-            Some(name) => reader.history(bucket.id, &entry.key, name.place)?.map(|row| (name.place, row)),
-            None => None,
-        },
-    };
-    check_delete(entry, row.as_ref().map(|(_, row)| row))?;
+    let name = txn.reader().name(bucket.id, &entry.key)?;
+    check_delete(entry, name.as_ref())?;
     let Some(version) = entry.version else { return delete_name(txn, bucket, &entry.key, name, nonce) };
+    let row = txn.reader().version(bucket.id, &entry.key, version)?;
     let delete_marker = row.as_ref().is_some_and(|(_, row)| row.version.is_none());
     if let Some((place, row)) = row {
         delete_version(txn, bucket, &entry.key, name, place, row)?;
@@ -205,17 +198,18 @@ fn delete_entry(
     Ok(Deleted { delete_marker, version: Some(version), refused: Vec::new() })
 }
 
-fn check_delete(entry: &DeleteEntry, row: Option<&HistoryRow>) -> Result<(), Error> {
+/// Conditions of a delete look at the current version only, also when another one is named. Source: S3 user guide, "How
+/// to perform conditional deletes".
+fn check_delete(entry: &DeleteEntry, name: Option<&NameRow>) -> Result<(), Error> {
     let conditional = !entry.if_match.is_empty() || entry.if_size.is_some() || entry.if_modified_ms.is_some();
-    let Some(row) = row else { return if conditional { Err(Error::NoSuchKey) } else { Ok(()) } };
-    let etag = row.version.as_ref().map(|version| version.etag.as_str());
-    if !entry.if_match.is_empty() && !entry.if_match.iter().any(|wanted| matches(wanted, etag)) {
+    let Some(name) = name else { return if conditional { Err(Error::NoSuchKey) } else { Ok(()) } };
+    if !entry.if_match.is_empty() && !entry.if_match.iter().any(|wanted| matches(wanted, Some(&name.etag))) {
         return Err(Error::failed("If-Match"));
     }
-    if entry.if_size.is_some_and(|size| size != row.size()) {
+    if entry.if_size.is_some_and(|size| size != name.size) {
         return Err(Error::failed("x-amz-if-match-size"));
     }
-    if entry.if_modified_ms.is_some_and(|modified_ms| modified_ms / 1000 != row.modified_ms / 1000) {
+    if entry.if_modified_ms.is_some_and(|modified_ms| modified_ms / 1000 != name.modified_ms / 1000) {
         return Err(Error::failed("x-amz-if-match-last-modified-time"));
     }
     Ok(())
