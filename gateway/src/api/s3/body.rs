@@ -257,7 +257,7 @@ impl Expectation {
     }
 
     /// Compares what came with what was promised.
-    fn verify(&self, digests: &Digests) -> Result<(), BodyError> {
+    pub(crate) fn verify(&self, digests: &Digests) -> Result<(), BodyError> {
         if let Some(expected) = self.length
             && expected != digests.length
         {
