@@ -6,3 +6,4 @@ pub mod effect;
 pub mod keyspace;
 pub mod kv;
 pub mod record;
+pub mod snapshot;
