@@ -4,6 +4,11 @@
 
 pub mod api;
 pub mod backend;
+pub mod blobs;
 pub mod client;
+pub mod cluster;
 pub mod config;
+pub mod error;
+pub mod gateway;
+pub mod ops;
 pub mod server;
