@@ -8,6 +8,7 @@ pub mod id;
 pub mod keyspace;
 pub mod kv;
 pub mod list;
+pub mod path;
 pub mod record;
 pub mod rules;
 pub mod snapshot;
