@@ -10,6 +10,7 @@ pub mod kv;
 pub mod list;
 pub mod path;
 pub mod record;
+pub mod resume;
 pub mod rules;
 pub mod snapshot;
 pub mod state;
