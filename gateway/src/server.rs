@@ -42,7 +42,7 @@ use self::io::{Activity, Tracked, Watched};
 use self::tls::Tls;
 use crate::api::gate::Peer;
 use crate::api::gate::metrics::HttpMetrics;
-use crate::api::request_id::RequestId;
+use crate::api::request_id;
 
 /// Connections that one listener holds by default, if the process may have as many files.
 pub const CONNECTIONS_MAX: usize = 10_000;
@@ -262,7 +262,7 @@ pub fn raise_file_limit() {
 }
 
 async fn refuse(mut stream: TcpStream) -> std::io::Result<()> {
-    let id = RequestId::mint();
+    let id = request_id::mint();
     let body = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>SlowDown</Code><Message>Too many connections.</Message><RequestId>{id}</RequestId></Error>"
     );

@@ -51,7 +51,7 @@ use self::pace::{Floor, Intake, Paced};
 use self::refusal::ErrorContext;
 use self::reply::Record;
 use self::table::{BodyKind, Operation};
-use super::request_id::RequestId;
+use super::request_id::{self, RequestId};
 use super::s3::body::{BodyBudget, DeclaredChecksum, Digests, Expectation};
 
 /// A signed chunk must be buffered to be verified, so it may not be larger.
@@ -141,7 +141,7 @@ impl Gate {
     {
         let inner = &*self.0;
         let started = Instant::now();
-        let request_id = RequestId::mint();
+        let request_id = request_id::mint();
         inner.options.metrics.begun();
         let (mut parts, body) = request.into_parts();
         let peer = parts.extensions.get::<Peer>().map(|peer| peer.address);

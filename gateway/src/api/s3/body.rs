@@ -26,6 +26,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
 use futures::future::poll_immediate;
 use futures::stream::{Stream, StreamExt as _, try_unfold};
+use holdfast_core::rules::digest::value_bytes;
 use http::{HeaderMap, Uri};
 use s3s::dto::StreamingBlob;
 use s3s::stream::aws_chunked_stream::AwsChunkedStreamError;
@@ -33,8 +34,8 @@ use s3s::stream::upload_stream::UploadStreamError;
 use s3s::{BodySizeLimitExceeded, S3Error, S3ErrorCode, StdError, TrailingHeaders};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-pub use super::digest::{CHECKSUM_BLOCK_BYTES, ChecksumAlgorithm, Digests};
-use super::digest::{FastLane, SlowLane};
+pub use super::digest::{ALGORITHMS, CHECKSUM_BLOCK_BYTES, ChecksumAlgorithm, Digests};
+use super::digest::{FastLane, SlowLane, algorithm_header, algorithm_name, algorithm_named, algorithm_of_header};
 
 /// Bytes handed to the hashing lanes at once.
 pub const HASH_BLOCK_BYTES: usize = 512 * 1024;
@@ -284,7 +285,7 @@ impl Expectation {
             Some(DeclaredChecksum::Compute(_)) | None => None,
         };
         match expected {
-            Some(expected) if digests.checksum.as_ref() != Some(&expected) => Err(BodyError::BadDigest(expected.0.name())),
+            Some(expected) if digests.checksum.as_ref() != Some(&expected) => Err(BodyError::BadDigest(algorithm_name(expected.0))),
             _ => Ok(()),
         }
     }
@@ -293,7 +294,7 @@ impl Expectation {
         let Some(trailers) = self.trailers.as_ref().and_then(|handle| handle.read(HeaderMap::clone)) else { return Ok(None) };
         let mut value = None;
         for (name, text) in &trailers {
-            let Some(algorithm) = ChecksumAlgorithm::from_header(name.as_str()) else { continue };
+            let Some(algorithm) = algorithm_of_header(name.as_str()) else { continue };
             if Some(algorithm) != declared || value.is_some() {
                 return Err(BodyError::MalformedTrailer);
             }
@@ -314,19 +315,19 @@ fn content_md5(headers: &HeaderMap) -> Result<Option<[u8; 16]>, BodyError> {
 }
 
 fn checksum_value(algorithm: ChecksumAlgorithm, text: &[u8]) -> Result<Vec<u8>, BodyError> {
-    let value = BASE64.decode(text).map_err(|_| BodyError::InvalidChecksum(algorithm.header()))?;
-    if value.len() == algorithm.value_bytes() { Ok(value) } else { Err(BodyError::InvalidChecksum(algorithm.header())) }
+    let value = BASE64.decode(text).map_err(|_| BodyError::InvalidChecksum(algorithm_header(algorithm)))?;
+    if value.len() == value_bytes(algorithm) { Ok(value) } else { Err(BodyError::InvalidChecksum(algorithm_header(algorithm))) }
 }
 
 fn declared_checksum(headers: &HeaderMap, uri: &Uri) -> Result<Option<DeclaredChecksum>, BodyError> {
     let mut found = Vec::new();
-    for algorithm in ChecksumAlgorithm::ALL {
-        for value in headers.get_all(algorithm.header()) {
+    for algorithm in ALGORITHMS {
+        for value in headers.get_all(algorithm_header(algorithm)) {
             found.push(DeclaredChecksum::Value(algorithm, checksum_value(algorithm, value.as_bytes())?));
         }
     }
     for (name, value) in url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
-        if let Some(algorithm) = ChecksumAlgorithm::from_header(&name) {
+        if let Some(algorithm) = algorithm_of_header(&name) {
             found.push(DeclaredChecksum::Value(algorithm, checksum_value(algorithm, value.as_bytes())?));
         }
     }
@@ -345,13 +346,13 @@ fn declared_trailer(headers: &HeaderMap) -> Result<Option<DeclaredChecksum>, Bod
     let Some(names) = header_text(headers, "x-amz-trailer") else { return Ok(None) };
     let mut names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
     let unsupported = BodyError::InvalidRequest("the value specified in the x-amz-trailer header is not supported");
-    let Some(algorithm) = names.next().and_then(ChecksumAlgorithm::from_header) else { return Err(unsupported) };
+    let Some(algorithm) = names.next().and_then(algorithm_of_header) else { return Err(unsupported) };
     if names.next().is_some() { Err(unsupported) } else { Ok(Some(DeclaredChecksum::Trailer(algorithm))) }
 }
 
 fn check_sdk_algorithm(headers: &HeaderMap, found: Option<&DeclaredChecksum>) -> Result<(), BodyError> {
     let Some(name) = header_text(headers, "x-amz-sdk-checksum-algorithm") else { return Ok(()) };
-    let Ok(algorithm) = name.parse::<ChecksumAlgorithm>() else {
+    let Some(algorithm) = algorithm_named(name) else {
         return Err(BodyError::InvalidChecksum("x-amz-sdk-checksum-algorithm"));
     };
     match found {
