@@ -309,7 +309,7 @@ impl Context {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let peer = Peer { address, tls: self.tls.is_some() };
+        let peer = Peer { address, tls: self.tls.is_some(), two_lengths: false };
         let opening = async {
             match &self.tls {
                 Some(acceptor) => match timeout_at(deadline, acceptor.accept(stream)).await {
@@ -425,7 +425,7 @@ where
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let guard = self.activity.begin();
-        request.extensions_mut().insert(self.peer);
+        request.extensions_mut().insert(Peer { two_lengths: self.activity.take_two_lengths(), ..self.peer });
         let reply = self.inner.call(request);
         Box::pin(async move { Ok(reply.await?.map(|body| Tracked::new(body, guard))) })
     }

@@ -88,6 +88,8 @@ pub struct Peer {
     pub address: std::net::SocketAddr,
     /// Over TLS.
     pub tls: bool,
+    /// The request's head had both Transfer-Encoding and Content-Length, of which hyper shows only the first.
+    pub two_lengths: bool,
 }
 
 /// What the gate needs to know.
@@ -194,7 +196,8 @@ impl Inner {
         B: Inbound,
     {
         let length_known = http_body::Body::is_end_stream(&body) || http_body::Body::size_hint(&body).exact().is_some();
-        let rules = Rules { hosts: &self.options.hosts, owner_id: &self.options.owner_id, length_known };
+        let two_lengths = parts.extensions.get::<Peer>().is_some_and(|peer| peer.two_lengths);
+        let rules = Rules { hosts: &self.options.hosts, owner_id: &self.options.owner_id, length_known, two_lengths };
         let on_no_bucket = rules.hosts.bucket(host_of(&parts)).is_none();
         seen.json = on_no_bucket && parts.uri.path().starts_with("/_holdfast");
         match check::route(&parts, &rules)? {

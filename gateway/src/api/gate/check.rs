@@ -68,6 +68,8 @@ pub(super) struct Rules<'a> {
     pub owner_id: &'a str,
     /// The body's length is known, or there is none.
     pub length_known: bool,
+    /// The head named a length and a transfer encoding.
+    pub two_lengths: bool,
 }
 
 type Query<'a> = [(Cow<'a, str>, Cow<'a, str>)];
@@ -82,7 +84,7 @@ pub(super) fn route(parts: &Parts, rules: &Rules<'_>) -> Result<Route, Refusal> 
     check_single_headers(&parts.headers)?;
     let host_bucket = host(parts)?.and_then(|host| rules.hosts.bucket(host)).map(str::to_ascii_lowercase);
     if host_bucket.is_none() && is_internal_path(parts.uri.path()) {
-        check_framing(parts, rules, false)?;
+        check_framing(rules, false)?;
         return Ok(Route::Internal);
     }
     let (target, bucket) = target(parts.uri.path(), host_bucket)?;
@@ -104,7 +106,7 @@ pub(super) fn route(parts: &Parts, rules: &Rules<'_>) -> Result<Route, Refusal> 
     check_query(operation, target, &query)?;
     check_headers(operation, &parts.headers, rules)?;
     let streaming = is_streaming(&parts.headers);
-    check_framing(parts, rules, streaming)?;
+    check_framing(rules, streaming)?;
     check_body(operation, &parts.headers, streaming)?;
     Ok(Route::S3(operation, bucket))
 }
@@ -350,9 +352,8 @@ fn is_streaming(headers: &HeaderMap) -> bool {
 }
 
 /// A body has one length, known before it comes.
-fn check_framing(parts: &Parts, rules: &Rules<'_>, streaming: bool) -> Result<(), Refusal> {
-    let headers = &parts.headers;
-    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
+fn check_framing(rules: &Rules<'_>, streaming: bool) -> Result<(), Refusal> {
+    if rules.two_lengths {
         let message = "Transfer-Encoding and Content-Length exclude each other.";
         return Err(Refusal::invalid("InvalidRequest", "framing", message));
     }
