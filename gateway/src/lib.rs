@@ -3,6 +3,5 @@
 //! Arrows point down: `api` → `ops` → `cluster`, `blobs` → `backend`; nothing below knows a caller.
 
 pub mod api;
+pub mod backend;
 pub mod config;
-pub mod client;
-pub mod server;
