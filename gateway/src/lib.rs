@@ -4,4 +4,9 @@
 
 pub mod api;
 pub mod backend;
+pub mod cli;
+pub mod client;
 pub mod config;
+pub mod gateway;
+pub mod server;
+pub mod telemetry;

@@ -41,15 +41,15 @@ use s3s::service::S3Service;
 use s3s::{Body, StdError};
 
 pub use self::check::is_internal_path;
-pub use self::refusal::Refusal;
-pub use self::reply::ReplyBody;
 use self::check::{Route, Rules};
 use self::cors::CorsSource;
 use self::host::Hosts;
 use self::metrics::HttpMetrics;
 use self::pace::{Floor, Intake, Paced};
 use self::refusal::ErrorContext;
+pub use self::refusal::Refusal;
 use self::reply::Record;
+pub use self::reply::ReplyBody;
 use self::table::{BodyKind, Operation};
 use super::request_id::{self, RequestId};
 use super::s3::body::{BodyBudget, DeclaredChecksum, Digests, Expectation};
@@ -155,7 +155,8 @@ impl Gate {
 
         let mut seen = Seen { request_id, api: "none", json: false };
         let answer = AssertUnwindSafe(inner.answer(parts, body, &mut seen)).catch_unwind().await;
-        let context = ErrorContext { request_id, host_id: &inner.options.host_id, path: &path, method: &method, json: seen.json };
+        let context =
+            ErrorContext { request_id, host_id: &inner.options.host_id, path: &path, method: &method, json: seen.json };
         let mut reply = answer.unwrap_or_else(|_| Err(Refusal::internal())).unwrap_or_else(|refusal| {
             inner.options.metrics.rejected(refusal.reason);
             context.reply(&refusal)
@@ -263,7 +264,8 @@ impl Inner {
     where
         B: Inbound,
     {
-        let expect = Expectation::from_request(&parts.headers, &parts.uri, None).map_err(|error| body_refusal(&error))?;
+        let expect =
+            Expectation::from_request(&parts.headers, &parts.uri, None).map_err(|error| body_refusal(&error))?;
         if expect.md5.is_none() && expect.checksum.is_none() {
             return Ok(Body::http_body_unsync(body));
         }
@@ -299,7 +301,11 @@ fn body_refusal(error: &super::s3::body::BodyError) -> Refusal {
 }
 
 fn incomplete() -> Refusal {
-    Refusal::invalid("IncompleteBody", "body", "You did not provide the number of bytes specified by the Content-Length header.")
+    Refusal::invalid(
+        "IncompleteBody",
+        "body",
+        "You did not provide the number of bytes specified by the Content-Length header.",
+    )
 }
 
 fn too_slow() -> Refusal {

@@ -162,7 +162,16 @@ impl<I> Watched<I> {
     /// `head` is how long each head may take, and until when the first.
     pub fn new(inner: I, activity: Arc<Activity>, head: Option<(Duration, Instant)>, write_deadline: Duration) -> Self {
         let first = head.map(|(_, until)| Box::pin(sleep_until(until)));
-        Self { inner, activity, head_deadline: head.map(|(each, _)| each), head: first, requests_seen: 0, scan: HeadScan::default(), write_deadline, stalled: None }
+        Self {
+            inner,
+            activity,
+            head_deadline: head.map(|(each, _)| each),
+            head: first,
+            requests_seen: 0,
+            scan: HeadScan::default(),
+            write_deadline,
+            stalled: None,
+        }
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>, came: bool) -> io::Result<()> {
@@ -229,7 +238,11 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
         this.watch_write(cx, polled)
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.inner).poll_write_vectored(cx, slices);
         this.watch_write(cx, polled)

@@ -57,7 +57,9 @@ impl Running {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(Duration::from_secs(10), reached).await.unwrap_or_else(|_| panic!("{} connections", self.metrics.open_connections()));
+        timeout(Duration::from_secs(10), reached)
+            .await
+            .unwrap_or_else(|_| panic!("{} connections", self.metrics.open_connections()));
     }
 }
 
@@ -67,7 +69,11 @@ async fn is_closed(stream: &mut TcpStream, within: Duration) -> bool {
 }
 
 fn short() -> Limits {
-    Limits { header_deadline: Duration::from_millis(300), idle_deadline: Duration::from_millis(900), ..Limits::default() }
+    Limits {
+        header_deadline: Duration::from_millis(300),
+        idle_deadline: Duration::from_millis(900),
+        ..Limits::default()
+    }
 }
 
 #[tokio::test]
@@ -128,7 +134,12 @@ async fn a_connection_too_many_is_told_so() {
     let mut reply = String::new();
     three.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     three.read_to_string(&mut reply).await.unwrap();
-    assert!(reply.starts_with("HTTP/1.1 503 ") && reply.contains("x-amz-request-id: ") && reply.contains("<Code>SlowDown</Code>"), "{reply}");
+    assert!(
+        reply.starts_with("HTTP/1.1 503 ")
+            && reply.contains("x-amz-request-id: ")
+            && reply.contains("<Code>SlowDown</Code>"),
+        "{reply}"
+    );
     drop(one);
     run.until_connections(1).await;
     let mut four = run.connect().await;
@@ -244,8 +255,7 @@ async fn shown(address: SocketAddr) -> Vec<u8> {
     let mut reply = String::new();
     let _ = stream.read_to_string(&mut reply).await;
     assert!(reply.ends_with("hello"), "{reply}");
-    let seen = seen.0.lock().unwrap().clone();
-    seen
+    std::mem::take(&mut *seen.0.lock().unwrap())
 }
 
 fn der(pem: &str) -> Vec<u8> {

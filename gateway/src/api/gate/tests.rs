@@ -116,7 +116,14 @@ async fn start(floor: Floor) -> Running {
     let server = Server::bind("127.0.0.1:0", None, Limits::default(), metrics.clone()).await.unwrap();
     let (address, shutdown) = (server.address(), CancellationToken::new());
     let serving = tokio::spawn(server.serve(gate, shutdown.clone()));
-    Running { address, store, signer: Signer { credentials, region: "us-east-1".into() }, metrics, shutdown, _serving: serving }
+    Running {
+        address,
+        store,
+        signer: Signer { credentials, region: "us-east-1".into() },
+        metrics,
+        shutdown,
+        _serving: serving,
+    }
 }
 
 #[derive(Debug)]
@@ -176,8 +183,13 @@ impl Running {
 
     async fn send_trailer(&self, key: &str, decoded: usize, trailer: &str, body: &str) -> Answer {
         let decoded = decoded.to_string();
-        let headers = [("x-amz-decoded-content-length", decoded.as_str()), ("x-amz-trailer", trailer), ("content-encoding", "aws-chunked")];
-        self.send_as("PUT", &format!("/bucket/{key}"), &headers, body.as_bytes(), "STREAMING-UNSIGNED-PAYLOAD-TRAILER").await
+        let headers = [
+            ("x-amz-decoded-content-length", decoded.as_str()),
+            ("x-amz-trailer", trailer),
+            ("content-encoding", "aws-chunked"),
+        ];
+        self.send_as("PUT", &format!("/bucket/{key}"), &headers, body.as_bytes(), "STREAMING-UNSIGNED-PAYLOAD-TRAILER")
+            .await
     }
 
     fn stored(&self, key: &str) -> Option<Bytes> {
@@ -193,7 +205,9 @@ async fn read_answer(stream: &mut TcpStream) -> Answer {
     let mut lines = head.lines();
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     let pairs = lines.map(|line| line.split_once(": ").unwrap());
-    let headers = pairs.map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap())).collect();
+    let headers = pairs
+        .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap()))
+        .collect();
     Answer { status, headers, body: body.to_owned() }
 }
 
@@ -226,7 +240,15 @@ async fn every_reply_carries_the_request_id() {
     let statuses: Vec<_> = answers.iter().map(|answer| (answer.status, answer.code())).collect();
     assert_eq!(
         statuses,
-        [(200, ""), (200, ""), (404, "NoSuchKey"), (500, "InternalError"), (501, "NotImplemented"), (400, "BadRequest"), (403, "AccessDenied")]
+        [
+            (200, ""),
+            (200, ""),
+            (404, "NoSuchKey"),
+            (500, "InternalError"),
+            (501, "NotImplemented"),
+            (400, "BadRequest"),
+            (403, "AccessDenied")
+        ]
     );
     assert_eq!(answers[1].body, "hello");
     let head = run.send("HEAD", "/bucket/missing", &[], b"").await;
@@ -251,15 +273,31 @@ async fn a_wrong_body_stores_nothing() {
     let check = |answer: Answer, status: u16, code: &str| {
         assert_eq!((answer.status, answer.code()), (status, code), "{answer:?}");
     };
-    check(run.send("PUT", "/bucket/b", &[("content-md5", "XUFAKrxLKna5cZ2REBfFkg==")], b"hellO").await, 400, "BadDigest");
+    check(
+        run.send("PUT", "/bucket/b", &[("content-md5", "XUFAKrxLKna5cZ2REBfFkg==")], b"hellO").await,
+        400,
+        "BadDigest",
+    );
     check(run.send("PUT", "/bucket/b", &[("content-md5", "nonsense")], b"hello").await, 400, "InvalidDigest");
     check(run.send("PUT", "/bucket/b", &[("x-amz-checksum-crc32", "AAAAAA==")], b"hello").await, 400, "BadDigest");
     check(run.send("PUT", "/bucket/b", &[("x-amz-checksum-crc32", "AA")], b"hello").await, 400, "InvalidRequest");
-    check(run.send_as("PUT", "/bucket/b", &[], b"hello", &sha256_hex(b"other")).await, 400, "XAmzContentSHA256Mismatch");
+    check(
+        run.send_as("PUT", "/bucket/b", &[], b"hello", &sha256_hex(b"other")).await,
+        400,
+        "XAmzContentSHA256Mismatch",
+    );
     assert_eq!(run.stored("b"), None);
     let document = b"<Delete><Object><Key>a</Key></Object></Delete>";
-    check(run.send("POST", "/bucket?delete", &[("content-md5", "XUFAKrxLKna5cZ2REBfFkg==")], document).await, 400, "BadDigest");
-    check(run.send("POST", "/bucket?delete", &[("x-amz-checksum-sha1", "AAAA")], document).await, 400, "InvalidRequest");
+    check(
+        run.send("POST", "/bucket?delete", &[("content-md5", "XUFAKrxLKna5cZ2REBfFkg==")], document).await,
+        400,
+        "BadDigest",
+    );
+    check(
+        run.send("POST", "/bucket?delete", &[("x-amz-checksum-sha1", "AAAA")], document).await,
+        400,
+        "InvalidRequest",
+    );
     assert!(run.stored("a").is_some());
     check(run.send("POST", "/bucket?delete", &[], document).await, 200, "");
     assert_eq!(run.stored("a"), None);
@@ -276,8 +314,20 @@ async fn trailers_are_verified() {
         ("wrong value", 9, crc, "9\r\n123456789\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n", "BadDigest"),
         ("missing", 9, crc, "9\r\n123456789\r\n0\r\n\r\n", "MalformedTrailerError"),
         ("another", 9, crc, "9\r\n123456789\r\n0\r\nx-amz-checksum-crc32c:4waSgw==\r\n\r\n", "MalformedTrailerError"),
-        ("shorter than declared", 10, crc, "9\r\n123456789\r\n0\r\nx-amz-checksum-crc32:y/Q5Jg==\r\n\r\n", "IncompleteBody"),
-        ("longer than declared", 8, crc, "9\r\n123456789\r\n0\r\nx-amz-checksum-crc32:y/Q5Jg==\r\n\r\n", "IncompleteBody"),
+        (
+            "shorter than declared",
+            10,
+            crc,
+            "9\r\n123456789\r\n0\r\nx-amz-checksum-crc32:y/Q5Jg==\r\n\r\n",
+            "IncompleteBody",
+        ),
+        (
+            "longer than declared",
+            8,
+            crc,
+            "9\r\n123456789\r\n0\r\nx-amz-checksum-crc32:y/Q5Jg==\r\n\r\n",
+            "IncompleteBody",
+        ),
         ("no last chunk", 9, crc, "9\r\n123456789\r\n", "MalformedTrailerError"),
         ("broken framing", 9, crc, "9\r\n1234567890\r\n\r\n0\r\n", "IncompleteBody"),
         ("unknown trailer", 9, "x-amz-meta-a", "9\r\n123456789\r\n0\r\nx-amz-meta-a:b\r\n\r\n", "InvalidRequest"),
@@ -293,7 +343,12 @@ fn signed_chunks(run: &Running, seed: &str, at: OffsetDateTime, chunks: &[&[u8]]
     let scope = run.signer.scope(at);
     let (mut previous, mut body) = (seed.to_owned(), Vec::new());
     for chunk in chunks.iter().chain([&&b""[..]]) {
-        let text = format!("AWS4-HMAC-SHA256-PAYLOAD\n{}\n{}\n{previous}\n{EMPTY}\n{}", scope.stamp, scope.scope, sha256_hex(chunk));
+        let text = format!(
+            "AWS4-HMAC-SHA256-PAYLOAD\n{}\n{}\n{previous}\n{EMPTY}\n{}",
+            scope.stamp,
+            scope.scope,
+            sha256_hex(chunk)
+        );
         previous = scope.sign(&text);
         body.extend_from_slice(format!("{:x};chunk-signature={previous}\r\n", chunk.len()).as_bytes());
         body.extend_from_slice(chunk);
@@ -308,7 +363,8 @@ async fn signed_chunks_are_verified_and_bounded() {
     let at = OffsetDateTime::now_utc();
     let send = async |key: &str, decoded: usize, change: &dyn Fn(Vec<u8>) -> Vec<u8>, chunks: &[&[u8]]| {
         let decoded = decoded.to_string();
-        let (method, uri, mut headers) = run.request("PUT", &format!("/bucket/{key}"), &[("x-amz-decoded-content-length", &decoded)]);
+        let (method, uri, mut headers) =
+            run.request("PUT", &format!("/bucket/{key}"), &[("x-amz-decoded-content-length", &decoded)]);
         let length = signed_chunks(&run, EMPTY, at, chunks).len();
         headers.insert("content-length", change(vec![0; length]).len().into());
         let seed = run.signer.sign(&method, &uri, &mut headers, "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", at);
@@ -407,7 +463,8 @@ async fn signatures_that_do_not_count_are_refused() {
     check(signed(&|_| {}, now), (200, "")).await;
     check(signed(&|signer| signer.region = "eu-west-1".into(), now), (400, "AuthorizationHeaderMalformed")).await;
     check(signed(&|signer| signer.credentials.access_key = "other".into(), now), (403, "InvalidAccessKeyId")).await;
-    check(signed(&|signer| signer.credentials.secret_key = Secret::new("other"), now), (403, "SignatureDoesNotMatch")).await;
+    check(signed(&|signer| signer.credentials.secret_key = Secret::new("other"), now), (403, "SignatureDoesNotMatch"))
+        .await;
     check(signed(&|_| {}, now - time::Duration::minutes(16)), (403, "RequestTimeTooSkewed")).await;
     check(signed(&|_| {}, now + time::Duration::minutes(16)), (403, "RequestTimeTooSkewed")).await;
     let mut other_service = signed(&|_| {}, now);
@@ -434,12 +491,17 @@ async fn presigned_urls_are_bounded() {
     };
     let good = get("/bucket/k", 60, now, &[]).await;
     assert_eq!((good.status, good.body.as_str()), (200, "hello"), "{good:?}");
-    let check = |answer: Answer, expected: (u16, &str)| assert_eq!((answer.status, answer.code()), expected, "{answer:?}");
+    let check =
+        |answer: Answer, expected: (u16, &str)| assert_eq!((answer.status, answer.code()), expected, "{answer:?}");
     check(get("/bucket/k", 604_801, now, &[]).await, (400, "AuthorizationQueryParametersError"));
     check(get("/bucket/k", 60, now - time::Duration::minutes(2), &[]).await, (403, "AccessDenied"));
-    check(get("/bucket/k", 60, now, &[("authorization", "AWS4-HMAC-SHA256 Credential=x")]).await, (400, "InvalidArgument"));
+    check(
+        get("/bucket/k", 60, now, &[("authorization", "AWS4-HMAC-SHA256 Credential=x")]).await,
+        (400, "InvalidArgument"),
+    );
     let url = run.signer.presign(&Method::PUT, &"/bucket/new".parse().unwrap(), &host, 60, now);
-    let (method, uri, headers) = run.request("PUT", &url, &[("x-amz-copy-source", "/bucket/k"), ("content-length", "0")]);
+    let (method, uri, headers) =
+        run.request("PUT", &url, &[("x-amz-copy-source", "/bucket/k"), ("content-length", "0")]);
     check(run.raw(&method, &uri, &headers, b"").await, (403, "AccessDenied"));
     let (method, uri, headers) = run.request("PUT", &url, &[("content-length", "3")]);
     check(run.raw(&method, &uri, &headers, b"new").await, (200, ""));
@@ -467,11 +529,17 @@ async fn browsers_get_their_headers() {
     let ask = [("origin", "https://app"), ("access-control-request-method", "GET")];
     let (method, uri, headers) = run.request("OPTIONS", "/bucket/k", &ask);
     let preflight = run.raw(&method, &uri, &headers, b"").await;
-    assert_eq!((preflight.status, preflight.header("access-control-allow-origin")), (200, Some("https://app")), "{preflight:?}");
+    assert_eq!(
+        (preflight.status, preflight.header("access-control-allow-origin")),
+        (200, Some("https://app")),
+        "{preflight:?}"
+    );
     let (method, uri, headers) = run.request("OPTIONS", "/elsewhere/k", &ask);
     let refused = run.raw(&method, &uri, &headers, b"").await;
     assert_eq!((refused.status, refused.code()), (403, "AccessForbidden"));
-    for (key, origin, allowed) in [("k", "https://app", true), ("missing", "https://app", true), ("k", "https://other", false)] {
+    for (key, origin, allowed) in
+        [("k", "https://app", true), ("missing", "https://app", true), ("k", "https://other", false)]
+    {
         let answer = run.send("GET", &format!("/bucket/{key}"), &[("origin", origin)], b"").await;
         assert_eq!(answer.header("access-control-allow-origin").is_some(), allowed, "{key} {origin}: {answer:?}");
     }
