@@ -7,6 +7,6 @@ pub mod backend;
 pub mod cli;
 pub mod client;
 pub mod config;
-pub mod gateway;
+pub mod serve;
 pub mod server;
 pub mod telemetry;

@@ -1,4 +1,4 @@
-//! Composition: settings become a running node.
+//! `holdfast serve` and `holdfast doctor`: settings become a running node, or findings about what it would stand on.
 
 use serde_json::Value;
 
