@@ -3,92 +3,58 @@
 //! Two lanes run side by side: MD5, which no processor speeds up, is one; SHA-256, the checksums and the block CRCs are the
 //! other. SHA-1 and SHA-256 come from aws-lc, whose assembly is fast even in light builds.
 
-use std::fmt;
-use std::str::FromStr;
-
 use aws_lc_rs::digest as lc;
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
+pub use holdfast_core::record::ChecksumAlgorithm;
 use md5::{Digest as _, Md5};
 
 /// Bytes that one stored CRC-32C covers; the last block may be shorter.
 pub const CHECKSUM_BLOCK_BYTES: usize = 128 * 1024;
 
-/// A checksum algorithm of the S3 API.
-///
-/// Source: S3 user guide, "Checking object integrity".
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ChecksumAlgorithm {
-    /// CRC-32 (ISO-HDLC), 4 bytes.
-    Crc32,
-    /// CRC-32C (iSCSI), 4 bytes.
-    Crc32c,
-    /// CRC-64/NVME, 8 bytes.
-    Crc64Nvme,
-    /// SHA-1, 20 bytes.
-    Sha1,
-    /// SHA-256, 32 bytes.
-    Sha256,
-}
+/// Every checksum algorithm.
+pub const ALGORITHMS: [ChecksumAlgorithm; 5] = [
+    ChecksumAlgorithm::Crc32,
+    ChecksumAlgorithm::Crc32c,
+    ChecksumAlgorithm::Crc64Nvme,
+    ChecksumAlgorithm::Sha1,
+    ChecksumAlgorithm::Sha256,
+];
 
-impl ChecksumAlgorithm {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Crc32, Self::Crc32c, Self::Crc64Nvme, Self::Sha1, Self::Sha256];
-
-    /// The API's name: `CRC32`, `CRC64NVME`, ...
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Crc32 => "CRC32",
-            Self::Crc32c => "CRC32C",
-            Self::Crc64Nvme => "CRC64NVME",
-            Self::Sha1 => "SHA1",
-            Self::Sha256 => "SHA256",
-        }
-    }
-
-    /// The header or trailer that carries its value.
-    #[must_use]
-    pub fn header(self) -> &'static str {
-        match self {
-            Self::Crc32 => "x-amz-checksum-crc32",
-            Self::Crc32c => "x-amz-checksum-crc32c",
-            Self::Crc64Nvme => "x-amz-checksum-crc64nvme",
-            Self::Sha1 => "x-amz-checksum-sha1",
-            Self::Sha256 => "x-amz-checksum-sha256",
-        }
-    }
-
-    /// The algorithm whose value `header` carries.
-    #[must_use]
-    pub fn from_header(header: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|algorithm| algorithm.header().eq_ignore_ascii_case(header))
-    }
-
-    /// Length of a value in bytes.
-    #[must_use]
-    pub fn value_bytes(self) -> usize {
-        match self {
-            Self::Crc32 | Self::Crc32c => 4,
-            Self::Crc64Nvme => 8,
-            Self::Sha1 => 20,
-            Self::Sha256 => 32,
-        }
+/// The API's name of an algorithm: `CRC32`, `CRC64NVME`, ...
+#[must_use]
+pub fn algorithm_name(algorithm: ChecksumAlgorithm) -> &'static str {
+    match algorithm {
+        ChecksumAlgorithm::Crc32 => "CRC32",
+        ChecksumAlgorithm::Crc32c => "CRC32C",
+        ChecksumAlgorithm::Crc64Nvme => "CRC64NVME",
+        ChecksumAlgorithm::Sha1 => "SHA1",
+        ChecksumAlgorithm::Sha256 => "SHA256",
     }
 }
 
-impl fmt::Display for ChecksumAlgorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+/// The header or trailer that carries an algorithm's value.
+#[must_use]
+pub fn algorithm_header(algorithm: ChecksumAlgorithm) -> &'static str {
+    match algorithm {
+        ChecksumAlgorithm::Crc32 => "x-amz-checksum-crc32",
+        ChecksumAlgorithm::Crc32c => "x-amz-checksum-crc32c",
+        ChecksumAlgorithm::Crc64Nvme => "x-amz-checksum-crc64nvme",
+        ChecksumAlgorithm::Sha1 => "x-amz-checksum-sha1",
+        ChecksumAlgorithm::Sha256 => "x-amz-checksum-sha256",
     }
 }
 
-impl FromStr for ChecksumAlgorithm {
-    type Err = ();
+/// The algorithm of that name, in any case.
+#[must_use]
+pub fn algorithm_named(name: &str) -> Option<ChecksumAlgorithm> {
+    ALGORITHMS.into_iter().find(|algorithm| algorithm_name(*algorithm).eq_ignore_ascii_case(name))
+}
 
-    fn from_str(name: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|algorithm| algorithm.name().eq_ignore_ascii_case(name)).ok_or(())
-    }
+/// The algorithm whose value a header or trailer carries.
+#[must_use]
+pub fn algorithm_of_header(header: &str) -> Option<ChecksumAlgorithm> {
+    ALGORITHMS.into_iter().find(|algorithm| algorithm_header(*algorithm).eq_ignore_ascii_case(header))
 }
 
 /// What a body turned out to be.
@@ -146,7 +112,7 @@ pub(super) struct FastLane {
 
 /// The declared checksum where it is neither SHA-256 nor CRC-64, which are computed anyway.
 enum Declared {
-    Crc(ChecksumAlgorithm, crc_fast::Digest),
+    Crc(ChecksumAlgorithm, Box<crc_fast::Digest>),
     Sha1(lc::Context),
     Sha256,
     Crc64Nvme,
@@ -155,8 +121,12 @@ enum Declared {
 impl Declared {
     fn new(algorithm: ChecksumAlgorithm) -> Self {
         match algorithm {
-            ChecksumAlgorithm::Crc32 => Self::Crc(algorithm, crc_fast::Digest::new(CrcAlgorithm::Crc32IsoHdlc)),
-            ChecksumAlgorithm::Crc32c => Self::Crc(algorithm, crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi)),
+            ChecksumAlgorithm::Crc32 => {
+                Self::Crc(algorithm, Box::new(crc_fast::Digest::new(CrcAlgorithm::Crc32IsoHdlc)))
+            }
+            ChecksumAlgorithm::Crc32c => {
+                Self::Crc(algorithm, Box::new(crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi)))
+            }
             ChecksumAlgorithm::Crc64Nvme => Self::Crc64Nvme,
             ChecksumAlgorithm::Sha1 => Self::Sha1(lc::Context::new(&lc::SHA1_FOR_LEGACY_USE_ONLY)),
             ChecksumAlgorithm::Sha256 => Self::Sha256,
@@ -225,7 +195,14 @@ impl FastLane {
             Declared::Sha256 => (ChecksumAlgorithm::Sha256, sha256.to_vec()),
             Declared::Crc64Nvme => (ChecksumAlgorithm::Crc64Nvme, crc64nvme.to_be_bytes().to_vec()),
         });
-        Digests { length: self.length, md5: slow.0.finalize().into(), sha256, crc64nvme, checksum, crc32c_blocks: self.blocks }
+        Digests {
+            length: self.length,
+            md5: slow.0.finalize().into(),
+            sha256,
+            crc64nvme,
+            checksum,
+            crc32c_blocks: self.blocks,
+        }
     }
 }
 
@@ -237,7 +214,11 @@ mod tests {
     fn digests_match_published_values() {
         let check = |algorithm, expected: &str| {
             let digests = Digests::of(b"123456789", Some(algorithm));
-            assert_eq!(digests.checksum.map(|(_, value)| hex::encode(value)).as_deref(), Some(expected), "{algorithm}");
+            assert_eq!(
+                digests.checksum.map(|(_, value)| hex::encode(value)).as_deref(),
+                Some(expected),
+                "{algorithm:?}"
+            );
         };
         check(ChecksumAlgorithm::Crc32, "cbf43926");
         check(ChecksumAlgorithm::Crc32c, "e3069283");
