@@ -9,6 +9,7 @@ pub mod kv;
 pub mod list;
 pub mod path;
 pub mod record;
+pub mod resume;
 pub mod rules;
 pub mod state;
 pub mod view;

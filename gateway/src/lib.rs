@@ -1,1 +1,6 @@
-//! placeholder
+//! Holdfast's gateway: the protocols, the verbs behind them, the cluster that commits them and the blobs they name.
+//!
+//! Arrows point down: `api` → `ops` → `cluster`, `blobs` → `backend`; nothing below knows a caller.
+
+pub mod backend;
+pub mod blobs;
