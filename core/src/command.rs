@@ -385,13 +385,13 @@ pub struct DeleteEntry {
     /// Which version; `None` deletes the name.
     #[n(1)]
     pub version: Option<VersionId>,
-    /// `If-Match`. Empty or one.
+    /// `If-Match` on the current version. Empty or one.
     #[cbor(n(2), decode_with = "known")]
     pub if_match: Vec<Match>,
-    /// The version's size must be this.
+    /// The current version's size must be this.
     #[n(3)]
     pub if_size: Option<u64>,
-    /// The version's last modification must be in this second, milliseconds.
+    /// The current version's last modification must be in this second, milliseconds.
     #[n(4)]
     pub if_modified_ms: Option<Millis>,
 }

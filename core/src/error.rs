@@ -138,6 +138,10 @@ pub enum Error {
         #[n(0)]
         what: String,
     },
+    /// A prefix cannot be renamed onto one that holds keys.
+    #[n(25)]
+    #[error("the destination prefix holds keys")]
+    PrefixExists,
 }
 
 /// A caller's one question: what now?
@@ -177,7 +181,7 @@ impl Error {
             | Self::CopyToItself
             | Self::NotBuilt => Kind::Invalid,
             Self::Denied => Kind::Denied,
-            Self::BucketExists | Self::BucketNotEmpty | Self::PreconditionFailed { .. } => Kind::Conflict,
+            Self::BucketExists | Self::BucketNotEmpty | Self::PreconditionFailed { .. } | Self::PrefixExists => Kind::Conflict,
             Self::BlobCondemned | Self::Expired | Self::Changed => Kind::Busy,
         }
     }

@@ -40,7 +40,7 @@ pub enum Keyspace {
     Inline = 11,
     /// Work that jobs drain.
     Queues = 12,
-    /// Request id → reply.
+    /// Stamp, request id → reply.
     Dedupe = 13,
 }
 
@@ -178,6 +178,12 @@ pub mod key {
     #[must_use]
     pub fn document(bucket: BucketId, kind: u8) -> Vec<u8> {
         Key::new().u64(bucket.0).u8(kind).0
+    }
+
+    /// `settings`: reads of the bucket at a revision below this row's value (8 bytes, big-endian) are not exact any more.
+    #[must_use]
+    pub fn history_floor(bucket: BucketId) -> Vec<u8> {
+        document(bucket, 0xff)
     }
 
     /// `settings`, `names`, `history`, `nulls`: start of a bucket's rows.
@@ -380,6 +386,12 @@ pub mod key {
         Key::new().u8(queue as u8).0
     }
 
+    /// The due time in the key of an ended row, a finished upload or a forgotten blob.
+    #[must_use]
+    pub fn due_ms(key: &[u8]) -> Option<Millis> {
+        u64_at(key, 3)
+    }
+
     /// `queues`: an ended row of history.
     #[must_use]
     pub fn ended(due_ms: Millis, bucket: BucketId, key: &str, place: Place) -> Vec<u8> {
@@ -442,22 +454,22 @@ pub mod key {
         Some((BucketId(u64_at(key, 3)?), name, place(rest)?))
     }
 
-    /// `dedupe`: start of all.
+    /// `dedupe`: start of the replies to commands stamped at or after `stamp_ms`.
     #[must_use]
-    pub fn replies() -> Vec<u8> {
-        Key::new().0
+    pub fn replies_from(stamp_ms: Millis) -> Vec<u8> {
+        Key::new().u64(stamp_ms).0
     }
 
     /// `dedupe`: one reply.
     #[must_use]
-    pub fn reply(request: RequestId) -> Vec<u8> {
-        Key::new().bytes(&request.0).0
+    pub fn reply(stamp_ms: Millis, request: RequestId) -> Vec<u8> {
+        Key::new().u64(stamp_ms).bytes(&request.0).0
     }
 
-    /// The request id in a `dedupe` key.
+    /// The stamp in a `dedupe` key.
     #[must_use]
-    pub fn request_id(key: &[u8]) -> Option<RequestId> {
-        Some(RequestId(key.get(2..18)?.try_into().ok()?))
+    pub fn reply_stamp(key: &[u8]) -> Option<Millis> {
+        u64_at(key, 2)
     }
 
     fn bad(what: &'static str) -> DecodeError {

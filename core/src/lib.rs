@@ -1,5 +1,6 @@
 //! The rules and stored formats of Holdfast.
 
+pub mod apply;
 pub mod command;
 pub mod effect;
 pub mod error;

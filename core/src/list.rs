@@ -105,7 +105,8 @@ impl View<'_> {
         permit.require(&[Action::ListBucket])?;
         let bucket = self.bucket(permit)?;
         // A listing of the state as it is needs no history: also an older one, when no name has changed since.
-        let past = at.filter(|at| *at >= bucket.row.history_floor && *at < bucket.row.changed && *at < self.revision());
+        let floor = self.reader.history_floor(bucket.row.id)?.unwrap_or_default();
+        let past = at.filter(|at| *at >= floor && *at < bucket.row.changed && *at < self.revision());
         let (entries, truncated) = match past {
             None => self.roll_up(query, |from| Names { rows: names(self.reader, bucket.row.id, query, from) })?,
             Some(at) => self.roll_up(query, |from| PastNames::new(self.reader, bucket.row.id, query, from, at))?,

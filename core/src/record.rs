@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
 
-use crate::id::{BlobId, BucketId, Millis, ObjectId, Place, RequestId, Revision, Stamp};
+use crate::id::{BlobId, BucketId, Millis, ObjectId, Place, Revision, Stamp};
 
 /// Bytes that do not decode to their record.
 #[derive(Debug, thiserror::Error)]
@@ -199,9 +199,6 @@ pub struct BucketRow {
     /// Revision of the last change to a name: a listing at or after it may read the names as they are.
     #[n(5)]
     pub changed: Revision,
-    /// Reads at a revision below this may miss rows that have been trimmed.
-    #[n(6)]
-    pub history_floor: Revision,
 }
 
 /// Default of [`BucketSettings::history_ms`]: ten minutes.
@@ -625,12 +622,12 @@ pub struct StateRow {
     /// Rows of `dedupe`.
     #[n(3)]
     pub replies: u64,
-    /// Requests up to this id are expired, whatever their time.
+    /// Commands stamped up to here are expired: their replies are gone.
     #[n(4)]
-    pub replies_floor: RequestId,
+    pub replies_floor_ms: Millis,
 }
 
-/// A stored reply. Key: request id.
+/// A stored reply. Key: stamp, request id.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct ReplyRow {

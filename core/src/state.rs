@@ -53,7 +53,7 @@ impl<'a> Reader<'a> {
             now_ms: 0,
             next_object: 1,
             replies: 0,
-            replies_floor: crate::id::RequestId::default(),
+            replies_floor_ms: 0,
         }))
     }
 
@@ -119,6 +119,12 @@ impl<'a> Reader<'a> {
         let Some(place) = place else { return Ok(None) };
         let row = self.history(bucket, object, place)?;
         Ok(row.filter(|row| row.ended.is_none() && row.version_id(place) == version).map(|row| (place, row)))
+    }
+
+    /// Reads of the bucket below this revision are not exact any more.
+    pub(crate) fn history_floor(self, bucket: BucketId) -> Result<Option<Revision>, Stop> {
+        let bytes = self.0.get(Keyspace::Settings, &key::history_floor(bucket))?;
+        Ok(bytes.and_then(|bytes| bytes.as_ref().try_into().ok()).map(u64::from_be_bytes))
     }
 
     pub(crate) fn content(self, content: ContentId) -> Result<Option<ContentRow>, Stop> {

@@ -13,7 +13,7 @@ use crate::id::{BucketName, ObjectKey, Place, Revision, VersionId};
 use crate::keyspace::{Keyspace, key};
 use crate::kv::{KeyRange, KvRead};
 use crate::record::{
-    BlobRow, Body, BoundariesRow, Boundary, BucketRow, Extent, HistoryRow, Record, Version, Versioning,
+    BlobRow, Body, BoundariesRow, Boundary, BucketRow, ContentId, Extent, HistoryRow, Record, Version, Versioning,
 };
 use crate::rules::authorize::{Action, Permit, Resource};
 use crate::rules::{BLOCK_BYTES, BLOCKS_PER_PAGE, PAGE_BYTES, PARTS_PER_PAGE};
@@ -254,6 +254,11 @@ pub(crate) fn extents(reader: Reader<'_>, version: &Version, range: Range<u64>) 
         Body::Single(extent) => return Ok(clip(&extent, &range).into_iter().collect()),
         Body::Pages(content) => content,
     };
+    content_extents(reader, content, range)
+}
+
+/// The extents that hold `range` of a content with pages.
+pub(crate) fn content_extents(reader: Reader<'_>, content: ContentId, range: Range<u64>) -> Result<Vec<Extent>, Stop> {
     let mut found: Vec<Extent> = Vec::new();
     let mut position = range.start;
     let mut page = first_page(reader, content, position)?;
@@ -281,7 +286,7 @@ fn missing_extents() -> Stop {
 }
 
 /// The page where the extent that holds `offset` starts: an extent may be longer than many pages.
-fn first_page(reader: Reader<'_>, content: crate::record::ContentId, offset: u64) -> Result<u32, Stop> {
+fn first_page(reader: Reader<'_>, content: ContentId, offset: u64) -> Result<u32, Stop> {
     let mut page = page_number(offset)?;
     loop {
         page = reader.page_at_or_below(content, page)?.ok_or_else(missing_extents)?;

@@ -1,6 +1,13 @@
 //! The rules: what each command does to the rows. Leaves of `apply`; pure functions over a transaction.
 
 pub mod authorize;
+pub(crate) mod bucket;
+pub(crate) mod content;
+pub mod digest;
+pub(crate) mod maintain;
+pub(crate) mod multipart;
+pub(crate) mod object;
+pub(crate) mod rename;
 
 /// Entries of one DeleteObjects. Source: S3 API, DeleteObjects.
 pub const DELETE_ENTRIES_MAX: usize = 1000;
