@@ -6,3 +6,4 @@ pub mod api;
 pub mod backend;
 pub mod blobs;
 pub mod config;
+pub mod jobs;

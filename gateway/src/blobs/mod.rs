@@ -40,7 +40,7 @@ use crate::backend::Backend;
 
 /// The facts that this node has applied, without asking anyone.
 pub trait Facts: Send + Sync + 'static {
-    /// The state of now on this node; it may lag behind other nodes.
+    /// The state of now on this node; it may lag behind other nodes. When there is none, its reads fail.
     fn local(&self) -> LocalState;
 }
 
@@ -55,6 +55,12 @@ impl LocalState {
     #[must_use]
     pub fn new(rows: impl KvRead + 'static, revision: Revision) -> Self {
         Self { rows: Box::new(rows), revision }
+    }
+
+    /// Its revision.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
     }
 
     /// The view.
