@@ -10,5 +10,6 @@ pub mod kv;
 pub mod list;
 pub mod record;
 pub mod rules;
+pub mod snapshot;
 pub mod state;
 pub mod view;

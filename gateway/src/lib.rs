@@ -4,4 +4,7 @@
 
 pub mod api;
 pub mod backend;
+pub mod client;
+pub mod cluster;
 pub mod config;
+pub mod server;
