@@ -7,4 +7,5 @@ pub mod backend;
 pub mod client;
 pub mod cluster;
 pub mod config;
+pub mod doctor;
 pub mod server;
