@@ -4,8 +4,11 @@
 
 pub mod api;
 pub mod backend;
+pub mod cli;
 pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod doctor;
+pub mod gateway;
 pub mod server;
+pub mod telemetry;

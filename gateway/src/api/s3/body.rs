@@ -123,7 +123,9 @@ impl BodyError {
         match self {
             Self::InvalidDigest => (S3ErrorCode::InvalidDigest, Status::BAD_REQUEST),
             Self::InvalidChecksum(_) | Self::InvalidRequest(_) => (S3ErrorCode::InvalidRequest, Status::BAD_REQUEST),
-            Self::Incomplete { .. } | Self::Framing | Self::Broken(_) => (S3ErrorCode::IncompleteBody, Status::BAD_REQUEST),
+            Self::Incomplete { .. } | Self::Framing | Self::Broken(_) => {
+                (S3ErrorCode::IncompleteBody, Status::BAD_REQUEST)
+            }
             Self::BadDigest(_) => (S3ErrorCode::BadDigest, Status::BAD_REQUEST),
             Self::Sha256Mismatch => (S3ErrorCode::Custom("XAmzContentSHA256Mismatch".into()), Status::BAD_REQUEST),
             Self::MalformedTrailer => (S3ErrorCode::Custom("MalformedTrailerError".into()), Status::BAD_REQUEST),
@@ -158,7 +160,9 @@ fn known_cause(cause: &(dyn StdErrorTrait + 'static)) -> Option<BodyError> {
         return match chunked {
             AwsChunkedStreamError::Underlying(_) => None,
             AwsChunkedStreamError::SignatureMismatch => Some(BodyError::SignatureMismatch),
-            AwsChunkedStreamError::ChunkMetaTooLarge(..) | AwsChunkedStreamError::ChunkDataTooLarge(..) => Some(BodyError::TooLarge),
+            AwsChunkedStreamError::ChunkMetaTooLarge(..) | AwsChunkedStreamError::ChunkDataTooLarge(..) => {
+                Some(BodyError::TooLarge)
+            }
             AwsChunkedStreamError::FormatError
             | AwsChunkedStreamError::Incomplete
             | AwsChunkedStreamError::LengthMismatch
@@ -281,17 +285,23 @@ impl Expectation {
         let trailer = self.trailer_checksum(declared_trailer)?;
         let expected = match &self.checksum {
             Some(DeclaredChecksum::Value(algorithm, value)) => Some((*algorithm, value.clone())),
-            Some(DeclaredChecksum::Trailer(algorithm)) => Some((*algorithm, trailer.ok_or(BodyError::MalformedTrailer)?)),
+            Some(DeclaredChecksum::Trailer(algorithm)) => {
+                Some((*algorithm, trailer.ok_or(BodyError::MalformedTrailer)?))
+            }
             Some(DeclaredChecksum::Compute(_)) | None => None,
         };
         match expected {
-            Some(expected) if digests.checksum.as_ref() != Some(&expected) => Err(BodyError::BadDigest(algorithm_name(expected.0))),
+            Some(expected) if digests.checksum.as_ref() != Some(&expected) => {
+                Err(BodyError::BadDigest(algorithm_name(expected.0)))
+            }
             _ => Ok(()),
         }
     }
 
     fn trailer_checksum(&self, declared: Option<ChecksumAlgorithm>) -> Result<Option<Vec<u8>>, BodyError> {
-        let Some(trailers) = self.trailers.as_ref().and_then(|handle| handle.read(HeaderMap::clone)) else { return Ok(None) };
+        let Some(trailers) = self.trailers.as_ref().and_then(|handle| handle.read(HeaderMap::clone)) else {
+            return Ok(None);
+        };
         let mut value = None;
         for (name, text) in &trailers {
             let Some(algorithm) = algorithm_of_header(name.as_str()) else { continue };
@@ -316,7 +326,11 @@ fn content_md5(headers: &HeaderMap) -> Result<Option<[u8; 16]>, BodyError> {
 
 fn checksum_value(algorithm: ChecksumAlgorithm, text: &[u8]) -> Result<Vec<u8>, BodyError> {
     let value = BASE64.decode(text).map_err(|_| BodyError::InvalidChecksum(algorithm_header(algorithm)))?;
-    if value.len() == value_bytes(algorithm) { Ok(value) } else { Err(BodyError::InvalidChecksum(algorithm_header(algorithm))) }
+    if value.len() == value_bytes(algorithm) {
+        Ok(value)
+    } else {
+        Err(BodyError::InvalidChecksum(algorithm_header(algorithm)))
+    }
 }
 
 fn declared_checksum(headers: &HeaderMap, uri: &Uri) -> Result<Option<DeclaredChecksum>, BodyError> {
@@ -588,7 +602,6 @@ impl HashedBody {
     }
 
     /// Splits into the bytes, for whoever stores them, and the digests, which are ready once the stream has ended well.
-    #[must_use]
     pub fn split(self) -> (impl Stream<Item = Result<Bytes, BodyError>> + Send + Sync + 'static, PendingDigests) {
         let (sender, receiver) = oneshot::channel();
         let stream = try_unfold((self, Some(sender)), |(mut body, mut sender)| async move {
