@@ -4,11 +4,13 @@
 
 pub mod api;
 pub mod backend;
+pub mod blobs;
 pub mod cli;
 pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod doctor;
 pub mod gateway;
+pub mod jobs;
 pub mod server;
 pub mod telemetry;
