@@ -127,7 +127,7 @@ fn run_next(board: &Board) -> bool {
         Ok(Err(error)) => match error.downcast_ref::<Skip>() {
             Some(skip) if skips_fail() => Verdict::Failed(format!("skipped, which is a failure in CI: {skip}")),
             Some(skip) => Verdict::Skipped(skip.to_string()),
-            None => Verdict::Failed(format!("{error:?}")),
+            None => Verdict::Failed(chain(&error)),
         },
         Err(panic) => Verdict::Failed(panic_text(panic.as_ref())),
     };
@@ -164,6 +164,11 @@ fn report(verdicts: &[(String, Verdict)], filtered: usize, took: Duration) -> Ex
         took.as_secs_f32()
     );
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
+}
+
+/// The whole chain of causes, without the backtrace that `RUST_BACKTRACE` would add to each.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).collect::<Vec<_>>().join("\n  because: ")
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -197,7 +197,7 @@ impl Inside {
         if !self.servers.contains_key(&target) {
             let started = self.start(target).map_err(|error| match error.downcast_ref::<Skip>() {
                 Some(skip) => Refusal::Skip(skip.to_string()),
-                None => Refusal::Failed(format!("{error:?}")),
+                None => Refusal::Failed(format!("{error:#}")),
             });
             self.servers.insert(target, started);
         }
