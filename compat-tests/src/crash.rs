@@ -512,3 +512,20 @@ impl Worker {
         Ok(won.is_some())
     }
 }
+
+/// A number from the environment, or `default`.
+#[must_use]
+pub fn from_environment(name: &str, default: u32) -> u32 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// Prints what a run did: a crash test that acknowledged little proves little.
+#[allow(clippy::print_stdout, reason = "a line of the test report")]
+pub fn tell(tally: &Tally) {
+    println!(
+        "  {} operations acknowledged; without an answer {}, of which {} had happened",
+        tally.acknowledged,
+        tally.unknown_done + tally.unknown_not_done,
+        tally.unknown_done
+    );
+}
