@@ -19,6 +19,7 @@
 pub mod audit;
 pub mod client;
 pub mod crash;
+pub mod differential;
 pub mod fixture;
 pub mod minio;
 pub mod powerfs;
