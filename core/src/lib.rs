@@ -1,4 +1,14 @@
 //! The rules and stored formats of Holdfast.
 
+pub mod apply;
+pub mod command;
+pub mod effect;
+pub mod error;
+pub mod id;
 pub mod keyspace;
 pub mod kv;
+pub mod list;
+pub mod record;
+pub mod rules;
+pub mod state;
+pub mod view;

@@ -1,1 +1,7 @@
-//! placeholder
+//! Holdfast's gateway: the protocols, the verbs behind them, the cluster that commits them and the blobs they name.
+//!
+//! Arrows point down: `api` → `ops` → `cluster`, `blobs` → `backend`; nothing below knows a caller.
+
+pub mod api;
+pub mod backend;
+pub mod config;

@@ -1,0 +1,3 @@
+//! What the command line needs to talk to a gateway.
+
+pub mod sign;
