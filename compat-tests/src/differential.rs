@@ -54,6 +54,18 @@ impl Transcript {
         Ok(reply)
     }
 
+    /// The names of the steps that were taken.
+    #[must_use]
+    pub fn steps(&self) -> Vec<String> {
+        self.answers.iter().map(|(step, _)| step.clone()).collect()
+    }
+
+    /// The transcript as text, one step a line.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.answers.iter().map(|(step, answer)| format!("{step}: {answer}\n")).collect()
+    }
+
     /// Records something that was seen.
     pub fn record(&mut self, name: &str, answer: impl Into<String>) {
         self.answers.push((name.to_owned(), answer.into()));

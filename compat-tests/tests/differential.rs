@@ -1,7 +1,9 @@
 //! The same requests to Holdfast and to MinIO. Where the answers differ, [`DIFFERENCES`] says why ours is right by the
 //! documentation of Amazon S3.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use holdfast_compat_tests::client::raw::Call;
@@ -73,24 +75,105 @@ const DIFFERENCES: &[Difference] = &[
         theirs: "note",
         reason: "follows from the step before: what is not built changes nothing",
     },
+    Difference {
+        step: "part 0",
+        ours: "400 InvalidArgument",
+        theirs: "400 InvalidPart",
+        reason: "UploadPart: part numbers are 1 to 10,000; another one is an invalid argument, as 10001 is",
+    },
+    Difference {
+        step: "complete with no part",
+        ours: "400 MalformedXML",
+        theirs: "400 InvalidRequest",
+        reason: "CompleteMultipartUpload: a list without a part does not match the published schema",
+    },
+    Difference {
+        step: "abort of no upload",
+        ours: "404 NoSuchUpload",
+        theirs: "204",
+        reason: "AbortMultipartUpload: NoSuchUpload when the upload does not exist",
+    },
+    Difference {
+        step: "MaxKeys of list many",
+        ours: "1000",
+        theirs: "100000",
+        reason: "ListObjectsV2: a page never holds more than 1,000 keys, and the reply names the limit in force",
+    },
+    Difference {
+        step: "CRC32 of another body",
+        ours: "400 BadDigest",
+        theirs: "400 XAmzContentChecksumMismatch",
+        reason: "BadDigest is the code of a checksum that does not match; SDKs know no other",
+    },
+    Difference {
+        step: "two checksums",
+        ours: "400 InvalidRequest",
+        theirs: "400 InvalidArgument",
+        reason: "PutObject: more than one checksum header is an invalid request",
+    },
+    Difference {
+        step: "delete of many without XML",
+        ours: "400 MalformedXML",
+        theirs: "400 MissingContentMD5",
+        reason: "the signature covers the body, so Content-MD5 may be absent; what is wrong is the XML",
+    },
+    Difference {
+        step: "put a//b",
+        ours: "200",
+        theirs: "400 XMinioInvalidObjectName",
+        reason: "a key is any UTF-8 of at most 1,024 bytes, not a path",
+    },
+    Difference {
+        step: "put a/../b",
+        ours: "200",
+        theirs: "400 XMinioInvalidResourceName",
+        reason: "a key is any UTF-8 of at most 1,024 bytes, not a path",
+    },
+    Difference {
+        step: "put ./a",
+        ours: "200",
+        theirs: "400 XMinioInvalidResourceName",
+        reason: "a key is any UTF-8 of at most 1,024 bytes, not a path",
+    },
+    Difference {
+        step: "put ..",
+        ours: "200",
+        theirs: "400 XMinioInvalidResourceName",
+        reason: "a key is any UTF-8 of at most 1,024 bytes, not a path",
+    },
+    Difference {
+        step: "put a segment of 300",
+        ours: "200",
+        theirs: "400 XMinioInvalidObjectName",
+        reason: "only the whole key has a limit, its segments have none",
+    },
+    Difference {
+        step: "list a file and what is below",
+        ours: "file file/below",
+        theirs: "file",
+        reason: "a slash has no meaning: both are objects, so both are listed",
+    },
 ];
 
 fn main() -> ExitCode {
     let Ok(fleet) = Fleet::new() else { return ExitCode::FAILURE };
     let mut suite = Suite::new(1);
+    let seen = Arc::new(Mutex::new(BTreeSet::new()));
     for (name, run) in CASES {
-        let fleet = fleet.clone();
+        let (fleet, seen) = (fleet.clone(), seen.clone());
         suite.case(format!("{name} [embedded and minio]"), move || {
             let ours = transcript(&fleet.endpoint(Target::Embedded)?, *run)?;
             let theirs = transcript(&fleet.endpoint(Target::Minio)?, *run)?;
+            seen.lock().unwrap_or_else(PoisonError::into_inner).extend(ours.steps());
             compare(&ours, &theirs, DIFFERENCES)
         });
     }
-    suite.case("every_listed_difference_names_a_step", || {
-        let source = include_str!("differential.rs");
-        let unknown = DIFFERENCES.iter().filter(|listed| source.matches(&format!("\"{}\"", listed.step)).count() < 2);
-        let unknown: Vec<_> = unknown.map(|listed| listed.step).collect();
-        anyhow::ensure!(unknown.is_empty(), "no step is named {unknown:?}");
+    suite.case("every_listed_difference_belongs_to_a_step", move || {
+        let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let unknown: Vec<_> =
+            DIFFERENCES.iter().map(|listed| listed.step).filter(|step| !seen.contains(*step)).collect();
+        // With a filter on the command line not every case runs, and then nothing can be said.
+        anyhow::ensure!(unknown.is_empty() || std::env::args().len() > 1, "no step is named {unknown:?}");
         Ok(())
     });
     drop(fleet);

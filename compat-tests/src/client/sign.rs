@@ -168,15 +168,16 @@ pub fn canonical_query(query: &[(String, String)]) -> String {
 }
 
 fn canonical_text(request: &Canonical<'_>) -> String {
-    let mut headers: Vec<String> =
-        request.headers.iter().map(|(name, value)| format!("{name}:{}\n", value.trim())).collect();
-    headers.sort();
+    // By name alone: sorted as whole lines, `a:` would come after `a-b:`.
+    let mut headers: Vec<_> = request.headers.iter().collect();
+    headers.sort_by_key(|(name, _)| name);
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}:{}\n", value.trim())).collect();
     format!(
         "{}\n{}\n{}\n{}\n{}\n{}",
         request.method,
         request.path,
         canonical_query(request.query),
-        headers.concat(),
+        headers,
         signed_headers(request.headers),
         request.payload
     )
@@ -228,6 +229,13 @@ mod tests {
     fn a_presigned_get_signs_as_in_the_specification() {
         let query = scope().presign("examplebucket.s3.amazonaws.com", "GET", "/test.txt", 86400, &[]);
         assert!(query.ends_with("aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404"), "{query}");
+    }
+
+    #[test]
+    fn headers_are_sorted_by_name_alone() {
+        let headers = headers(&[("x-amz-copy-source-if-match", "1"), ("x-amz-copy-source", "2")]);
+        let request = Canonical { method: "PUT", path: "/", query: &[], headers: &headers, payload: "p" };
+        assert!(canonical_text(&request).contains("x-amz-copy-source:2\nx-amz-copy-source-if-match:1\n"));
     }
 
     #[test]
