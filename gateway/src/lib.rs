@@ -14,5 +14,6 @@ pub mod error;
 pub mod gateway;
 pub mod jobs;
 pub mod ops;
+pub mod serve;
 pub mod server;
 pub mod telemetry;
