@@ -13,5 +13,6 @@ pub mod queue;
 pub mod record;
 pub mod resume;
 pub mod rules;
+pub mod snapshot;
 pub mod state;
 pub mod view;
