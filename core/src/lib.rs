@@ -9,6 +9,7 @@ pub mod keyspace;
 pub mod kv;
 pub mod list;
 pub mod path;
+pub mod queue;
 pub mod record;
 pub mod resume;
 pub mod rules;
