@@ -16,6 +16,5 @@ mod token;
 mod writing;
 
 pub use self::buckets::BucketCors;
-pub use self::service::{S3Api, service};
-pub(crate) use self::error::to_s3;
-pub(crate) use self::service::{call_of, request_of};
+pub use self::error::to_s3;
+pub use self::service::{S3Api, call_of};

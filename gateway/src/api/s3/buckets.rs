@@ -9,7 +9,7 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 
 use super::convert::*;
 use super::error::{invalid, invalid_request, not_built};
-use super::service::{S3Api, refuse, reply};
+use super::service::{S3Api, call_of, refuse, reply};
 use super::token::Token;
 use crate::api::gate::cors::{CorsError, CorsRules, CorsSource};
 use crate::gateway::Gateway;
@@ -23,13 +23,14 @@ pub(super) async fn list_buckets(
     api: &S3Api,
     req: S3Request<ListBucketsInput>,
 ) -> S3Result<S3Response<ListBucketsOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let input = req.input;
     let limit = match input.max_buckets {
         None => BUCKETS_MAX,
-        Some(asked) => usize::try_from(asked).ok().filter(|asked| (1..=BUCKETS_MAX).contains(asked)).ok_or_else(|| {
-            invalid("Argument max-buckets must be an integer between 1 and 10000")
-        })?,
+        Some(asked) => usize::try_from(asked)
+            .ok()
+            .filter(|asked| (1..=BUCKETS_MAX).contains(asked))
+            .ok_or_else(|| invalid("Argument max-buckets must be an integer between 1 and 10000"))?,
     };
     let after = match &input.continuation_token {
         None => None,
@@ -63,7 +64,7 @@ pub(super) async fn create_bucket(
     api: &S3Api,
     req: S3Request<CreateBucketInput>,
 ) -> S3Result<S3Response<CreateBucketOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let input = req.input;
     let name = bucket_name(&input.bucket)?;
     if let Some(configuration) = &input.create_bucket_configuration {
@@ -96,7 +97,7 @@ pub(super) async fn head_bucket(
     api: &S3Api,
     req: S3Request<HeadBucketInput>,
 ) -> S3Result<S3Response<HeadBucketOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let name = bucket_name(&req.input.bucket)?;
     let Done { revision, .. } = api.gateway.head_bucket(&call, &name).await.map_err(refuse(&call))?;
     let output =
@@ -108,7 +109,7 @@ pub(super) async fn delete_bucket(
     api: &S3Api,
     req: S3Request<DeleteBucketInput>,
 ) -> S3Result<S3Response<DeleteBucketOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let name = bucket_name(&req.input.bucket)?;
     let Done { revision, .. } = api.gateway.delete_bucket(&call, &name).await.map_err(refuse(&call))?;
     Ok(reply(revision, DeleteBucketOutput {}))
@@ -118,7 +119,7 @@ pub(super) async fn get_bucket_location(
     api: &S3Api,
     req: S3Request<GetBucketLocationInput>,
 ) -> S3Result<S3Response<GetBucketLocationOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let name = bucket_name(&req.input.bucket)?;
     let Done { revision, .. } = api.gateway.bucket_settings(&call, &name).await.map_err(refuse(&call))?;
     let region = api.gateway.region();
@@ -130,7 +131,7 @@ pub(super) async fn get_bucket_versioning(
     api: &S3Api,
     req: S3Request<GetBucketVersioningInput>,
 ) -> S3Result<S3Response<GetBucketVersioningOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let name = bucket_name(&req.input.bucket)?;
     let Done { revision, value } = api.gateway.bucket_settings(&call, &name).await.map_err(refuse(&call))?;
     let status = match value.row.versioning {
@@ -145,7 +146,7 @@ pub(super) async fn put_bucket_versioning(
     api: &S3Api,
     req: S3Request<PutBucketVersioningInput>,
 ) -> S3Result<S3Response<PutBucketVersioningOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let name = bucket_name(&req.input.bucket)?;
     let configuration = req.input.versioning_configuration;
     if req.input.mfa.is_some() || configuration.mfa_delete.is_some_and(|mfa| mfa.as_str() == MFADelete::ENABLED) {
@@ -170,7 +171,7 @@ pub(super) async fn get_bucket_cors(
     api: &S3Api,
     req: S3Request<GetBucketCorsInput>,
 ) -> S3Result<S3Response<GetBucketCorsOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let name = bucket_name(&req.input.bucket)?;
     let document = api.gateway.document(&call, &name, Document::Cors).await;
     let Done { revision, value } = document.map_err(refuse(&call))?;
@@ -182,7 +183,7 @@ pub(super) async fn put_bucket_cors(
     api: &S3Api,
     req: S3Request<PutBucketCorsInput>,
 ) -> S3Result<S3Response<PutBucketCorsOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let name = bucket_name(&req.input.bucket)?;
     let rules = CorsRules::new(req.input.cors_configuration).map_err(|error| match error {
         CorsError::Malformed => S3Error::new(S3ErrorCode::MalformedXML),
@@ -197,7 +198,7 @@ pub(super) async fn delete_bucket_cors(
     api: &S3Api,
     req: S3Request<DeleteBucketCorsInput>,
 ) -> S3Result<S3Response<DeleteBucketCorsOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let name = bucket_name(&req.input.bucket)?;
     let removed = api.gateway.set_document(&call, &name, Document::Cors, None).await;
     let Done { revision, .. } = removed.map_err(refuse(&call))?;
@@ -231,7 +232,8 @@ mod tests {
     fn a_location_constraint_may_only_name_the_region() {
         let check = |constraint: Option<&'static str>, region: &str, fits: bool| {
             let location_constraint = constraint.map(BucketLocationConstraint::from_static);
-            let configuration = CreateBucketConfiguration { location_constraint, ..CreateBucketConfiguration::default() };
+            let configuration =
+                CreateBucketConfiguration { location_constraint, ..CreateBucketConfiguration::default() };
             assert_eq!(check_configuration(&configuration, region).is_ok(), fits, "{constraint:?} in {region}");
         };
         check(None, "us-east-1", true);

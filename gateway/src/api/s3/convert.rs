@@ -161,9 +161,7 @@ pub(crate) fn etag_condition(text: Option<&str>) -> S3Result<Option<ETagConditio
 /// The bytes that a request asks for.
 pub(crate) fn part(range: Option<Range>, number: Option<i32>) -> S3Result<Part> {
     match (range, number) {
-        (Some(_), Some(_)) => {
-            Err(invalid_request("Cannot specify both Range header and partNumber query parameter"))
-        }
+        (Some(_), Some(_)) => Err(invalid_request("Cannot specify both Range header and partNumber query parameter")),
         (None, None) => Ok(Part::Whole),
         (None, Some(number)) => part_number(number).map(Part::Number),
         (Some(Range::Int { first, last }), None) => Ok(Part::From(first, last)),
@@ -191,8 +189,11 @@ pub(crate) fn url_encoded(text: &str) -> String {
 /// `Content-Encoding` without the framing of the transfer.
 pub(crate) fn content_encoding(text: Option<String>) -> Option<String> {
     let text = text?;
-    let kept: Vec<_> =
-        text.split(',').map(str::trim).filter(|token| !token.eq_ignore_ascii_case("aws-chunked") && !token.is_empty()).collect();
+    let kept: Vec<_> = text
+        .split(',')
+        .map(str::trim)
+        .filter(|token| !token.eq_ignore_ascii_case("aws-chunked") && !token.is_empty())
+        .collect();
     (!kept.is_empty()).then(|| kept.join(","))
 }
 
@@ -268,7 +269,10 @@ fn tags(pairs: impl Iterator<Item = (String, String)>, most: usize) -> S3Result<
     }
     if tags.len() > most {
         let what = if most == OBJECT_TAGS_MAX { "Object" } else { "Bucket" };
-        return Err(S3Error::with_message(S3ErrorCode::BadRequest, format!("{what} tags cannot be greater than {most}")));
+        let message = format!("{what} tags cannot be greater than {most}");
+        let mut error = S3Error::with_message(S3ErrorCode::Custom("BadRequest".into()), message);
+        error.set_status_code(http::StatusCode::BAD_REQUEST);
+        return Err(error);
     }
     Ok(tags)
 }
@@ -467,7 +471,8 @@ mod tests {
 
     #[test]
     fn limits_are_clamped_and_never_negative() {
-        let check = |asked, expected: Option<usize>| assert_eq!(page_limit(asked, 1000, "maxKeys").ok(), expected, "{asked:?}");
+        let check =
+            |asked, expected: Option<usize>| assert_eq!(page_limit(asked, 1000, "maxKeys").ok(), expected, "{asked:?}");
         check(None, Some(1000));
         check(Some(0), Some(0));
         check(Some(7), Some(7));

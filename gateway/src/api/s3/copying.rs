@@ -8,7 +8,7 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 
 use super::convert::*;
 use super::error::{invalid, invalid_request, not_built};
-use super::service::{S3Api, refuse, reply};
+use super::service::{S3Api, call_of, refuse, reply};
 use crate::ops::Done;
 use crate::ops::copy::{Copy, CopySource as Source};
 use crate::ops::multipart::UploadName;
@@ -18,7 +18,7 @@ pub(super) async fn copy_object(
     api: &S3Api,
     req: S3Request<CopyObjectInput>,
 ) -> S3Result<S3Response<CopyObjectOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let mut input = req.input;
     let source_conditions = source_conditions(
         input.copy_source_if_match.as_ref(),
@@ -79,7 +79,7 @@ pub(super) async fn upload_part_copy(
     api: &S3Api,
     req: S3Request<UploadPartCopyInput>,
 ) -> S3Result<S3Response<UploadPartCopyOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let mut input = req.input;
     let conditions = source_conditions(
         input.copy_source_if_match.as_ref(),
@@ -119,7 +119,7 @@ pub(super) async fn rename_object(
     api: &S3Api,
     req: S3Request<RenameObjectInput>,
 ) -> S3Result<S3Response<RenameObjectOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let input = req.input;
     if input.destination_if_modified_since.is_some() || input.destination_if_unmodified_since.is_some() {
         return Err(not_built("A time condition on the destination of a rename"));

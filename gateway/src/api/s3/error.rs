@@ -24,7 +24,8 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 type Answer = (S3ErrorCode, StatusCode);
 
 /// The S3 error of `error`. What an operator must know is logged, once, here.
-pub(crate) fn to_s3(error: &Error, request: RequestId) -> S3Error {
+#[must_use]
+pub fn to_s3(error: &Error, request: RequestId) -> S3Error {
     match error.kind() {
         Kind::Corrupt | Kind::Internal => {
             tracing::error!(request_id = %request, error = chain(error), "a request failed");
@@ -181,9 +182,9 @@ fn message(error: &Error) -> Option<String> {
         Error::SourceIsDeleteMarker => {
             Some("The source of a copy request may not specifically refer to a delete marker by version id.".to_owned())
         }
-        Error::SourceTooLarge { most } => {
-            Some(format!("The specified copy source is larger than the maximum allowable size for a copy source: {most}"))
-        }
+        Error::SourceTooLarge { most } => Some(format!(
+            "The specified copy source is larger than the maximum allowable size for a copy source: {most}"
+        )),
         Error::NoSuchPart { .. } => Some("The requested partnumber is not satisfiable".to_owned()),
         Error::NotBuilt(what) => Some(format!("{what} is not implemented.")),
         Error::Cluster(cluster::Error::UnknownOutcome(_)) => Some(UNKNOWN.to_owned()),
@@ -294,7 +295,11 @@ mod tests {
 
     fn check(error: Error, code: &str, status: u16) {
         let out = to_s3(&error, RequestId::default());
-        assert_eq!((out.code().as_str(), out.status_code().map(|status| status.as_u16())), (code, Some(status)), "{error:?}");
+        assert_eq!(
+            (out.code().as_str(), out.status_code().map(|status| status.as_u16())),
+            (code, Some(status)),
+            "{error:?}"
+        );
     }
 
     #[test]

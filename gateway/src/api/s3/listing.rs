@@ -8,7 +8,7 @@ use s3s::{S3Request, S3Response, S3Result};
 
 use super::convert::*;
 use super::error::invalid;
-use super::service::{S3Api, refuse, reply};
+use super::service::{S3Api, call_of, refuse, reply};
 use super::token::Token;
 use crate::ops::Done;
 use crate::ops::list::PAGE_ENTRIES_MAX;
@@ -86,7 +86,7 @@ pub(super) async fn list_objects_v2(
     api: &S3Api,
     req: S3Request<ListObjectsV2Input>,
 ) -> S3Result<S3Response<ListObjectsV2Output>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let input = req.input;
     let bucket = bucket_name(&input.bucket)?;
     let encoding = Encoding::parse(input.encoding_type.as_ref())?;
@@ -128,7 +128,7 @@ pub(super) async fn list_objects(
     api: &S3Api,
     req: S3Request<ListObjectsInput>,
 ) -> S3Result<S3Response<ListObjectsOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let input = req.input;
     let bucket = bucket_name(&input.bucket)?;
     let encoding = Encoding::parse(input.encoding_type.as_ref())?;
@@ -164,7 +164,7 @@ pub(super) async fn list_object_versions(
     api: &S3Api,
     req: S3Request<ListObjectVersionsInput>,
 ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let input = req.input;
     let bucket = bucket_name(&input.bucket)?;
     let encoding = Encoding::parse(input.encoding_type.as_ref())?;
@@ -187,7 +187,9 @@ pub(super) async fn list_object_versions(
     let (mut versions, mut markers, mut prefixes) = (Vec::new(), Vec::new(), Vec::new());
     for entry in page.entries {
         match entry {
-            Entry::Item(key, listed) if listed.row.version.is_some() => versions.push(version(encoding.text(&key), listed)),
+            Entry::Item(key, listed) if listed.row.version.is_some() => {
+                versions.push(version(encoding.text(&key), listed))
+            }
             Entry::Item(key, listed) => markers.push(delete_marker(encoding.text(&key), &listed)),
             Entry::Prefix(prefix) => prefixes.push(CommonPrefix { prefix: Some(encoding.text(&prefix)) }),
         }
@@ -215,7 +217,8 @@ fn version(key: String, listed: ListedVersion) -> ObjectVersion {
     let id = listed.version_id().to_string();
     let version = listed.row.version.as_ref();
     let checksum = version.and_then(|version| version.checksum.as_ref());
-    let (algorithm, kind) = checksum.map_or((ChecksumAlgorithm::Crc64Nvme, ChecksumType::FullObject), |sum| (sum.algorithm, sum.kind));
+    let (algorithm, kind) =
+        checksum.map_or((ChecksumAlgorithm::Crc64Nvme, ChecksumType::FullObject), |sum| (sum.algorithm, sum.kind));
     ObjectVersion {
         checksum_algorithm: Some(vec![algorithm_out(algorithm)]),
         checksum_type: Some(checksum_type_out(kind)),

@@ -15,7 +15,7 @@ use super::digest::algorithm_name;
 use super::error::{invalid, invalid_request};
 use super::incoming::incoming;
 use super::listing::Encoding;
-use super::service::{S3Api, refuse, reply};
+use super::service::{S3Api, call_of, refuse, reply};
 use crate::api::gate::Peer;
 use crate::ops::Done;
 use crate::ops::list::PAGE_ENTRIES_MAX;
@@ -25,7 +25,7 @@ pub(super) async fn create_multipart_upload(
     api: &S3Api,
     req: S3Request<CreateMultipartUploadInput>,
 ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let mut input = req.input;
     let checksum = algorithm(input.checksum_algorithm.as_ref())?;
     let kind = checksum_type(input.checksum_type.as_ref())?;
@@ -67,7 +67,7 @@ pub(super) async fn upload_part(
     api: &S3Api,
     mut req: S3Request<UploadPartInput>,
 ) -> S3Result<S3Response<UploadPartOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let expect = Expectation::from_request(&req.headers, &req.uri, req.trailing_headers.take())?;
     let mut input = req.input;
     if expect.length.is_some_and(|length| length > PART_BYTES_MAX) {
@@ -108,7 +108,7 @@ pub(super) async fn complete_multipart_upload(
     api: &S3Api,
     req: S3Request<CompleteMultipartUploadInput>,
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let location = location(&req);
     let input = req.input;
     let parts = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
@@ -169,7 +169,7 @@ pub(super) async fn abort_multipart_upload(
     api: &S3Api,
     req: S3Request<AbortMultipartUploadInput>,
 ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let input = req.input;
     if input.if_match_initiated_time.is_some() {
         return Err(super::error::not_built("x-amz-if-match-initiated-time"));
@@ -184,7 +184,7 @@ pub(super) async fn abort_multipart_upload(
 }
 
 pub(super) async fn list_parts(api: &S3Api, req: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let input = req.input;
     let (bucket, key, upload) = (bucket_name(&input.bucket)?, object_key(&input.key)?, upload_id(&input.upload_id)?);
     let limit = page_limit(input.max_parts, PAGE_ENTRIES_MAX, "maxParts")?;
@@ -240,7 +240,7 @@ pub(super) async fn list_multipart_uploads(
     api: &S3Api,
     req: S3Request<ListMultipartUploadsInput>,
 ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let input = req.input;
     let bucket = bucket_name(&input.bucket)?;
     let encoding = Encoding::parse(input.encoding_type.as_ref())?;

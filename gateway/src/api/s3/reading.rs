@@ -7,7 +7,7 @@ use s3s::{S3Request, S3Response, S3Result};
 
 use super::convert::*;
 use super::error::invalid_request;
-use super::service::{S3Api, refuse, reply};
+use super::service::{S3Api, call_of, refuse, reply};
 use crate::ops::Done;
 use crate::ops::attributes::Attributes;
 use crate::ops::get::{Get, Got};
@@ -16,7 +16,7 @@ use crate::ops::get::{Get, Got};
 const PARTS_LISTED_MAX: usize = 1000;
 
 pub(super) async fn get_object(api: &S3Api, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let input = req.input;
     let get = Get {
         bucket: bucket_name(&input.bucket)?,
@@ -73,7 +73,7 @@ pub(super) async fn head_object(
     api: &S3Api,
     req: S3Request<HeadObjectInput>,
 ) -> S3Result<S3Response<HeadObjectOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let input = req.input;
     let get = Get {
         bucket: bucket_name(&input.bucket)?,
@@ -195,7 +195,7 @@ pub(super) async fn get_object_attributes(
     api: &S3Api,
     req: S3Request<GetObjectAttributesInput>,
 ) -> S3Result<S3Response<GetObjectAttributesOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let input = req.input;
     let wanted = Wanted::parse(&input.object_attributes)?;
     let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);

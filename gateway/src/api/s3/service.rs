@@ -5,16 +5,12 @@ use holdfast_core::id::Revision;
 use holdfast_core::rules::authorize::{Caller, Context};
 use http::{HeaderMap, HeaderValue};
 use s3s::dto::*;
-use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3, S3Request, S3Response, S3Result};
 
 use super::body::BodyBudget;
 use super::error::{invalid, to_s3};
 use super::{buckets, copying, listing, multipart, reading, tags, writing};
-use crate::api::gate::host::Hosts;
-use crate::api::gate::keys::Keys;
-use crate::api::gate::{Peer, s3s_config};
-use crate::api::http::HttpApi;
+use crate::api::gate::Peer;
 use crate::api::request_id::{self, RequestId};
 use crate::error::Error;
 use crate::gateway::Gateway;
@@ -24,38 +20,25 @@ use crate::ops::{Call, Freshness};
 pub struct S3Api {
     pub(super) gateway: Gateway,
     pub(super) budget: BodyBudget,
-    keys: Keys,
 }
 
-/// The service behind the gate: signatures, routing, S3, and Holdfast's own API.
-///
-/// # Errors
-/// When the gateway's region is no region name.
-pub fn service(
-    gateway: Gateway,
-    keys: Keys,
-    hosts: Hosts,
-    budget: BodyBudget,
-    http: HttpApi,
-) -> Result<S3Service, String> {
-    let config = s3s_config(gateway.region())?;
-    let mut builder = S3ServiceBuilder::new(S3Api { gateway, budget, keys: keys.clone() });
-    builder.set_config(std::sync::Arc::new(s3s::config::StaticConfigProvider::new(std::sync::Arc::new(config))));
-    builder.set_auth(keys);
-    builder.set_host(hosts);
-    builder.set_route(http);
-    Ok(builder.build())
+impl S3Api {
+    /// The operations of `gateway`, whose bodies share `budget` with the gate.
+    #[must_use]
+    pub fn new(gateway: Gateway, budget: BodyBudget) -> Self {
+        Self { gateway, budget }
+    }
 }
 
-/// Who asks, and how: what every front door of HTTP reads from a request in the same way.
+/// Who asks, and how: what every front door over HTTP reads from a request in the same way. Only root has keys, so that
+/// whose signature s3s has verified is root.
 ///
 /// # Errors
 /// When one of Holdfast's headers has a wrong value.
-pub(crate) fn call_of<T>(keys: &Keys, req: &S3Request<T>) -> S3Result<Call> {
-    let known = req.credentials.as_ref().is_some_and(|credentials| keys.is_root(&credentials.access_key));
+pub fn call_of<T>(req: &S3Request<T>) -> S3Result<Call> {
     let secure_transport = req.extensions.get::<Peer>().is_some_and(|peer| peer.tls);
     Ok(Call {
-        caller: if known { Caller::Root } else { Caller::Anonymous },
+        caller: if req.credentials.is_some() { Caller::Root } else { Caller::Anonymous },
         context: Context { secure_transport },
         request: request_of(req),
         freshness: freshness(&req.headers)?,
@@ -63,7 +46,7 @@ pub(crate) fn call_of<T>(keys: &Keys, req: &S3Request<T>) -> S3Result<Call> {
 }
 
 /// The request's id; the gate has given it one.
-pub(crate) fn request_of<T>(req: &S3Request<T>) -> RequestId {
+fn request_of<T>(req: &S3Request<T>) -> RequestId {
     req.extensions.get::<RequestId>().copied().unwrap_or_else(request_id::mint)
 }
 
@@ -79,12 +62,6 @@ fn freshness(headers: &HeaderMap) -> S3Result<Freshness> {
         Some(text) => Some(text.parse().map_err(|_| invalid("x-holdfast-min-revision is a revision"))?),
     };
     Ok(Freshness { local, min_revision })
-}
-
-impl S3Api {
-    pub(super) fn call<T>(&self, req: &S3Request<T>) -> S3Result<Call> {
-        call_of(&self.keys, req)
-    }
 }
 
 /// The S3 error of a verb's error.

@@ -6,14 +6,14 @@ use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result};
 
 use super::convert::*;
-use super::service::{S3Api, refuse, reply};
+use super::service::{S3Api, call_of, refuse, reply};
 use crate::ops::Done;
 
 pub(super) async fn get_object_tagging(
     api: &S3Api,
     req: S3Request<GetObjectTaggingInput>,
 ) -> S3Result<S3Response<GetObjectTaggingOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let (bucket, key) = (bucket_name(&req.input.bucket)?, object_key(&req.input.key)?);
     let version = version_id(req.input.version_id.as_deref())?;
     let Done { revision, value } = api.gateway.tagged(&call, &bucket, &key, version).await.map_err(refuse(&call))?;
@@ -26,7 +26,7 @@ pub(super) async fn put_object_tagging(
     api: &S3Api,
     req: S3Request<PutObjectTaggingInput>,
 ) -> S3Result<S3Response<PutObjectTaggingOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let input = req.input;
     let (bucket, key) = (bucket_name(&input.bucket)?, object_key(&input.key)?);
     let version = version_id(input.version_id.as_deref())?;
@@ -40,7 +40,7 @@ pub(super) async fn delete_object_tagging(
     api: &S3Api,
     req: S3Request<DeleteObjectTaggingInput>,
 ) -> S3Result<S3Response<DeleteObjectTaggingOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let (bucket, key) = (bucket_name(&req.input.bucket)?, object_key(&req.input.key)?);
     let version = version_id(req.input.version_id.as_deref())?;
     let set = api.gateway.set_tags(&call, &bucket, &key, version, BTreeMap::new()).await;
@@ -52,7 +52,7 @@ pub(super) async fn get_bucket_tagging(
     api: &S3Api,
     req: S3Request<GetBucketTaggingInput>,
 ) -> S3Result<S3Response<GetBucketTaggingOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let bucket = bucket_name(&req.input.bucket)?;
     let Done { revision, value } = api.gateway.bucket_tags(&call, &bucket).await.map_err(refuse(&call))?;
     Ok(reply(revision, GetBucketTaggingOutput { tag_set: tag_set(&value) }))
@@ -62,7 +62,7 @@ pub(super) async fn put_bucket_tagging(
     api: &S3Api,
     req: S3Request<PutBucketTaggingInput>,
 ) -> S3Result<S3Response<PutBucketTaggingOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let bucket = bucket_name(&req.input.bucket)?;
     let tags = document_tags(req.input.tagging.tag_set, BUCKET_TAGS_MAX)?;
     let Done { revision, .. } = api.gateway.set_bucket_tags(&call, &bucket, &tags).await.map_err(refuse(&call))?;
@@ -73,7 +73,7 @@ pub(super) async fn delete_bucket_tagging(
     api: &S3Api,
     req: S3Request<DeleteBucketTaggingInput>,
 ) -> S3Result<S3Response<DeleteBucketTaggingOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let bucket = bucket_name(&req.input.bucket)?;
     let removed = api.gateway.set_bucket_tags(&call, &bucket, &BTreeMap::new()).await;
     let Done { revision, .. } = removed.map_err(refuse(&call))?;

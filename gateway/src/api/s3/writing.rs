@@ -12,9 +12,9 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 
 use super::body::{DeclaredChecksum, Expectation};
 use super::convert::*;
-use super::error::{entry_error, invalid};
+use super::error::{entry_error, invalid, not_built};
 use super::incoming::incoming;
-use super::service::{S3Api, refuse, reply};
+use super::service::{S3Api, call_of, refuse, reply};
 use crate::ops::Done;
 use crate::ops::put::Put;
 
@@ -22,7 +22,7 @@ pub(super) async fn put_object(
     api: &S3Api,
     mut req: S3Request<PutObjectInput>,
 ) -> S3Result<S3Response<PutObjectOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let expect = Expectation::from_request(&req.headers, &req.uri, req.trailing_headers.take())?;
     let mut input = req.input;
     check_size(expect.length)?;
@@ -72,8 +72,9 @@ pub(super) async fn post_object(
     api: &S3Api,
     req: S3Request<PostObjectInput>,
 ) -> S3Result<S3Response<PostObjectOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let mut input = req.input;
+    check_form(&input)?;
     let body = input.body.take().unwrap_or_else(|| StreamingBlob::from_bytes(bytes::Bytes::new()));
     let expect = Expectation {
         length: body.remaining_length().exact().map(|length| length as u64),
@@ -111,6 +112,40 @@ pub(super) async fn post_object(
     Ok(response)
 }
 
+/// Fields of a form are not seen by the gate: what promises something that is not built is refused here.
+fn check_form(input: &PostObjectInput) -> S3Result<()> {
+    let acl = input.acl.as_ref().map(ObjectCannedACL::as_str);
+    let class = input.storage_class.as_ref().map(StorageClass::as_str);
+    let unbuilt = [
+        ("acl", acl.is_some_and(|acl| !["private", "bucket-owner-full-control"].contains(&acl))),
+        ("x-amz-storage-class", class.is_some_and(|class| class != StorageClass::STANDARD)),
+        ("x-amz-grant-full-control", input.grant_full_control.is_some()),
+        ("x-amz-grant-read", input.grant_read.is_some()),
+        ("x-amz-grant-read-acp", input.grant_read_acp.is_some()),
+        ("x-amz-grant-write-acp", input.grant_write_acp.is_some()),
+        ("x-amz-object-lock-legal-hold", input.object_lock_legal_hold_status.is_some()),
+        ("x-amz-object-lock-mode", input.object_lock_mode.is_some()),
+        ("x-amz-object-lock-retain-until-date", input.object_lock_retain_until_date.is_some()),
+        ("x-amz-server-side-encryption", input.server_side_encryption.is_some()),
+        ("x-amz-server-side-encryption-aws-kms-key-id", input.ssekms_key_id.is_some()),
+        ("x-amz-server-side-encryption-context", input.ssekms_encryption_context.is_some()),
+        ("x-amz-server-side-encryption-bucket-key-enabled", input.bucket_key_enabled.is_some()),
+        ("x-amz-server-side-encryption-customer-algorithm", input.sse_customer_algorithm.is_some()),
+        ("x-amz-server-side-encryption-customer-key", input.sse_customer_key.is_some()),
+        ("x-amz-website-redirect-location", input.website_redirect_location.is_some()),
+        ("x-amz-write-offset-bytes", input.write_offset_bytes.is_some()),
+        ("x-amz-checksum-md5", input.checksum_md5.is_some()),
+        ("x-amz-checksum-sha512", input.checksum_sha512.is_some()),
+        ("x-amz-checksum-xxhash3", input.checksum_xxhash3.is_some()),
+        ("x-amz-checksum-xxhash64", input.checksum_xxhash64.is_some()),
+        ("x-amz-checksum-xxhash128", input.checksum_xxhash128.is_some()),
+    ];
+    match unbuilt.iter().find(|(_, given)| *given) {
+        Some((name, _)) => Err(not_built(&format!("The form field {name}"))),
+        None => Ok(()),
+    }
+}
+
 fn form_md5(text: Option<&str>) -> S3Result<Option<[u8; 16]>> {
     let Some(text) = text else { return Ok(None) };
     let bytes = BASE64.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
@@ -121,7 +156,7 @@ pub(super) async fn delete_object(
     api: &S3Api,
     req: S3Request<DeleteObjectInput>,
 ) -> S3Result<S3Response<DeleteObjectOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let input = req.input;
     let bucket = bucket_name(&input.bucket)?;
     let entry = DeleteEntry {
@@ -150,7 +185,7 @@ pub(super) async fn delete_objects(
     api: &S3Api,
     req: S3Request<DeleteObjectsInput>,
 ) -> S3Result<S3Response<DeleteObjectsOutput>> {
-    let call = api.call(&req)?;
+    let call = call_of(&req)?;
     let DeleteObjectsInput { bucket, delete, .. } = req.input;
     let bucket = bucket_name(&bucket)?;
     if delete.objects.is_empty() || delete.objects.len() > DELETE_ENTRIES_MAX {
