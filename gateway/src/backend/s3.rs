@@ -213,7 +213,8 @@ impl Bucket {
             };
             let output = self.small_call("list", &prefix, options.deadline, send).await.map_err(|failure| failure.error)?;
             let entries: Vec<Entry> = output.contents().iter().filter_map(|object| self.entry(object)).collect();
-            let is_cut = output.is_truncated() == Some(true);
+            // MinIO sometimes calls a full page the last one when the next key lies in another directory.
+            let is_cut = output.is_truncated() == Some(true) || output.contents().len() >= options.limit;
             let next = is_cut.then(|| entries.last().map(|entry| entry.path.clone())).flatten();
             if next.is_some() || !is_cut {
                 return Ok(Page { entries, next });
@@ -221,7 +222,7 @@ impl Bucket {
             // A whole page of keys that are no names of ours: go on behind it.
             match output.contents().last().and_then(|object| object.key()) {
                 Some(last) => after = Some(last.to_owned()),
-                None => return Err(Error::unavailable("list", &prefix, "an empty page says that there is more")),
+                None => return Err(Error::unavailable("list", &prefix, "an empty page claims that there is more")),
             }
         }
     }

@@ -43,7 +43,16 @@ pub(super) struct Store {
     /// Keeps the shared lock.
     lock: File,
     #[cfg(test)]
-    pub failing_sync: std::sync::Mutex<Option<io::ErrorKind>>,
+    pub hooks: std::sync::Mutex<Hooks>,
+}
+
+/// What tests make syncs do, and what they see of them.
+#[cfg(test)]
+#[derive(Default)]
+pub(super) struct Hooks {
+    pub fail: Option<io::ErrorKind>,
+    pub delay: Duration,
+    pub synced: Vec<String>,
 }
 
 impl fmt::Debug for Store {
@@ -81,7 +90,7 @@ impl Store {
             temp_count: AtomicU64::new(0),
             lock,
             #[cfg(test)]
-            failing_sync: Default::default(),
+            hooks: Default::default(),
         };
         if alone {
             let swept = store.sweep(Duration::ZERO)?;
@@ -136,7 +145,7 @@ impl Store {
 
     /// Syncs an unfinished file. Only lack of space is forgiven: the caller drops the file, and nothing else was at stake.
     pub fn sync_file(&self, file: &File, path: &str) -> Result<()> {
-        match self.raw_sync(file.as_fd()) {
+        match self.raw_sync(path, file.as_fd()) {
             Ok(()) => Ok(()),
             Err(error) if is_no_space(&error) => Err(io_error("put", path, error)),
             Err(error) => Err(self.poison(path, &error)),
@@ -144,21 +153,33 @@ impl Store {
     }
 
     /// Syncs a directory. One that is gone needs no sync: whoever removed it syncs its parent.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] when the sync failed, another error when it could not even begin.
     pub fn sync_directory(&self, directory: &str) -> Result<()> {
-        let synced = self.open_directory(directory).and_then(|file| self.raw_sync(file.as_fd()));
-        match synced {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(self.poison(directory, &error)),
-            Ok(()) => Ok(()),
-        }
+        let file = match self.open_directory(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened.map_err(|error| io_error("sync", directory, error))?,
+        };
+        self.raw_sync(directory, file.as_fd()).map_err(|error| self.poison(directory, &error))
     }
 
-    fn raw_sync(&self, file: impl AsFd) -> io::Result<()> {
+    fn raw_sync(&self, what: &str, file: impl AsFd) -> io::Result<()> {
         #[cfg(test)]
-        if let Some(kind) = *self.failing_sync.lock().expect("no panic while held") {
-            return Err(kind.into());
-        }
+        self.run_hooks(what)?;
+        tracing::trace!(store = self.name, what, "sync");
         Ok(rustix::fs::fsync(file)?)
+    }
+
+    #[cfg(test)]
+    fn run_hooks(&self, what: &str) -> io::Result<()> {
+        let (delay, fail) = {
+            let mut hooks = self.hooks.lock().expect("no panic while held");
+            hooks.synced.push(what.to_owned());
+            (hooks.delay, hooks.fail)
+        };
+        std::thread::sleep(delay);
+        fail.map_or(Ok(()), |kind| Err(kind.into()))
     }
 
     /// Opens a directory for reading and syncing. The capability alone gives handles that can only be walked through.

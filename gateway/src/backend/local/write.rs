@@ -249,9 +249,10 @@ pub(super) async fn delete(store: &Arc<Store>, path: &ObjectPath) -> Result<()> 
     let survivor = store.blocking("delete", move |store| {
         {
             let _apart = store.replacing.read().unwrap_or_else(PoisonError::into_inner);
-            match store.root.remove_file(path.as_str()).map_err(|error| io_error("delete", &path, error)) {
-                Ok(()) | Err(Error::NotFound { .. }) => {}
-                Err(error) => return Err(error),
+            match store.root.remove_file(path.as_str()) {
+                // No blob has a name that is missing, or that only directories have.
+                Err(error) if is_no_file(&error) => {}
+                removed => removed.map_err(|error| io_error("delete", &path, error))?,
             }
         }
         Ok(prune(store, path.parent()))
@@ -260,12 +261,18 @@ pub(super) async fn delete(store: &Arc<Store>, path: &ObjectPath) -> Result<()> 
     sync_directories(store, &[survivor.await?]).await
 }
 
+fn is_no_file(error: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | IsADirectory)
+}
+
 /// Removes directories that have become empty, upwards, and returns the first one that stays.
 fn prune(store: &Store, mut directory: &str) -> String {
     while !directory.is_empty() {
         match store.durable.remove(store, directory) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Gone already, or part of a name that is no directory.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
             // Not empty, or not ours to remove.
             Err(_) => break,
         }
