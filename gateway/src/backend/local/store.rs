@@ -198,7 +198,7 @@ impl Store {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
         let file = self.temps.open_with(&name, &options)?.into_std();
-        Ok(TempFile { store: Arc::clone(self), name, file, is_moved: false })
+        Ok(TempFile { store: Arc::clone(self), name, file, is_moved: false, written: 0, started: 0 })
     }
 
     /// Removes unfinished files that nobody touched for a while.
@@ -236,6 +236,10 @@ pub(super) struct TempFile {
     pub name: String,
     pub file: File,
     pub is_moved: bool,
+    /// Bytes written so far.
+    pub written: u64,
+    /// How many of these the kernel was asked to bring to the disk.
+    pub started: u64,
 }
 
 impl Drop for TempFile {

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
+use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use cap_std::fs::Dir;
-use rustix::fs::RenameFlags;
+use rustix::fs::{Advice, RenameFlags};
 use rustix::io::Errno;
 
 use super::super::body::{Body, BodyReader};
@@ -17,6 +18,8 @@ use super::durable::{Plan, sync_directories};
 use super::read::{head_of, open};
 use super::store::{Store, TempFile, io_error};
 
+/// Bytes of an unfinished file after which the kernel is asked to begin writing them.
+const WRITEBACK_BYTES: u64 = 8 * 1024 * 1024;
 /// Most slices in one vectored write; the kernel takes no more.
 const SLICES_MAX: usize = 1024;
 /// Bytes that one blocking job copies in a join, so that a join nobody waits for any more stops soon.
@@ -54,7 +57,19 @@ fn append(store: &Arc<Store>, temp: Option<TempFile>, path: &ObjectPath, pieces:
     for some in pieces.chunks(SLICES_MAX) {
         write_all(&mut temp.file, some).map_err(failed)?;
     }
+    temp.written += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+    if temp.written - temp.started >= WRITEBACK_BYTES {
+        start_writeback(&temp.file, temp.started..temp.written);
+        temp.started = temp.written;
+    }
     Ok(temp)
+}
+
+/// Makes the kernel begin to write what it holds of a file, so that the disk works while the rest arrives and the sync at the
+/// end has less to wait for. Giving up cached pages has that side effect: pages that are still dirty are written, not dropped.
+fn start_writeback(file: &File, range: std::ops::Range<u64>) {
+    // Only advice: a file system may ignore it.
+    let _ = rustix::fs::fadvise(file, range.start, NonZeroU64::new(range.end - range.start), Advice::DontNeed);
 }
 
 fn write_all(file: &mut File, pieces: &[Bytes]) -> io::Result<()> {
