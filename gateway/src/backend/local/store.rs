@@ -57,7 +57,10 @@ pub(super) struct Hooks {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("directory", &self.directory).field("poison", &self.poison).finish_non_exhaustive()
+        f.debug_struct("Store")
+            .field("directory", &self.directory)
+            .field("poison", &self.poison)
+            .finish_non_exhaustive()
     }
 }
 
@@ -95,9 +98,14 @@ impl Store {
         if alone {
             let swept = store.sweep(Duration::ZERO)?;
             if swept.removed > 0 {
-                tracing::info!(store = store.name, removed = swept.removed, "removed unfinished writes of an earlier run");
+                tracing::info!(
+                    store = store.name,
+                    removed = swept.removed,
+                    "removed unfinished writes of an earlier run"
+                );
             }
-            rustix::fs::flock(&store.lock, FlockOperation::NonBlockingLockShared).map_err(|error| failed(error.into()))?;
+            rustix::fs::flock(&store.lock, FlockOperation::NonBlockingLockShared)
+                .map_err(|error| failed(error.into()))?;
         }
         Ok(store)
     }
@@ -264,7 +272,8 @@ impl Drop for TempFile {
 
 /// Creates the directory and makes it, and every ancestor it had to create, durable.
 fn create_durably(directory: &Path) -> io::Result<PathBuf> {
-    let missing: Vec<&Path> = directory.ancestors().filter(|path| !path.as_os_str().is_empty()).take_while(|path| !path.exists()).collect();
+    let missing: Vec<&Path> =
+        directory.ancestors().filter(|path| !path.as_os_str().is_empty()).take_while(|path| !path.exists()).collect();
     for path in missing.iter().rev() {
         match std::fs::DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -310,10 +319,16 @@ pub(super) fn io_error(action: &'static str, path: impl fmt::Display, error: io:
     match error.kind() {
         // A file where the name wants a directory: nothing with that name can exist.
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Error::NotFound { path },
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Error::Denied { action, path, source: error.into() },
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::NoSpace { action, path, source: error.into() },
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            Error::Denied { action, path, source: error.into() }
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::NoSpace { action, path, source: error.into() }
+        }
         io::ErrorKind::ResourceBusy => Error::Busy { action, path, retry_after: None, source: error.into() },
-        io::ErrorKind::InvalidFilename => Error::invalid(format_args!("the file system refuses the name {path}: {error}")),
+        io::ErrorKind::InvalidFilename => {
+            Error::invalid(format_args!("the file system refuses the name {path}: {error}"))
+        }
         _ if is_fd_limit => Error::Busy { action, path, retry_after: None, source: error.into() },
         _ => Error::Unavailable { action, path, source: error.into() },
     }

@@ -163,7 +163,8 @@ async fn unfinished_files_of_an_earlier_run_are_removed() {
 #[tokio::test]
 async fn dropped_puts_leave_no_file_behind() {
     let bench = Bench::open().await;
-    let pieces = stream::iter((0..5).map(|_| Ok::<_, std::io::Error>(vec![1; 1 << 20].into()))).chain(stream::pending());
+    let pieces =
+        stream::iter((0..5).map(|_| Ok::<_, std::io::Error>(vec![1; 1 << 20].into()))).chain(stream::pending());
     let options = PutOptions { deadline: Some(Instant::now() + Duration::from_millis(300)), ..PutOptions::default() };
     bench.local.put(&path("a"), Body::stream(pieces), options).await.expect_err("never ends");
     bench.local.close().await;
@@ -218,8 +219,14 @@ async fn a_new_directory_is_private_and_files_that_are_no_blobs_are_left_alone()
     assert_eq!(mode & 0o777, 0o700);
     std::fs::write(inner.join("bad\nname"), b"x").expect("written");
     local.put(&path("blob"), Body::empty(), PutOptions::default()).await.expect("stored");
-    let names: Vec<String> =
-        local.list(ListOptions::default()).await.expect("lists").entries.iter().map(|entry| entry.path.to_string()).collect();
+    let names: Vec<String> = local
+        .list(ListOptions::default())
+        .await
+        .expect("lists")
+        .entries
+        .iter()
+        .map(|entry| entry.path.to_string())
+        .collect();
     assert_eq!(names, ["blob"]);
 }
 

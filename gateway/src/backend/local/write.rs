@@ -99,7 +99,13 @@ async fn make_durable(store: &Arc<Store>, published: Published) -> Result<Stored
 }
 
 /// Syncs an unfinished file and gives it its name, with all directories this takes.
-fn publish(store: &Store, mut temp: TempFile, path: &ObjectPath, length: u64, condition: &Condition) -> Result<Published> {
+fn publish(
+    store: &Store,
+    mut temp: TempFile,
+    path: &ObjectPath,
+    length: u64,
+    condition: &Condition,
+) -> Result<Published> {
     store.check_writable()?;
     store.sync_file(&temp.file, path.as_str())?;
     let failed = |error| io_error("put", path, error);
@@ -126,7 +132,9 @@ fn publish(store: &Store, mut temp: TempFile, path: &ObjectPath, length: u64, co
 /// A file stands where the name needs a directory: the name cannot be given as long as that file is there.
 fn blocked(path: &ObjectPath) -> impl Fn(io::Error) -> Error {
     move |error| match error.kind() {
-        io::ErrorKind::NotADirectory => Error::invalid(format_args!("a blob is in the way of {path}: a part of its name is a blob itself")),
+        io::ErrorKind::NotADirectory => {
+            Error::invalid(format_args!("a blob is in the way of {path}: a part of its name is a blob itself"))
+        }
         _ => io_error("put", path, error),
     }
 }
@@ -242,7 +250,8 @@ fn copy(from: &File, temp: &mut TempFile, path: &ObjectPath, range: std::ops::Ra
             Ok(0) => return Err(Error::Truncated { path: path.to_string(), expected: range.end, got: offset }),
             Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
-                offset += copy_by_hand(from, &mut temp.file, offset, wanted).map_err(|error| io_error("join", path, error))?;
+                offset += copy_by_hand(from, &mut temp.file, offset, wanted)
+                    .map_err(|error| io_error("join", path, error))?;
             }
             Err(error) => return Err(io_error("join", path, error.into())),
         }

@@ -71,7 +71,8 @@ async fn a_half_received_get_is_an_error_and_never_short() {
         let fetched = bench.through.get(&path("blob"), GetOptions::default()).await.expect("headers arrive");
         assert_eq!(fetched.length, LONG as u64);
         let read: Result<Vec<Bytes>> = fetched.stream.try_collect().await;
-        let error = read.map(|pieces| pieces.iter().map(Bytes::len).sum::<usize>()).expect_err(&format!("cut after {after}"));
+        let error =
+            read.map(|pieces| pieces.iter().map(Bytes::len).sum::<usize>()).expect_err(&format!("cut after {after}"));
         assert!(matches!(error, Error::Unavailable { .. } | Error::Truncated { .. }), "{}", chain(&error));
     }
 }
@@ -211,7 +212,8 @@ async fn errors_say_what_is_wrong() {
     assert_eq!(error.kind(), ErrorKind::Denied, "{}", chain(&error));
 
     // Nobody listens: the put was never sent, so it is known not to have happened.
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("port").port();
+    let closed =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("port").port();
     let store = minio.store_at("x", closed, impatient()).await;
     let error = store.put(&path("a"), Body::empty(), PutOptions::default()).await.expect_err("nobody there");
     assert!(matches!(error, Error::Unavailable { .. }), "{}", chain(&error));
