@@ -166,11 +166,14 @@ impl Sources {
 }
 
 fn read_file(path: &Path) -> Result<(PathBuf, toml::Table), Error> {
-    let unread = |source| Error::Read { path: path.to_owned(), named_by: "--config or HOLDFAST_CONFIG".to_owned(), source };
+    let unread =
+        |source| Error::Read { path: path.to_owned(), named_by: "--config or HOLDFAST_CONFIG".to_owned(), source };
     let text = std::fs::read_to_string(path).map_err(unread)?;
     let table: toml::Table = toml::from_str(&text).map_err(|source| Error::Toml { path: path.to_owned(), source })?;
     let known = |name: &str| {
-        SETTINGS.iter().any(|setting| name == setting.name || (setting.secret && name.strip_suffix("_file") == Some(setting.name)))
+        SETTINGS
+            .iter()
+            .any(|setting| name == setting.name || (setting.secret && name.strip_suffix("_file") == Some(setting.name)))
     };
     let names: Vec<_> = table.keys().filter(|name| !known(name)).cloned().collect();
     if names.is_empty() { Ok((path.to_owned(), table)) } else { Err(Error::Unknown { path: path.to_owned(), names }) }
@@ -226,7 +229,8 @@ impl Config {
         let data = PathBuf::from(values.required("data"));
         let backend = values.text("backend").unwrap_or_else(|| format!("file:{}", data.join("store").display()));
         if !backend.starts_with("file:") && !backend.starts_with("s3://") {
-            return Err(values.invalid("backend", "must be file:DIR or s3://bucket/prefix?endpoint=URL&region=R&path_style=true"));
+            return Err(values
+                .invalid("backend", "must be file:DIR or s3://bucket/prefix?endpoint=URL&region=R&path_style=true"));
         }
         let tls = match (values.text("tls_cert"), values.text("tls_key")) {
             (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
@@ -234,8 +238,11 @@ impl Config {
             _ => return Err(Error::Together("tls-cert and tls-key must be given together")),
         };
         let root = values.keys("root_user", "root_password", "root-user and root-password must be given together")?;
-        if root.as_ref().is_some_and(|root| root.access_key.len() < 3 || root.access_key.contains(['/', ',', '=', ' '])) {
-            return Err(values.invalid("root_user", "must have at least 3 characters and none of '/', ',', '=' and space"));
+        if root.as_ref().is_some_and(|root| root.access_key.len() < 3 || root.access_key.contains(['/', ',', '=', ' ']))
+        {
+            return Err(
+                values.invalid("root_user", "must have at least 3 characters and none of '/', ',', '=' and space")
+            );
         }
         if root.as_ref().is_some_and(|root| root.secret_key.expose().len() < 8) {
             return Err(values.invalid("root_password", "must have at least 8 characters"));
@@ -250,7 +257,10 @@ impl Config {
                 "backend_secret_access_key",
                 "backend-access-key-id and backend-secret-access-key must be given together",
             )?,
-            domains: values.text("domain").map(|text| text.split(',').map(|d| d.trim().to_owned()).collect()).unwrap_or_default(),
+            domains: values
+                .text("domain")
+                .map(|text| text.split(',').map(|d| d.trim().to_owned()).collect())
+                .unwrap_or_default(),
             cache_bytes: values.bytes("cache_bytes")?,
             inline_bytes: values.bytes("inline_bytes")?.unwrap_or(0),
             listen: values.required("listen"),
@@ -307,10 +317,19 @@ impl Values {
     }
 
     fn bytes(&self, name: &'static str) -> Result<Option<u64>, Error> {
-        self.text(name).map(|text| parse_bytes(&text).ok_or_else(|| self.invalid(name, "is not a size such as 65536, 64KiB or 4GiB"))).transpose()
+        self.text(name)
+            .map(|text| {
+                parse_bytes(&text).ok_or_else(|| self.invalid(name, "is not a size such as 65536, 64KiB or 4GiB"))
+            })
+            .transpose()
     }
 
-    fn keys(&self, key: &'static str, secret: &'static str, together: &'static str) -> Result<Option<Credentials>, Error> {
+    fn keys(
+        &self,
+        key: &'static str,
+        secret: &'static str,
+        together: &'static str,
+    ) -> Result<Option<Credentials>, Error> {
         match (self.text(key), self.text(secret)) {
             (Some(access_key), Some(secret)) => Ok(Some(Credentials { access_key, secret_key: Secret::new(secret) })),
             (None, None) => Ok(None),

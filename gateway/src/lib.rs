@@ -4,4 +4,16 @@
 
 pub mod api;
 pub mod backend;
+pub mod blobs;
+pub mod cli;
+pub mod client;
+pub mod cluster;
 pub mod config;
+pub mod doctor;
+pub mod error;
+pub mod gateway;
+pub mod jobs;
+pub mod ops;
+pub mod serve;
+pub mod server;
+pub mod telemetry;

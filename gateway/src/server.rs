@@ -144,7 +144,12 @@ impl Server {
     ///
     /// # Errors
     /// [`Error`] when the address does not resolve or cannot be bound.
-    pub async fn bind(address: &str, tls: Option<Arc<Tls>>, limits: Limits, metrics: HttpMetrics) -> Result<Self, Error> {
+    pub async fn bind(
+        address: &str,
+        tls: Option<Arc<Tls>>,
+        limits: Limits,
+        metrics: HttpMetrics,
+    ) -> Result<Self, Error> {
         let text = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.to_owned() };
         let unresolved = |source| Error::Address { address: address.to_owned(), source };
         let found = lookup_host(&text).await.map_err(unresolved)?.next();
@@ -175,7 +180,10 @@ impl Server {
     /// Serves until `shutdown` is cancelled; then accepts no more, lets requests finish, and returns.
     pub async fn serve<S, B>(self, service: S, shutdown: CancellationToken) -> Drained
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
+            + Clone
+            + Send
+            + 'static,
         B: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
     {
         let tracker = TaskTracker::new();
@@ -206,7 +214,10 @@ impl Server {
 
     async fn accept<S, B>(&self, context: &Context, service: &S)
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
+            + Clone
+            + Send
+            + 'static,
         B: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
     {
         let room = Arc::new(Semaphore::new(connections_allowed(self.limits.connections_max)));
@@ -302,14 +313,17 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
 impl Context {
     async fn connection<S, B>(&self, stream: TcpStream, address: SocketAddr, service: S)
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
+            + Clone
+            + Send
+            + 'static,
         B: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
     {
         let deadline = Instant::now() + self.limits.header_deadline;
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let peer = Peer { address, tls: self.tls.is_some() };
+        let peer = Peer { address, tls: self.tls.is_some(), two_lengths: false };
         let opening = async {
             match &self.tls {
                 Some(acceptor) => match timeout_at(deadline, acceptor.accept(stream)).await {
@@ -334,7 +348,10 @@ impl Context {
     async fn speak<I, S, B>(&self, stream: I, h2: bool, deadline: Instant, peer: Peer, service: S)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
+            + Clone
+            + Send
+            + 'static,
         B: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
     {
         let activity = Arc::new(Activity::default());
@@ -343,7 +360,10 @@ impl Context {
         let service = Counted { inner: service, activity: Arc::clone(&activity), peer };
         let ended = if h2 {
             let mut builder = http2::Builder::new(Tasks(self.tracker.clone(), self.cut.clone()));
-            builder.timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEAD_BYTES_MAX as u32);
+            builder
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(STREAMS_MAX)
+                .max_header_list_size(HEAD_BYTES_MAX as u32);
             self.drive(builder.serve_connection(io, service), &activity).await
         } else {
             let mut builder = http1::Builder::new();
@@ -425,7 +445,7 @@ where
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let guard = self.activity.begin();
-        request.extensions_mut().insert(self.peer);
+        request.extensions_mut().insert(Peer { two_lengths: self.activity.take_two_lengths(), ..self.peer });
         let reply = self.inner.call(request);
         Box::pin(async move { Ok(reply.await?.map(|body| Tracked::new(body, guard))) })
     }

@@ -30,6 +30,8 @@ pub mod local;
 pub mod memory;
 mod path;
 pub mod s3;
+#[cfg(test)]
+pub(crate) mod testing;
 mod url;
 
 pub use body::{BlobStream, Body};

@@ -57,7 +57,14 @@ impl Signer {
     }
 
     /// Adds the date, the payload's hash and the authorization to `headers`, which must hold `host`. Returns the signature.
-    pub fn sign(&self, method: &Method, uri: &Uri, headers: &mut HeaderMap, payload: &str, at: OffsetDateTime) -> String {
+    pub fn sign(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &mut HeaderMap,
+        payload: &str,
+        at: OffsetDateTime,
+    ) -> String {
         let scope = self.scope(at);
         let value = |text: &str| HeaderValue::from_str(text).expect("a date, a hash or a scope is a header value");
         headers.insert("x-amz-date", value(&scope.stamp));
@@ -86,7 +93,8 @@ impl Signer {
             scope.stamp
         ));
         let canonical = canonical_query(&query, None);
-        let request = format!("{method}\n{}\n{canonical}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD", canonical_path(uri.path()));
+        let request =
+            format!("{method}\n{}\n{canonical}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD", canonical_path(uri.path()));
         let signature = scope.sign(&string_to_sign(&scope, &request));
         format!("{}?{query}&X-Amz-Signature={signature}", uri.path())
     }
@@ -104,7 +112,9 @@ fn string_to_sign(scope: &Scope, request: &str) -> String {
 
 fn canonical_path(path: &str) -> String {
     let decoded = percent_decode_str(path).collect::<Vec<u8>>();
-    let segments = decoded.split(|byte| *byte == b'/').map(|segment| percent_encoding::percent_encode(segment, ESCAPED).to_string());
+    let segments = decoded
+        .split(|byte| *byte == b'/')
+        .map(|segment| percent_encoding::percent_encode(segment, ESCAPED).to_string());
     segments.collect::<Vec<_>>().join("/")
 }
 
@@ -121,7 +131,8 @@ fn canonical_headers(headers: &HeaderMap) -> (String, String) {
     names.sort_unstable();
     let mut lines = String::new();
     for name in &names {
-        let values: Vec<_> = headers.get_all(*name).iter().map(|value| value.to_str().unwrap_or_default().trim()).collect();
+        let values: Vec<_> =
+            headers.get_all(*name).iter().map(|value| value.to_str().unwrap_or_default().trim()).collect();
         lines.push_str(&format!("{name}:{}\n", values.join(",")));
     }
     (names.join(";"), lines)
@@ -145,7 +156,8 @@ mod tests {
         };
         let signer = Signer { credentials, region: "us-east-1".into() };
         let at = time::macros::datetime!(2013-05-24 00:00:00 UTC);
-        let url = signer.presign(&Method::GET, &Uri::from_static("/test.txt"), "examplebucket.s3.amazonaws.com", 86400, at);
+        let url =
+            signer.presign(&Method::GET, &Uri::from_static("/test.txt"), "examplebucket.s3.amazonaws.com", 86400, at);
         let expected = "aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404";
         assert!(url.ends_with(&format!("X-Amz-Signature={expected}")), "{url}");
     }

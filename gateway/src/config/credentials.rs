@@ -83,7 +83,11 @@ pub fn root(configured: Option<Credentials>, data: &Path) -> Result<Root, Creden
         return Ok(Root { credentials, generated: false, file: Some(path) });
     }
     let credentials = generate();
-    write(data, &path, &credentials).map_err(|source| CredentialsError::Io { what: "write", path: path.clone(), source })?;
+    write(data, &path, &credentials).map_err(|source| CredentialsError::Io {
+        what: "write",
+        path: path.clone(),
+        source,
+    })?;
     Ok(Root { credentials, generated: true, file: Some(path) })
 }
 
@@ -98,7 +102,8 @@ fn read(path: &Path) -> Result<Option<Credentials>, CredentialsError> {
     if mode & 0o077 != 0 {
         return Err(CredentialsError::Open { path: path.to_owned(), mode });
     }
-    let stored: Stored = serde_json::from_str(&text).map_err(|source| CredentialsError::Form { path: path.to_owned(), source })?;
+    let stored: Stored =
+        serde_json::from_str(&text).map_err(|source| CredentialsError::Form { path: path.to_owned(), source })?;
     Ok(Some(Credentials { access_key: stored.access_key, secret_key: Secret::new(stored.secret_key) }))
 }
 
@@ -114,7 +119,8 @@ fn generate() -> Credentials {
 /// Written under another name first: a crash leaves no half-written keys behind.
 fn write(data: &Path, path: &Path, credentials: &Credentials) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(data)?;
-    let stored = Stored { access_key: credentials.access_key.clone(), secret_key: credentials.secret_key.expose().to_owned() };
+    let stored =
+        Stored { access_key: credentials.access_key.clone(), secret_key: credentials.secret_key.expose().to_owned() };
     let text = zeroize::Zeroizing::new(serde_json::to_string_pretty(&stored)?);
     let temporary = path.with_extension("json.new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;

@@ -27,7 +27,12 @@ pub struct Setting {
     pub default_on: bool,
 }
 
-const fn setting(name: &'static str, environment: &'static str, default: &'static str, meaning: &'static str) -> Setting {
+const fn setting(
+    name: &'static str,
+    environment: &'static str,
+    default: &'static str,
+    meaning: &'static str,
+) -> Setting {
     Setting {
         name,
         flag: true,
@@ -46,12 +51,20 @@ const CLUSTER: Option<&str> = Some("a cluster of several nodes");
 
 /// Every setting of `serve`.
 pub static SETTINGS: &[Setting] = &[
-    Setting { default_note: "none", ..setting("config", "HOLDFAST_CONFIG", "", "TOML file with any of these settings, by name") },
+    Setting {
+        default_note: "none",
+        ..setting("config", "HOLDFAST_CONFIG", "", "TOML file with any of these settings, by name")
+    },
     setting("listen", "HOLDFAST_LISTEN", "127.0.0.1:9900", "S3 and HTTP API; port 0 picks one and prints it"),
     setting("data", "HOLDFAST_DATA", "./holdfast-data", "node directory: identity, log, state, cache"),
     Setting {
         default_note: "`file:<data>/store`",
-        ..setting("backend", "HOLDFAST_BACKEND", "", "`file:DIR` or `s3://bucket/prefix?endpoint=URL&region=R&path_style=true`")
+        ..setting(
+            "backend",
+            "HOLDFAST_BACKEND",
+            "",
+            "`file:DIR` or `s3://bucket/prefix?endpoint=URL&region=R&path_style=true`",
+        )
     },
     Setting {
         flag: false,
@@ -63,9 +76,22 @@ pub static SETTINGS: &[Setting] = &[
         flag: false,
         secret: true,
         default_note: "AWS credential chain",
-        ..setting("backend_secret_access_key", "HOLDFAST_BACKEND_SECRET_ACCESS_KEY", "", "secret access key for the backend")
+        ..setting(
+            "backend_secret_access_key",
+            "HOLDFAST_BACKEND_SECRET_ACCESS_KEY",
+            "",
+            "secret access key for the backend",
+        )
     },
-    Setting { default_note: "none", ..setting("domain", "HOLDFAST_DOMAIN", "", "virtual-host-style bucket names under this domain; several separated by `,`") },
+    Setting {
+        default_note: "none",
+        ..setting(
+            "domain",
+            "HOLDFAST_DOMAIN",
+            "",
+            "virtual-host-style bucket names under this domain; several separated by `,`",
+        )
+    },
     Setting {
         flag: false,
         secret: true,
@@ -78,22 +104,53 @@ pub static SETTINGS: &[Setting] = &[
         secret: true,
         aliases: &["MINIO_ROOT_PASSWORD"],
         default_note: "generated at first start, kept 0600 under data, printed once",
-        ..setting("root_password", "HOLDFAST_ROOT_PASSWORD", "", "secret access key of root, at least 8 characters; there is no default one")
+        ..setting(
+            "root_password",
+            "HOLDFAST_ROOT_PASSWORD",
+            "",
+            "secret access key of root, at least 8 characters; there is no default one",
+        )
     },
     setting("region", "HOLDFAST_REGION", "us-east-1", "region that signatures must name"),
-    Setting { unbuilt: CLUSTER, default_note: "none: single node", ..setting("cluster", "HOLDFAST_CLUSTER", "", "cluster name") },
+    Setting {
+        unbuilt: CLUSTER,
+        default_note: "none: single node",
+        ..setting("cluster", "HOLDFAST_CLUSTER", "", "cluster name")
+    },
     Setting {
         flag: false,
         secret: true,
         unbuilt: CLUSTER,
         default_note: "none",
-        ..setting("cluster_secret", "HOLDFAST_CLUSTER_SECRET", "", "at least 32 characters; derives the CA for mutual TLS among peers")
+        ..setting(
+            "cluster_secret",
+            "HOLDFAST_CLUSTER_SECRET",
+            "",
+            "at least 32 characters; derives the CA for mutual TLS among peers",
+        )
     },
-    Setting { unbuilt: CLUSTER, ..setting("peer_listen", "HOLDFAST_PEER_LISTEN", "0.0.0.0:9910", "Raft and peer traffic, mutual TLS only; with a cluster") },
-    Setting { unbuilt: CLUSTER, default_note: "interface address", ..setting("peer_advertise", "HOLDFAST_PEER_ADVERTISE", "", "where peers reach this node") },
     Setting {
         unbuilt: CLUSTER,
-        ..setting("discovery", "HOLDFAST_DISCOVERY", "mdns", "`mdns`, `dns:NAME`, `static:HOST:PORT,...`; several separated by `;`; with a cluster")
+        ..setting(
+            "peer_listen",
+            "HOLDFAST_PEER_LISTEN",
+            "0.0.0.0:9910",
+            "Raft and peer traffic, mutual TLS only; with a cluster",
+        )
+    },
+    Setting {
+        unbuilt: CLUSTER,
+        default_note: "interface address",
+        ..setting("peer_advertise", "HOLDFAST_PEER_ADVERTISE", "", "where peers reach this node")
+    },
+    Setting {
+        unbuilt: CLUSTER,
+        ..setting(
+            "discovery",
+            "HOLDFAST_DISCOVERY",
+            "mdns",
+            "`mdns`, `dns:NAME`, `static:HOST:PORT,...`; several separated by `;`; with a cluster",
+        )
     },
     Setting {
         unbuilt: CLUSTER,
@@ -105,20 +162,40 @@ pub static SETTINGS: &[Setting] = &[
         ..setting("cache_bytes", "HOLDFAST_CACHE_BYTES", "", "memory for hot objects")
     },
     setting("inline_bytes", "HOLDFAST_INLINE_BYTES", "65536", "objects up to this size travel inside commands"),
-    Setting { default_note: "none: HTTP", ..setting("tls_cert", "HOLDFAST_TLS_CERT", "", "PEM certificate chain for HTTPS on `--listen`; reloaded on change") },
-    Setting { default_note: "none: HTTP", ..setting("tls_key", "HOLDFAST_TLS_KEY", "", "PEM private key for it; reloaded on change") },
+    Setting {
+        default_note: "none: HTTP",
+        ..setting(
+            "tls_cert",
+            "HOLDFAST_TLS_CERT",
+            "",
+            "PEM certificate chain for HTTPS on `--listen`; reloaded on change",
+        )
+    },
+    Setting {
+        default_note: "none: HTTP",
+        ..setting("tls_key", "HOLDFAST_TLS_KEY", "", "PEM private key for it; reloaded on change")
+    },
     Setting {
         unbuilt: Some("the web console"),
         default_on: true,
         ..setting("console_listen", "HOLDFAST_CONSOLE_LISTEN", "127.0.0.1:9901", "web console (own origin)")
     },
-    Setting { unbuilt: Some("the PostgreSQL wire"), default_note: "off", ..setting("pg_listen", "HOLDFAST_PG_LISTEN", "", "PostgreSQL wire") },
+    Setting {
+        unbuilt: Some("the PostgreSQL wire"),
+        default_note: "off",
+        ..setting("pg_listen", "HOLDFAST_PG_LISTEN", "", "PostgreSQL wire")
+    },
     Setting {
         unbuilt: Some("the event feed"),
         default_on: true,
         ..setting("events_keep", "HOLDFAST_EVENTS_KEEP", "24h,1GiB", "retained feed")
     },
-    setting("log", "HOLDFAST_LOG", "info", "level or filter such as `info,holdfast::access=debug`; text on a terminal, JSON otherwise"),
+    setting(
+        "log",
+        "HOLDFAST_LOG",
+        "info",
+        "level or filter such as `info,holdfast::access=debug`; text on a terminal, JSON otherwise",
+    ),
 ];
 
 impl Setting {
@@ -143,10 +220,15 @@ pub fn configuration_markdown() -> String {
         let flag = if setting.flag { format!("`--{}`", setting.flag_name()) } else { "–".to_owned() };
         let variables = std::iter::once(&setting.environment).chain(setting.aliases).map(|name| format!("`{name}`"));
         let variables = variables.collect::<Vec<_>>().join(", ") + if setting.secret { " (`_FILE`)" } else { "" };
-        let default = if setting.default.is_empty() { setting.default_note.to_owned() } else { format!("`{}`", setting.default) };
+        let default =
+            if setting.default.is_empty() { setting.default_note.to_owned() } else { format!("`{}`", setting.default) };
         let missing = setting.unbuilt.map(|part| format!(" *Not built: {part}.*")).unwrap_or_default();
         let name = if setting.name == "config" { "–".to_owned() } else { format!("`{}`", setting.name) };
-        let _ = writeln!(out, "| {flag} | {variables} | {name} | {default} | {}{missing} |", setting.meaning.replace('|', "\\|"));
+        let _ = writeln!(
+            out,
+            "| {flag} | {variables} | {name} | {default} | {}{missing} |",
+            setting.meaning.replace('|', "\\|")
+        );
     }
     out
 }

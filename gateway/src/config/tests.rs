@@ -4,7 +4,8 @@ fn sources(flags: &[(&'static str, &str)], environment: &[(&str, &str)], file: &
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("holdfast.toml");
     std::fs::write(&path, file).unwrap();
-    let mut environment: HashMap<_, _> = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let mut environment: HashMap<_, _> =
+        environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     environment.insert("HOLDFAST_CONFIG".into(), path.display().to_string());
     let flags = flags.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
     Config::resolve(&Sources::gather(flags, environment)?)
@@ -13,7 +14,9 @@ fn sources(flags: &[(&'static str, &str)], environment: &[(&str, &str)], file: &
 #[test]
 fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
     let file = "listen = \"file:1\"\nregion = \"eu-west-1\"\ninline_bytes = 1024\n";
-    let config = sources(&[("listen", "flag:1")], &[("HOLDFAST_LISTEN", "env:1"), ("HOLDFAST_REGION", "eu-north-1")], file).unwrap();
+    let config =
+        sources(&[("listen", "flag:1")], &[("HOLDFAST_LISTEN", "env:1"), ("HOLDFAST_REGION", "eu-north-1")], file)
+            .unwrap();
     assert_eq!((config.listen.as_str(), config.region.as_str(), config.inline_bytes), ("flag:1", "eu-north-1", 1024));
     assert_eq!(config.log, "info");
     assert_eq!(config.backend, "file:./holdfast-data/store");
@@ -36,7 +39,11 @@ fn secrets_come_from_files_and_are_never_shown() {
     assert!(!format!("{config:?}").contains("sesame"));
     let file = format!("root_user = \"me!\"\nroot_password_file = \"{path}\"");
     assert_eq!(sources(&[], &[], &file).unwrap().root.unwrap().secret_key.expose(), "sesame-open");
-    let both = [("HOLDFAST_ROOT_USER", "me!"), ("HOLDFAST_ROOT_PASSWORD", "x"), ("HOLDFAST_ROOT_PASSWORD_FILE", path.as_str())];
+    let both = [
+        ("HOLDFAST_ROOT_USER", "me!"),
+        ("HOLDFAST_ROOT_PASSWORD", "x"),
+        ("HOLDFAST_ROOT_PASSWORD_FILE", path.as_str()),
+    ];
     assert!(matches!(sources(&[], &both, ""), Err(Error::Invalid { name: "root_password", .. })));
 }
 
@@ -50,9 +57,15 @@ fn the_names_of_other_servers_are_accepted_with_a_notice() {
 #[test]
 fn parts_that_are_not_built_are_named() {
     let config = sources(&[], &[], "").unwrap();
-    assert!(config.notices.iter().any(|notice| notice.starts_with("the web console is not built yet")), "{:?}", config.notices);
+    assert!(
+        config.notices.iter().any(|notice| notice.starts_with("the web console is not built yet")),
+        "{:?}",
+        config.notices
+    );
     assert!(!config.notices.iter().any(|notice| notice.contains("cluster")), "{:?}", config.notices);
-    for (name, value) in [("console_listen", "127.0.0.1:1"), ("cluster", "c"), ("pg_listen", ":5432"), ("events_keep", "1h")] {
+    for (name, value) in
+        [("console_listen", "127.0.0.1:1"), ("cluster", "c"), ("pg_listen", ":5432"), ("events_keep", "1h")]
+    {
         let refused = sources(&[(name, value)], &[], "").unwrap_err();
         assert!(matches!(&refused, Error::NotBuilt { origin: Origin::Flag, .. }), "{refused}");
     }
@@ -80,7 +93,15 @@ fn mistakes_are_refused() {
 
 #[test]
 fn sizes_have_units() {
-    for (text, bytes) in [("65536", Some(65536)), ("64KiB", Some(65536)), ("4 GiB", Some(4 << 30)), ("1MB", Some(1_000_000)), ("1x", None), ("", None), ("-1", None)] {
+    for (text, bytes) in [
+        ("65536", Some(65536)),
+        ("64KiB", Some(65536)),
+        ("4 GiB", Some(4 << 30)),
+        ("1MB", Some(1_000_000)),
+        ("1x", None),
+        ("", None),
+        ("-1", None),
+    ] {
         assert_eq!(parse_bytes(text), bytes, "{text}");
     }
 }

@@ -1,5 +1,5 @@
-//! A connection's bytes under watch: when the last one moved, whether a request's head takes too long, whether the client
-//! refuses to read.
+//! A connection's bytes under watch: when the last one moved, whether a request's head takes too long, whether it gives its
+//! body two lengths, whether the client refuses to read.
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
@@ -20,11 +20,19 @@ pub(super) struct Activity {
     in_work: AtomicUsize,
     requests: AtomicU64,
     head_timed_out: AtomicBool,
+    two_lengths: AtomicBool,
 }
 
 impl Default for Activity {
     fn default() -> Self {
-        Self { born: Instant::now(), last_ms: AtomicU64::new(0), in_work: AtomicUsize::new(0), requests: AtomicU64::new(0), head_timed_out: AtomicBool::new(false) }
+        Self {
+            born: Instant::now(),
+            last_ms: AtomicU64::new(0),
+            in_work: AtomicUsize::new(0),
+            requests: AtomicU64::new(0),
+            head_timed_out: AtomicBool::new(false),
+            two_lengths: AtomicBool::new(false),
+        }
     }
 }
 
@@ -46,6 +54,11 @@ impl Activity {
 
     pub fn head_timed_out(&self) -> bool {
         self.head_timed_out.load(Ordering::Relaxed)
+    }
+
+    /// Whether the head that was just read had both Transfer-Encoding and Content-Length; asked once per request.
+    pub fn take_two_lengths(&self) -> bool {
+        self.two_lengths.swap(false, Ordering::AcqRel)
     }
 
     pub fn begin(self: &Arc<Self>) -> InWork {
@@ -94,6 +107,44 @@ impl<B: Body> Body for Tracked<B> {
     }
 }
 
+/// Reads a head's lines as they pass, because the parser drops a Content-Length beside Transfer-Encoding and tells nobody.
+/// Whoever stands before us may have believed the other one.
+#[derive(Default)]
+struct HeadScan {
+    /// The line's beginning, lower case; long enough for the names that matter.
+    line: Vec<u8>,
+    line_bytes: usize,
+    transfer_encoding: bool,
+    content_length: bool,
+}
+
+impl HeadScan {
+    const NAME_BYTES_MAX: usize = 20;
+
+    /// Takes bytes up to the head's end; there, whether it had both.
+    fn feed(&mut self, bytes: &[u8]) -> Option<bool> {
+        for byte in bytes {
+            if *byte != b'\n' {
+                self.line_bytes += usize::from(*byte != b'\r');
+                if self.line.len() < Self::NAME_BYTES_MAX {
+                    self.line.push(byte.to_ascii_lowercase());
+                }
+                continue;
+            }
+            self.transfer_encoding |= self.line.starts_with(b"transfer-encoding:");
+            self.content_length |= self.line.starts_with(b"content-length:");
+            if self.line_bytes == 0 && (self.transfer_encoding || self.content_length || !self.line.is_empty()) {
+                let both = self.transfer_encoding && self.content_length;
+                *self = Self::default();
+                return Some(both);
+            }
+            self.line.clear();
+            self.line_bytes = 0;
+        }
+        None
+    }
+}
+
 /// A connection under watch.
 pub(super) struct Watched<I> {
     inner: I,
@@ -102,6 +153,7 @@ pub(super) struct Watched<I> {
     head_deadline: Option<Duration>,
     head: Option<Pin<Box<Sleep>>>,
     requests_seen: u64,
+    scan: HeadScan,
     write_deadline: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
 }
@@ -110,7 +162,16 @@ impl<I> Watched<I> {
     /// `head` is how long each head may take, and until when the first.
     pub fn new(inner: I, activity: Arc<Activity>, head: Option<(Duration, Instant)>, write_deadline: Duration) -> Self {
         let first = head.map(|(_, until)| Box::pin(sleep_until(until)));
-        Self { inner, activity, head_deadline: head.map(|(each, _)| each), head: first, requests_seen: 0, write_deadline, stalled: None }
+        Self {
+            inner,
+            activity,
+            head_deadline: head.map(|(each, _)| each),
+            head: first,
+            requests_seen: 0,
+            scan: HeadScan::default(),
+            write_deadline,
+            stalled: None,
+        }
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>, came: bool) -> io::Result<()> {
@@ -133,6 +194,15 @@ impl<I> Watched<I> {
         Err(ErrorKind::TimedOut.into())
     }
 
+    fn scan_head(&mut self, bytes: &[u8]) {
+        if self.head_deadline.is_some()
+            && !self.activity.is_busy()
+            && let Some(both) = self.scan.feed(bytes)
+        {
+            self.activity.two_lengths.store(both, Ordering::Release);
+        }
+    }
+
     fn watch_write<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.activity.touch();
@@ -153,6 +223,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
         let came = buffer.filled().len() > before;
         if came {
             this.activity.touch();
+            this.scan_head(&buffer.filled()[before..]);
         }
         // Bytes of a head that is late do not save it.
         this.poll_head(cx, came)?;
@@ -167,7 +238,11 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
         this.watch_write(cx, polled)
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.inner).poll_write_vectored(cx, slices);
         this.watch_write(cx, polled)
@@ -187,5 +262,27 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.inner).poll_shutdown(cx);
         this.watch_write(cx, polled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_with_two_lengths_is_seen_however_it_arrives() {
+        for (head, both) in [
+            ("PUT / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nbody", true),
+            ("PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\nx: y\r\nCONTENT-LENGTH: 5\r\n\r\n", true),
+            ("PUT / HTTP/1.1\r\nContent-Length: 5\r\n\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+            ("PUT / HTTP/1.1\r\nx-content-length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+            ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", false),
+        ] {
+            for step in [1, 7, 1000] {
+                let mut scan = HeadScan::default();
+                let found = head.as_bytes().chunks(step).find_map(|bytes| scan.feed(bytes));
+                assert_eq!(found, Some(both), "{head:?} by {step}");
+            }
+        }
     }
 }

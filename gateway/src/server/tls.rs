@@ -81,7 +81,8 @@ impl Tls {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let current = Arc::new(Current(RwLock::new(read_pair(&certificate, &key, &provider)?)));
         let pair_error = |source| TlsError::Pair { path: certificate.clone(), source };
-        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(pair_error)?;
+        let builder =
+            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(pair_error)?;
         let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(&current) as _;
         let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -109,7 +110,10 @@ impl Tls {
                 }
                 Err(error) => {
                     // The other file may follow; `known` stays, so it is tried again.
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the changed certificate cannot be used; the old one stays");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the changed certificate cannot be used; the old one stays"
+                    );
                 }
             }
         }

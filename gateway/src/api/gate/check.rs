@@ -28,7 +28,8 @@ const SINGLE_HEADERS: &[&str] = &[
     "range",
 ];
 /// Promises that even a read must not ignore.
-const UNBUILT_ON_READS: &[&str] = &["x-amz-server-side-encryption", "x-amz-copy-source-server-side-encryption", "x-amz-mfa"];
+const UNBUILT_ON_READS: &[&str] =
+    &["x-amz-server-side-encryption", "x-amz-copy-source-server-side-encryption", "x-amz-mfa"];
 const CANNED_ACLS: &[&str] = &[
     "authenticated-read",
     "aws-exec-read",
@@ -68,6 +69,8 @@ pub(super) struct Rules<'a> {
     pub owner_id: &'a str,
     /// The body's length is known, or there is none.
     pub length_known: bool,
+    /// The head named a length and a transfer encoding.
+    pub two_lengths: bool,
 }
 
 type Query<'a> = [(Cow<'a, str>, Cow<'a, str>)];
@@ -82,7 +85,7 @@ pub(super) fn route(parts: &Parts, rules: &Rules<'_>) -> Result<Route, Refusal> 
     check_single_headers(&parts.headers)?;
     let host_bucket = host(parts)?.and_then(|host| rules.hosts.bucket(host)).map(str::to_ascii_lowercase);
     if host_bucket.is_none() && is_internal_path(parts.uri.path()) {
-        check_framing(parts, rules, false)?;
+        check_framing(rules, false)?;
         return Ok(Route::Internal);
     }
     let (target, bucket) = target(parts.uri.path(), host_bucket)?;
@@ -94,7 +97,11 @@ pub(super) fn route(parts: &Parts, rules: &Rules<'_>) -> Result<Route, Refusal> 
         return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "method", message));
     }
     if bucket.as_deref() == Some("minio") {
-        return Err(Refusal::invalid("InvalidBucketName", "name", "The bucket name minio is reserved for health checks."));
+        return Err(Refusal::invalid(
+            "InvalidBucketName",
+            "name",
+            "The bucket name minio is reserved for health checks.",
+        ));
     }
     let query: Vec<_> = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
     check_mechanism(parts, &query)?;
@@ -104,20 +111,21 @@ pub(super) fn route(parts: &Parts, rules: &Rules<'_>) -> Result<Route, Refusal> 
     check_query(operation, target, &query)?;
     check_headers(operation, &parts.headers, rules)?;
     let streaming = is_streaming(&parts.headers);
-    check_framing(parts, rules, streaming)?;
+    check_framing(rules, streaming)?;
     check_body(operation, &parts.headers, streaming)?;
     Ok(Route::S3(operation, bucket))
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: impl header::AsHeaderName) -> Option<&'a str> {
+fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 fn host(parts: &Parts) -> Result<Option<&str>, Refusal> {
     match parts.headers.get(header::HOST) {
-        Some(value) => {
-            value.to_str().map(Some).map_err(|_| Refusal::invalid("InvalidRequest", "header", "The Host header is not valid."))
-        }
+        Some(value) => value
+            .to_str()
+            .map(Some)
+            .map_err(|_| Refusal::invalid("InvalidRequest", "header", "The Host header is not valid.")),
         None => Ok(parts.uri.authority().map(http::uri::Authority::as_str)),
     }
 }
@@ -142,7 +150,11 @@ fn check_single_headers(headers: &HeaderMap) -> Result<(), Refusal> {
     for name in headers.keys().map(header::HeaderName::as_str) {
         let single = SINGLE_HEADERS.contains(&name) || (name.starts_with("x-amz-") && !name.starts_with("x-amz-meta-"));
         if single && headers.get_all(name).iter().nth(1).is_some() {
-            return Err(Refusal::invalid("InvalidArgument", "header", format!("The header {name} may be given once only.")));
+            return Err(Refusal::invalid(
+                "InvalidArgument",
+                "header",
+                format!("The header {name} may be given once only."),
+            ));
         }
     }
     Ok(())
@@ -177,7 +189,11 @@ fn check_duplicates(query: &Query<'_>) -> Result<(), Refusal> {
             return Err(Refusal::not_built("query", format!("The query parameter {name} is not implemented.")));
         }
         if !seen.insert(name.as_ref()) {
-            return Err(Refusal::invalid("InvalidArgument", "query", format!("The query parameter {name} is given twice.")));
+            return Err(Refusal::invalid(
+                "InvalidArgument",
+                "query",
+                format!("The query parameter {name} is given twice."),
+            ));
         }
     }
     Ok(())
@@ -197,8 +213,11 @@ fn operation(parts: &Parts, target: Target, query: &Query<'_>) -> Result<&'stati
     };
     let rank = |operation: &&Operation| (operation.selected_by.len(), !operation.selected_by_header.is_empty());
     let best = table::OPERATIONS.iter().filter(alike).filter(selected).max_by_key(rank);
-    let named: Vec<_> =
-        query.iter().map(|(name, _)| name.as_ref()).filter(|name| table::is_subresource(method, target, name)).collect();
+    let named: Vec<_> = query
+        .iter()
+        .map(|(name, _)| name.as_ref())
+        .filter(|name| table::is_subresource(method, target, name))
+        .collect();
     let stray = |operation: &&Operation| named.iter().any(|name| !operation.takes_query(name) && *name != "x-id");
     match best {
         Some(operation) if !stray(&operation) => Ok(operation),
@@ -206,7 +225,9 @@ fn operation(parts: &Parts, target: Target, query: &Query<'_>) -> Result<&'stati
             let message = format!("Conflicting query string parameters: {}", named.join(", "));
             Err(Refusal::invalid("InvalidArgument", "query", message))
         }
-        _ if named == ["list-type"] => Err(Refusal::invalid("InvalidArgument", "query", "list-type must be 2 or absent.")),
+        _ if named == ["list-type"] => {
+            Err(Refusal::invalid("InvalidArgument", "query", "list-type must be 2 or absent."))
+        }
         None if method == "POST" && target == Target::Bucket && named.is_empty() && !has("select") => {
             let message = "Bucket POST must be of the enclosure-type multipart/form-data";
             Err(Refusal::new(StatusCode::PRECONDITION_FAILED, "PreconditionFailed", "query", message))
@@ -243,7 +264,9 @@ fn check_operation_id(operation: &Operation, query: &Query<'_>) -> Result<(), Re
         return Ok(());
     }
     match table::by_name(id) {
-        Some(named) if !named.built => Err(Refusal::not_built("unbuilt", format!("The operation {id} is not implemented."))),
+        Some(named) if !named.built => {
+            Err(Refusal::not_built("unbuilt", format!("The operation {id} is not implemented.")))
+        }
         _ => {
             let message = format!("x-id says {id}, the request is {}.", operation.name);
             Err(Refusal::invalid("InvalidRequest", "x_id", message))
@@ -275,7 +298,8 @@ fn check_headers(operation: &Operation, headers: &HeaderMap, rules: &Rules<'_>) 
         let known = operation.takes_header(name);
         if name.starts_with("x-amz-") {
             let value = value.to_str().unwrap_or_default();
-            let harmless = (reads && !UNBUILT_ON_READS.iter().any(|prefix| name.starts_with(prefix))) || is_refusal_of(name, value);
+            let harmless = (reads && !UNBUILT_ON_READS.iter().any(|prefix| name.starts_with(prefix)))
+                || is_refusal_of(name, value);
             if !known && !harmless {
                 return Err(unbuilt_header(name));
             }
@@ -313,7 +337,11 @@ fn check_value(name: &str, value: &str, rules: &Rules<'_>) -> Result<(), Refusal
             Err(Refusal::new(StatusCode::FORBIDDEN, "AccessDenied", "owner", "The bucket belongs to another account."))
         }
         "x-amz-acl" if !["private", "bucket-owner-full-control"].contains(&value) => {
-            if CANNED_ACLS.contains(&value) { Err(unbuilt_header(name)) } else { invalid() }
+            if CANNED_ACLS.contains(&value) {
+                Err(unbuilt_header(name))
+            } else {
+                invalid()
+            }
         }
         "x-amz-storage-class" if value != "STANDARD" => {
             if STORAGE_CLASSES.contains(&value) {
@@ -350,9 +378,8 @@ fn is_streaming(headers: &HeaderMap) -> bool {
 }
 
 /// A body has one length, known before it comes.
-fn check_framing(parts: &Parts, rules: &Rules<'_>, streaming: bool) -> Result<(), Refusal> {
-    let headers = &parts.headers;
-    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
+fn check_framing(rules: &Rules<'_>, streaming: bool) -> Result<(), Refusal> {
+    if rules.two_lengths {
         let message = "Transfer-Encoding and Content-Length exclude each other.";
         return Err(Refusal::invalid("InvalidRequest", "framing", message));
     }

@@ -64,7 +64,8 @@ impl CorsRules {
             return Err(CorsError::Malformed);
         }
         let mut reader = xml::Deserializer::new(document);
-        let parsed = <CORSConfiguration as xml::Deserialize>::deserialize(&mut reader).map_err(|_| CorsError::Malformed)?;
+        let parsed =
+            <CORSConfiguration as xml::Deserialize>::deserialize(&mut reader).map_err(|_| CorsError::Malformed)?;
         reader.expect_eof().map_err(|_| CorsError::Malformed)?;
         Self::new(parsed)
     }
@@ -108,7 +109,10 @@ impl CorsRules {
 }
 
 fn validate(rule: &CORSRule) -> Result<(), CorsError> {
-    if rule.allowed_methods.is_empty() || rule.allowed_origins.is_empty() || rule.id.as_ref().is_some_and(|id| id.len() > 255) {
+    if rule.allowed_methods.is_empty()
+        || rule.allowed_origins.is_empty()
+        || rule.id.as_ref().is_some_and(|id| id.len() > 255)
+    {
         return Err(CorsError::Malformed);
     }
     for method in &rule.allowed_methods {
@@ -118,7 +122,8 @@ fn validate(rule: &CORSRule) -> Result<(), CorsError> {
         }
     }
     let headers = rule.allowed_headers.iter().flatten();
-    let patterns = rule.allowed_origins.iter().map(|o| ("AllowedOrigin", o)).chain(headers.map(|h| ("AllowedHeader", h)));
+    let patterns =
+        rule.allowed_origins.iter().map(|o| ("AllowedOrigin", o)).chain(headers.map(|h| ("AllowedHeader", h)));
     for (what, pattern) in patterns {
         if pattern.matches('*').count() > 1 {
             return Err(CorsError::Invalid(format!("{what} \"{pattern}\" can not have more than one wildcard.")));
@@ -129,7 +134,9 @@ fn validate(rule: &CORSRule) -> Result<(), CorsError> {
     }
     for name in rule.expose_headers.iter().flatten() {
         if name.contains('*') {
-            let text = format!("ExposeHeader \"{name}\" contains wildcard. We currently do not support wildcard for ExposeHeader.");
+            let text = format!(
+                "ExposeHeader \"{name}\" contains wildcard. We currently do not support wildcard for ExposeHeader."
+            );
             return Err(CorsError::Invalid(text));
         }
         if HeaderName::from_bytes(name.as_bytes()).is_err() {
@@ -218,7 +225,9 @@ mod tests {
 
     fn ask(origin: &str, method: &str, headers: &str) -> Result<HeaderMap, &'static str> {
         let mut map = HeaderMap::new();
-        for (name, value) in [("origin", origin), ("access-control-request-method", method), ("access-control-request-headers", headers)] {
+        for (name, value) in
+            [("origin", origin), ("access-control-request-method", method), ("access-control-request-headers", headers)]
+        {
             if !value.is_empty() {
                 map.insert(name, HeaderValue::from_str(value).unwrap());
             }
@@ -269,7 +278,13 @@ mod tests {
         check(rule(&format!("{origin}{method}<ExposeHeader>x-*</ExposeHeader>")), "ExposeHeader");
         check(rule(&format!("{origin}{method}<ExposeHeader>a&#13;&#10;b: c</ExposeHeader>")), "well-formed");
         check("<CORSConfiguration></CORSConfiguration>".into(), "well-formed");
-        check(format!("<CORSConfiguration>{}</CORSConfiguration>", format!("<CORSRule>{origin}{method}</CORSRule>").repeat(101)), "well-formed");
+        check(
+            format!(
+                "<CORSConfiguration>{}</CORSConfiguration>",
+                format!("<CORSRule>{origin}{method}</CORSRule>").repeat(101)
+            ),
+            "well-formed",
+        );
         check("<Other/>".into(), "well-formed");
     }
 

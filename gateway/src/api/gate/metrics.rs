@@ -66,12 +66,20 @@ impl HttpMetrics {
         let values = &self.0;
         let registry = registry.sub_registry_with_prefix("holdfast_http");
         registry.register("requests", "Requests answered, by operation and status", values.requests.clone());
-        registry.register("request_seconds", "Time from the request's head to the reply's last byte", values.seconds.clone());
+        registry.register(
+            "request_seconds",
+            "Time from the request's head to the reply's last byte",
+            values.seconds.clone(),
+        );
         registry.register("requests_in_flight", "Requests being answered", values.in_flight.clone());
         registry.register("received_bytes", "Bytes of request bodies", values.received.clone());
         registry.register("sent_bytes", "Bytes of reply bodies", values.sent.clone());
         registry.register("connections", "Open connections", values.connections.clone());
-        registry.register("rejected", "Requests and connections refused before routing, by reason", values.rejected.clone());
+        registry.register(
+            "rejected",
+            "Requests and connections refused before routing, by reason",
+            values.rejected.clone(),
+        );
     }
 
     pub(super) fn begun(&self) {

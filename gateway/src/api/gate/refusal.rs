@@ -20,7 +20,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(status: StatusCode, code: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(
+        status: StatusCode,
+        code: &'static str,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
         Self { status, code, message: message.into(), reason }
     }
 
@@ -70,7 +75,9 @@ impl ErrorContext<'_> {
         } else {
             let Some(end) = text.rfind("</Error>") else { return };
             let mut whole = text[..end].to_owned();
-            for (name, value) in [("Resource", self.path), ("RequestId", &self.request_id.to_string()), ("HostId", self.host_id)] {
+            for (name, value) in
+                [("Resource", self.path), ("RequestId", &self.request_id.to_string()), ("HostId", self.host_id)]
+            {
                 if element(text, name).is_none() {
                     whole.push_str(&format!("<{name}>{}</{name}>", escape(value)));
                 }
@@ -169,12 +176,16 @@ mod tests {
 
     #[test]
     fn an_error_of_s3s_gains_ids_and_resource() {
-        let mut reply = Response::new(Body::from("<?xml?><Error><Code>NoSuchKey</Code><Message>a &amp; b</Message></Error>".to_owned()));
+        let mut reply = Response::new(Body::from(
+            "<?xml?><Error><Code>NoSuchKey</Code><Message>a &amp; b</Message></Error>".to_owned(),
+        ));
         context(&Method::GET, false).complete(&mut reply);
         let id = "07".repeat(16);
         assert_eq!(
             text(&reply),
-            format!("<?xml?><Error><Code>NoSuchKey</Code><Message>a &amp; b</Message><Resource>/b/&lt;k&gt;</Resource><RequestId>{id}</RequestId><HostId>host</HostId></Error>")
+            format!(
+                "<?xml?><Error><Code>NoSuchKey</Code><Message>a &amp; b</Message><Resource>/b/&lt;k&gt;</Resource><RequestId>{id}</RequestId><HostId>host</HostId></Error>"
+            )
         );
         assert_eq!(code_of(&reply).as_deref(), Some("NoSuchKey"));
         context(&Method::GET, true).complete(&mut reply);

@@ -1,4 +1,5 @@
-//! The reply on its way out: counted to its last byte, then one line in the access log.
+//! The reply on its way out: counted to its last byte, then one line in the access log (target `holdfast::access`): a failure of
+//! ours as a warning, a refusal as information, the rest at level debug, because a line costs as much as a small GET.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use s3s::{Body, StdError};
+use tracing::Level;
 
 use super::metrics::HttpMetrics;
 use crate::api::request_id::RequestId;
@@ -46,21 +48,40 @@ impl ReplyBody {
         let seconds = record.started.elapsed().as_secs_f64();
         let received = (record.received)();
         record.metrics.ended(record.api, record.status.as_u16(), seconds, received, self.sent);
-        tracing::info!(
-            target: "holdfast::access",
-            request_id = %record.request_id,
-            method = %record.method,
-            path = record.path,
-            api = record.api,
-            status = record.status.as_u16(),
-            code = record.code,
-            received_bytes = received,
-            sent_bytes = self.sent,
-            first_byte_ms = (self.first_byte_ms * 1e3).round() / 1e3,
-            total_ms = (seconds * 1e6).round() / 1e3,
-            peer = record.peer.map(tracing::field::display),
-            complete = self.ended,
-        );
+        match record.status.as_u16() {
+            500.. => self.log(&record, seconds, received, Level::WARN),
+            400.. => self.log(&record, seconds, received, Level::INFO),
+            _ => self.log(&record, seconds, received, Level::DEBUG),
+        }
+    }
+
+    /// One line. A level is part of the call's static data, hence one call for each.
+    fn log(&self, record: &Record, seconds: f64, received: u64, level: Level) {
+        macro_rules! line {
+            ($level:expr) => {
+                tracing::event!(
+                    target: "holdfast::access",
+                    $level,
+                    request_id = %record.request_id,
+                    method = %record.method,
+                    path = record.path,
+                    api = record.api,
+                    status = record.status.as_u16(),
+                    code = record.code,
+                    received_bytes = received,
+                    sent_bytes = self.sent,
+                    first_byte_ms = self.first_byte_ms,
+                    total_ms = seconds * 1e3,
+                    peer = record.peer.map(tracing::field::display),
+                    complete = self.ended,
+                )
+            };
+        }
+        match level {
+            Level::WARN => line!(Level::WARN),
+            Level::INFO => line!(Level::INFO),
+            _ => line!(Level::DEBUG),
+        }
     }
 }
 

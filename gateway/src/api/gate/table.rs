@@ -53,13 +53,8 @@ pub struct Operation {
 }
 
 /// Headers that every operation takes.
-pub const COMMON_HEADERS: &[&str] = &[
-    "x-amz-content-sha256",
-    "x-amz-date",
-    "x-amz-expected-bucket-owner",
-    "x-amz-request-payer",
-    "x-amz-user-agent",
-];
+pub const COMMON_HEADERS: &[&str] =
+    &["x-amz-content-sha256", "x-amz-date", "x-amz-expected-bucket-owner", "x-amz-request-payer", "x-amz-user-agent"];
 
 /// Query names that a signature brings along.
 pub const SIGNATURE_QUERY: &[&str] = &[
@@ -85,7 +80,8 @@ pub const HOISTED_QUERY: &[&str] = &[
 ];
 
 /// Query names of other S3 servers whose promise a plain GET would break silently.
-pub const FOREIGN_SUBRESOURCES: &[&str] = &["events", "lambdaArn", "append", "position", "x-oss-process", "metadata-search"];
+pub const FOREIGN_SUBRESOURCES: &[&str] =
+    &["events", "lambdaArn", "append", "position", "x-oss-process", "metadata-search"];
 
 const CHECKSUMS: &[&str] = &[
     "x-amz-checksum-crc32",
@@ -132,7 +128,12 @@ const READ: &[&str] = &[
     "x-amz-checksum-mode",
 ];
 
-const fn built(name: &'static str, method: &'static str, target: Target, selected_by: &'static [&'static str]) -> Operation {
+const fn built(
+    name: &'static str,
+    method: &'static str,
+    target: Target,
+    selected_by: &'static [&'static str],
+) -> Operation {
     Operation {
         name,
         method,
@@ -146,7 +147,12 @@ const fn built(name: &'static str, method: &'static str, target: Target, selecte
     }
 }
 
-const fn unbuilt(name: &'static str, method: &'static str, target: Target, selected_by: &'static [&'static str]) -> Operation {
+const fn unbuilt(
+    name: &'static str,
+    method: &'static str,
+    target: Target,
+    selected_by: &'static [&'static str],
+) -> Operation {
     Operation { built: false, ..built(name, method, target, selected_by) }
 }
 
@@ -172,7 +178,10 @@ pub static OPERATIONS: &[Operation] = &[
     built("GetBucketCors", "GET", Target::Bucket, &["cors"]),
     document("PutBucketCors", Target::Bucket, &["cors"]),
     built("DeleteBucketCors", "DELETE", Target::Bucket, &["cors"]),
-    Operation { query: &["marker", LIST[0], LIST[1], LIST[2], LIST[3]], ..built("ListObjects", "GET", Target::Bucket, &[]) },
+    Operation {
+        query: &["marker", LIST[0], LIST[1], LIST[2], LIST[3]],
+        ..built("ListObjects", "GET", Target::Bucket, &[])
+    },
     Operation {
         query: &["continuation-token", "fetch-owner", "start-after", LIST[0], LIST[1], LIST[2], LIST[3]],
         ..built("ListObjectsV2", "GET", Target::Bucket, &["list-type"])
@@ -184,7 +193,11 @@ pub static OPERATIONS: &[Operation] = &[
     Operation { body: BodyKind::Stream, ..PUT_OBJECT },
     Operation { query: READ, ..built("GetObject", "GET", Target::Object, &[]) },
     Operation { query: READ, ..built("HeadObject", "HEAD", Target::Object, &[]) },
-    Operation { query: &["versionId"], headers: &[&["if-match"]], ..built("DeleteObject", "DELETE", Target::Object, &[]) },
+    Operation {
+        query: &["versionId"],
+        headers: &[&["if-match"]],
+        ..built("DeleteObject", "DELETE", Target::Object, &[])
+    },
     Operation { method: "POST", ..document("DeleteObjects", Target::Bucket, &["delete"]) },
     Operation {
         selected_by_header: "x-amz-copy-source",
@@ -311,7 +324,10 @@ pub static OPERATIONS: &[Operation] = &[
     unbuilt("GetObjectTorrent", "GET", Target::Object, &["torrent"]),
     unbuilt("RestoreObject", "POST", Target::Object, &["restore"]),
     unbuilt("SelectObjectContent", "POST", Target::Object, &["select"]),
-    Operation { selected_by_header: "x-amz-request-route", ..unbuilt("WriteGetObjectResponse", "POST", Target::Bucket, &[]) },
+    Operation {
+        selected_by_header: "x-amz-request-route",
+        ..unbuilt("WriteGetObjectResponse", "POST", Target::Bucket, &[])
+    },
     unbuilt("ListDirectoryBuckets", "GET", Target::Service, &["x-id"]),
 ];
 
@@ -357,16 +373,30 @@ pub fn is_subresource(method: &str, target: Target, name: &str) -> bool {
 #[must_use]
 pub fn compatibility_markdown() -> String {
     let count = OPERATIONS.iter().filter(|operation| operation.built).count();
-    let mut out = String::from("# S3 compatibility\n\nGenerated from `gateway/src/api/gate/table.rs`; a test fails when they differ.\n\n");
-    let _ = writeln!(out, "{count} of {} operations are built. Every other one answers 501 `NotImplemented`, and so does", OPERATIONS.len());
+    let mut out = String::from(
+        "# S3 compatibility\n\nGenerated from `gateway/src/api/gate/table.rs`; a test fails when they differ.\n\n",
+    );
+    let _ = writeln!(
+        out,
+        "{count} of {} operations are built. Every other one answers 501 `NotImplemented`, and so does",
+        OPERATIONS.len()
+    );
     out.push_str("a header whose promise is not built: server-side encryption, object lock, grants and other ACLs than `private`\n");
     out.push_str("and `bucket-owner-full-control`, website redirects, storage classes other than `STANDARD`, MFA. Nothing is ignored in silence.\n\n");
     out.push_str("## Built\n\n| operation | request | further query names | headers |\n| --- | --- | --- | --- |\n");
     for operation in OPERATIONS.iter().filter(|operation| operation.built) {
         let headers: Vec<_> = operation.headers.iter().copied().flatten().copied().collect();
-        let _ = writeln!(out, "| {} | {} | {} | {} |", operation.name, request(operation), names(operation.query), names(&headers));
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} |",
+            operation.name,
+            request(operation),
+            names(operation.query),
+            names(&headers)
+        );
     }
-    let _ = writeln!(out, "\nA header that ends in `-` is a prefix. Every operation also takes {}.", names(COMMON_HEADERS));
+    let _ =
+        writeln!(out, "\nA header that ends in `-` is a prefix. Every operation also takes {}.", names(COMMON_HEADERS));
     out.push_str("\n## Not built: 501\n\n| operation | request |\n| --- | --- |\n");
     for operation in OPERATIONS.iter().filter(|operation| !operation.built) {
         let _ = writeln!(out, "| {} | {} |", operation.name, request(operation));

@@ -112,7 +112,7 @@ pub(super) struct FastLane {
 
 /// The declared checksum where it is neither SHA-256 nor CRC-64, which are computed anyway.
 enum Declared {
-    Crc(ChecksumAlgorithm, crc_fast::Digest),
+    Crc(ChecksumAlgorithm, Box<crc_fast::Digest>),
     Sha1(lc::Context),
     Sha256,
     Crc64Nvme,
@@ -121,8 +121,12 @@ enum Declared {
 impl Declared {
     fn new(algorithm: ChecksumAlgorithm) -> Self {
         match algorithm {
-            ChecksumAlgorithm::Crc32 => Self::Crc(algorithm, crc_fast::Digest::new(CrcAlgorithm::Crc32IsoHdlc)),
-            ChecksumAlgorithm::Crc32c => Self::Crc(algorithm, crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi)),
+            ChecksumAlgorithm::Crc32 => {
+                Self::Crc(algorithm, Box::new(crc_fast::Digest::new(CrcAlgorithm::Crc32IsoHdlc)))
+            }
+            ChecksumAlgorithm::Crc32c => {
+                Self::Crc(algorithm, Box::new(crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi)))
+            }
             ChecksumAlgorithm::Crc64Nvme => Self::Crc64Nvme,
             ChecksumAlgorithm::Sha1 => Self::Sha1(lc::Context::new(&lc::SHA1_FOR_LEGACY_USE_ONLY)),
             ChecksumAlgorithm::Sha256 => Self::Sha256,
@@ -191,7 +195,14 @@ impl FastLane {
             Declared::Sha256 => (ChecksumAlgorithm::Sha256, sha256.to_vec()),
             Declared::Crc64Nvme => (ChecksumAlgorithm::Crc64Nvme, crc64nvme.to_be_bytes().to_vec()),
         });
-        Digests { length: self.length, md5: slow.0.finalize().into(), sha256, crc64nvme, checksum, crc32c_blocks: self.blocks }
+        Digests {
+            length: self.length,
+            md5: slow.0.finalize().into(),
+            sha256,
+            crc64nvme,
+            checksum,
+            crc32c_blocks: self.blocks,
+        }
     }
 }
 
@@ -203,7 +214,11 @@ mod tests {
     fn digests_match_published_values() {
         let check = |algorithm, expected: &str| {
             let digests = Digests::of(b"123456789", Some(algorithm));
-            assert_eq!(digests.checksum.map(|(_, value)| hex::encode(value)).as_deref(), Some(expected), "{algorithm:?}");
+            assert_eq!(
+                digests.checksum.map(|(_, value)| hex::encode(value)).as_deref(),
+                Some(expected),
+                "{algorithm:?}"
+            );
         };
         check(ChecksumAlgorithm::Crc32, "cbf43926");
         check(ChecksumAlgorithm::Crc32c, "e3069283");

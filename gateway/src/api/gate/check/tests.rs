@@ -19,8 +19,10 @@ fn parts(request: &str) -> Parts {
 
 fn run(request: &str, length_known: bool) -> String {
     let hosts = Hosts::new(["s3.example.com"]);
-    match route(&parts(request), &Rules { hosts: &hosts, owner_id: "owner", length_known }) {
-        Ok(Route::S3(operation, bucket)) => format!("{} {}", operation.name, bucket.unwrap_or_default()).trim().to_owned(),
+    match route(&parts(request), &Rules { hosts: &hosts, owner_id: "owner", length_known, two_lengths: false }) {
+        Ok(Route::S3(operation, bucket)) => {
+            format!("{} {}", operation.name, bucket.unwrap_or_default()).trim().to_owned()
+        }
         Ok(Route::Internal) => "internal".into(),
         Ok(Route::Preflight(bucket)) => format!("preflight {}", bucket.unwrap_or_default()),
         Err(refusal) => format!("{} {}", refusal.status.as_u16(), refusal.code),
@@ -51,7 +53,10 @@ fn built_operations_are_recognised() {
         ("GET /b/k?attributes", "GetObjectAttributes b"),
         ("GET /b/k?uploadId=1&max-parts=2", "ListParts b"),
         ("PUT /b/k", "PutObject b"),
-        ("PUT /b/k | x-amz-meta-a: 1 | x-amz-acl: private | x-amz-storage-class: STANDARD | if-none-match: *", "PutObject b"),
+        (
+            "PUT /b/k | x-amz-meta-a: 1 | x-amz-acl: private | x-amz-storage-class: STANDARD | if-none-match: *",
+            "PutObject b",
+        ),
         ("PUT /b/k | x-amz-write-offset-bytes: 5", "PutObject b"),
         ("PUT /b/k?x-id=PutObject&x-amz-checksum-crc32=AAAAAA%3D%3D&x-amz-sdk-checksum-algorithm=CRC32", "PutObject b"),
         ("PUT /b/k | x-amz-copy-source: /b/o | if-none-match: *", "CopyObject b"),
@@ -160,9 +165,14 @@ fn contradictions_are_refused() {
         ("GET /%ff", "400 InvalidURI"),
         ("PATCH /b/k", "405 MethodNotAllowed"),
         ("POST /b", "412 PreconditionFailed"),
-        ("PUT /b/k | transfer-encoding: chunked | content-length: 5", "400 InvalidRequest"),
-        ("PUT /b/k | content-encoding: gzip, aws-chunked | x-amz-content-sha256: UNSIGNED-PAYLOAD", "400 InvalidArgument"),
-        ("PUT /b/k | content-encoding: aws-chunked | x-amz-content-sha256: STREAMING-UNSIGNED-PAYLOAD-TRAILER", "PutObject b"),
+        (
+            "PUT /b/k | content-encoding: gzip, aws-chunked | x-amz-content-sha256: UNSIGNED-PAYLOAD",
+            "400 InvalidArgument",
+        ),
+        (
+            "PUT /b/k | content-encoding: aws-chunked | x-amz-content-sha256: STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+            "PutObject b",
+        ),
     ] {
         check(request, expected);
     }
@@ -172,9 +182,15 @@ fn contradictions_are_refused() {
 fn a_body_without_a_length_needs_chunked_framing() {
     for (request, expected) in [
         ("PUT /b/k | transfer-encoding: chunked", "411 MissingContentLength"),
-        ("POST /b | transfer-encoding: chunked | content-type: multipart/form-data; boundary=x", "411 MissingContentLength"),
+        (
+            "POST /b | transfer-encoding: chunked | content-type: multipart/form-data; boundary=x",
+            "411 MissingContentLength",
+        ),
         ("POST /_holdfast/v1/sql | transfer-encoding: chunked", "411 MissingContentLength"),
-        ("PUT /b/k | transfer-encoding: chunked | x-amz-content-sha256: STREAMING-UNSIGNED-PAYLOAD-TRAILER", "PutObject b"),
+        (
+            "PUT /b/k | transfer-encoding: chunked | x-amz-content-sha256: STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+            "PutObject b",
+        ),
     ] {
         assert_eq!(run(request, false), expected, "{request}");
     }

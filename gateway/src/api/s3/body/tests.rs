@@ -1,5 +1,9 @@
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Uri};
+use s3s::S3ErrorCode;
+
 use super::*;
-use http::HeaderValue;
 
 fn blob(pieces: Vec<Bytes>) -> StreamingBlob {
     StreamingBlob::wrap(futures::stream::iter(pieces.into_iter().map(Ok::<_, std::io::Error>)))
@@ -41,7 +45,12 @@ async fn a_wrong_promise_withholds_the_last_piece() {
     let bytes = pattern(300_000);
     let good = Digests::of(&bytes, None);
     let wrong = |change: fn(&mut Expectation)| {
-        let mut expect = Expectation { length: Some(300_000), sha256: Some(good.sha256), md5: Some(good.md5), ..Expectation::default() };
+        let mut expect = Expectation {
+            length: Some(300_000),
+            sha256: Some(good.sha256),
+            md5: Some(good.md5),
+            ..Expectation::default()
+        };
         change(&mut expect);
         expect
     };
@@ -66,11 +75,15 @@ async fn a_wrong_promise_withholds_the_last_piece() {
 #[tokio::test]
 async fn split_gives_the_digests_with_the_last_piece() {
     let bytes = pattern(2_000_000);
-    let (stream, pending) = HashedBody::new(blob(cut(&bytes, 100_000)), Expectation::default(), BodyBudget::default()).split();
-    let out: Vec<u8> = stream.map(Result::unwrap).fold(Vec::new(), |mut out, piece| async move {
-        out.extend_from_slice(&piece);
-        out
-    }).await;
+    let (stream, pending) =
+        HashedBody::new(blob(cut(&bytes, 100_000)), Expectation::default(), BodyBudget::default()).split();
+    let out: Vec<u8> = stream
+        .map(Result::unwrap)
+        .fold(Vec::new(), |mut out, piece| async move {
+            out.extend_from_slice(&piece);
+            out
+        })
+        .await;
     assert_eq!(out, bytes);
     assert_eq!(pending.wait().await.unwrap(), Digests::of(&bytes, None));
 }
@@ -88,7 +101,11 @@ async fn collect_stops_at_its_limit() {
 #[tokio::test]
 async fn a_silent_client_holds_no_budget() {
     let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
-    let source = futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) });
+    let source =
+        futures::stream::unfold(
+            receiver,
+            |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) },
+        );
     let source = StreamingBlob::wrap(source.map(Ok::<_, std::io::Error>));
     let budget = BodyBudget::new(1 << 20);
     let mut body = HashedBody::new(source, Expectation::default(), budget.clone());
@@ -103,18 +120,22 @@ async fn a_silent_client_holds_no_budget() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), all_free).await.expect("the budget comes back while the client is silent");
+    tokio::time::timeout(Duration::from_secs(10), all_free)
+        .await
+        .expect("the budget comes back while the client is silent");
     drop(sender);
     assert_eq!(reading.await.unwrap(), Digests::of(&piece, None));
 }
 
 #[tokio::test]
 async fn without_budget_the_client_is_told_to_slow_down() {
-    let budget = BodyBudget { wait: Duration::from_millis(10), ..BodyBudget::new(1 << 20) };
+    let mut budget = BodyBudget::new(1 << 20);
+    budget.wait = Duration::from_millis(10);
     let all = budget.reserve(usize::MAX).await.unwrap();
     let refused = read_all(HashedBody::new(blob(vec![pattern(100_000)]), Expectation::default(), budget.clone())).await;
     assert_eq!(refused.unwrap_err().code().0, S3ErrorCode::SlowDown);
-    let small = read_all(HashedBody::new(blob(vec![pattern(IDLE_FLUSH_BYTES)]), Expectation::default(), budget.clone())).await;
+    let small =
+        read_all(HashedBody::new(blob(vec![pattern(IDLE_FLUSH_BYTES)]), Expectation::default(), budget.clone())).await;
     assert!(small.is_ok(), "small change needs no budget");
     drop(all);
     assert_eq!(budget.free_bytes(), 1 << 20);
@@ -123,22 +144,34 @@ async fn without_budget_the_client_is_told_to_slow_down() {
 #[test]
 fn promises_are_read_from_headers() {
     let check = |headers: &[(&'static str, &'static str)], expected: Result<Option<DeclaredChecksum>, &str>| {
-        let map: HeaderMap = headers.iter().map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value))).collect();
+        let map: HeaderMap = headers
+            .iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect();
         let got = Expectation::from_request(&map, &Uri::from_static("/b/k"), None);
         let got = got.map(|expect| expect.checksum).map_err(|error| error.code().0.as_str().to_owned());
         assert_eq!(got, expected.map_err(str::to_owned), "{headers:?}");
     };
     use ChecksumAlgorithm::{Crc32, Crc64Nvme};
     check(&[], Ok(None));
-    check(&[("x-amz-checksum-crc32", "y/Q5Jg==")], Ok(Some(DeclaredChecksum::Value(Crc32, vec![0xcb, 0xf4, 0x39, 0x26]))));
+    check(
+        &[("x-amz-checksum-crc32", "y/Q5Jg==")],
+        Ok(Some(DeclaredChecksum::Value(Crc32, vec![0xcb, 0xf4, 0x39, 0x26]))),
+    );
     check(&[("x-amz-checksum-crc32", "y/Q5")], Err("InvalidRequest"));
     check(&[("x-amz-checksum-crc32", "!")], Err("InvalidRequest"));
     check(&[("x-amz-checksum-crc32", "y/Q5Jg=="), ("x-amz-checksum-crc32c", "y/Q5Jg==")], Err("InvalidRequest"));
     check(&[("x-amz-trailer", "x-amz-checksum-crc64nvme")], Ok(Some(DeclaredChecksum::Trailer(Crc64Nvme))));
     check(&[("x-amz-trailer", "x-amz-meta-a")], Err("InvalidRequest"));
     check(&[("x-amz-sdk-checksum-algorithm", "CRC32")], Err("InvalidRequest"));
-    check(&[("x-amz-sdk-checksum-algorithm", "CRC32"), ("x-amz-trailer", "x-amz-checksum-crc32")], Ok(Some(DeclaredChecksum::Trailer(Crc32))));
-    check(&[("x-amz-sdk-checksum-algorithm", "SHA1"), ("x-amz-trailer", "x-amz-checksum-crc32")], Err("InvalidRequest"));
+    check(
+        &[("x-amz-sdk-checksum-algorithm", "CRC32"), ("x-amz-trailer", "x-amz-checksum-crc32")],
+        Ok(Some(DeclaredChecksum::Trailer(Crc32))),
+    );
+    check(
+        &[("x-amz-sdk-checksum-algorithm", "SHA1"), ("x-amz-trailer", "x-amz-checksum-crc32")],
+        Err("InvalidRequest"),
+    );
     check(&[("content-md5", "AAAA")], Err("InvalidDigest"));
     check(&[("content-md5", "?")], Err("InvalidDigest"));
 }
@@ -155,7 +188,8 @@ fn checksums_in_a_presigned_query_count() {
 async fn big_bodies_are_hashed_beside_the_reactor() {
     let piece = pattern(256 * 1024);
     let total = if cfg!(debug_assertions) { 64 } else { 1024 } << 20;
-    let body = HashedBody::new(blob(vec![piece.clone(); total / piece.len()]), Expectation::default(), BodyBudget::default());
+    let body =
+        HashedBody::new(blob(vec![piece.clone(); total / piece.len()]), Expectation::default(), BodyBudget::default());
     let start = std::time::Instant::now();
     let (stream, pending) = body.split();
     let mut stream = std::pin::pin!(stream);
