@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use holdfast_bench::chart;
 use holdfast_bench::client::Endpoint;
 use holdfast_bench::experiment::{self, LIST_OBJECTS_MIN, Options};
 use holdfast_bench::report::{self, Report};
@@ -14,7 +15,7 @@ use holdfast_bench::scenario::{self, LIST_OBJECTS, Scenario};
 use holdfast_bench::sign::Credentials;
 use holdfast_bench::system::{self, Machine};
 use holdfast_bench::target::{Kind, Programs, Target};
-use holdfast_bench::chart;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures S3 servers side by side.
 #[derive(Parser)]
@@ -116,13 +117,20 @@ fn usage<T>(text: impl Into<String>) -> Result<T> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match cli.command.unwrap_or(Command::Run(cli.run)) {
-        Command::Run(args) => run(args).await,
-        Command::Load(args) => load(args).await,
-        Command::List => {
-            list();
-            Ok(())
+    let work = async {
+        match cli.command.unwrap_or(Command::Run(cli.run)) {
+            Command::Run(args) => run(args).await,
+            Command::Load(args) => load(args).await,
+            Command::List => {
+                list();
+                Ok(())
+            }
         }
+    };
+    // Dropping the work ends the servers and removes their directory.
+    let done = tokio::select! {
+        done = work => done,
+        signal = interrupted() => signal.and_then(|()| bail!("interrupted")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -130,6 +138,15 @@ async fn main() -> ExitCode {
             eprintln!("holdfast-bench: {error:#}");
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
         }
+    }
+}
+
+async fn interrupted() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
     }
 }
 

@@ -60,7 +60,25 @@ pub(crate) fn example() -> Report {
 
 #[test]
 fn the_table_shows_rates_ratios_and_sizes() {
-    insta::assert_snapshot!(table(&example()), @"");
+    insta::assert_snapshot!(table(&example()), @"
+    example: 3 rounds of 1 s, alternating; listings among 2000 objects
+    2 cores (Some CPU), 4096 MiB, Linux 6.1, ext4, load 0.10 before
+    disk alone: 812 fdatasync of 4 KiB per s (p50 1.10 ms, p99 3.00 ms), 900 MB/s written
+    holdfast: holdfast 1.0
+    minio: minio 1.0
+
+    ratios are to minio: of rates, above 1 is faster; of CPU, below 1 is cheaper
+
+    scenario    target    ops/s   low..high  x rate   low..high  MB/s  p50 ms  p99 ms  CPU ms/1000  x CPU  generator  disturbed
+    put-4k-c1   holdfast    900   800..1000    3.00  2.00..4.00  3.69    1.00    2.00          222   0.18       55.6        2 %
+                minio       300    250..400       -           -  1.30    3.00    4.00         1263      -        158        2 %
+    put-64m-c1  holdfast   10.0  10.0..10.0    0.04  0.03..0.04  0.04    90.0    90.0            -      -       5000        2 %
+                minio       300    250..400       -           -  1.30    3.00    4.00         1263      -        158        2 %
+
+    target    idle MiB  loaded MiB  end MiB  peak MiB  objects loaded/s  disk MiB loaded  disk MiB end  CPU s
+    holdfast      20.0           -     30.0      60.0                 -                -           128   3.25
+    minio          120         300      130       260               500             64.0           128   3.25
+    ");
 }
 
 #[test]
