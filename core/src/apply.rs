@@ -5,7 +5,7 @@
 //! the applied index, and chains the commands of one log batch through an [`crate::kv::Overlay`].
 //!
 //! - A command that was applied before changes nothing and gives its first reply, refusals too.
-//! - A refusal writes nothing but its reply.
+//! - A refusal writes nothing but its reply; that of an expired or impossible stamp not even that.
 //! - State time is the largest stamp of any command; no clock is read.
 
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use crate::command::{Command, Op, Reply};
 use crate::effect::Effect;
 use crate::error::Error;
-use crate::id::{Millis, Place, Revision};
+use crate::id::{MILLIS_MAX, Millis, Place, Revision};
 use crate::keyspace::{Keyspace, key};
 use crate::kv::{Batch, KeyRange, KvRead, Overlay};
 use crate::record::{Record, ReplyRow, StateRow};
@@ -40,6 +40,9 @@ pub fn apply(view: &dyn KvRead, revision: Revision, command: &Command) -> Result
     let reply_key = key::reply(command.stamp_ms, command.request);
     if let Some(row) = reader.row::<ReplyRow>(Keyspace::Dedupe, &reply_key)? {
         return Ok(unchanged(Reply::decode(&row.reply)?));
+    }
+    if command.stamp_ms > MILLIS_MAX {
+        return Ok(unchanged(Reply::Refused(Error::invalid("the command's stamp is not a time"))));
     }
     let mut state = reader.state()?;
     if command.stamp_ms <= state.replies_floor_ms {
@@ -99,6 +102,7 @@ pub(crate) struct Txn<'a> {
     next_ordinal: u16,
     state: StateRow,
     effects: BTreeSet<Effect>,
+    writes: u64,
 }
 
 /// Every how many revisions old replies are looked for, and how many rows are removed then. The second is the larger,
@@ -108,7 +112,7 @@ const REPLIES_TRIM_ROWS: usize = 128;
 
 impl<'a> Txn<'a> {
     fn new(view: &'a dyn KvRead, revision: Revision, state: StateRow) -> Self {
-        Self { rows: Overlay::new(view), revision, next_ordinal: 0, state, effects: BTreeSet::new() }
+        Self { rows: Overlay::new(view), revision, next_ordinal: 0, state, effects: BTreeSet::new(), writes: 0 }
     }
 
     pub(crate) fn reader(&self) -> Reader<'_> {
@@ -123,15 +127,22 @@ impl<'a> Txn<'a> {
         self.state.now_ms
     }
 
+    /// Writes so far, to one key again counted again: the measure of a job's work.
+    pub(crate) fn writes(&self) -> u64 {
+        self.writes
+    }
+
     pub(crate) fn put<R: Record>(&mut self, keyspace: Keyspace, key: Vec<u8>, row: &R) {
-        self.rows.put(keyspace, key, row.encode());
+        self.put_bytes(keyspace, key, row.encode());
     }
 
     pub(crate) fn put_bytes(&mut self, keyspace: Keyspace, key: Vec<u8>, value: impl Into<bytes::Bytes>) {
+        self.writes += 1;
         self.rows.put(keyspace, key, value);
     }
 
     pub(crate) fn delete(&mut self, keyspace: Keyspace, key: Vec<u8>) {
+        self.writes += 1;
         self.rows.delete(keyspace, key);
     }
 

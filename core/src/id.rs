@@ -24,6 +24,10 @@ pub type Revision = u64;
 /// Milliseconds since the Unix epoch, of state time (see `apply`).
 pub type Millis = u64;
 
+/// The last moment that a [`RequestId`] or [`BlobId`] can carry: six bytes. No stamp is later, so that sums of times do
+/// not overflow.
+pub const MILLIS_MAX: Millis = (1 << 48) - 1;
+
 macro_rules! number_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

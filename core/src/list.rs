@@ -23,7 +23,7 @@ use crate::view::{Bucket, View};
 pub struct Query {
     /// Only keys that start with it.
     pub prefix: String,
-    /// Keys that hold it after the prefix are rolled up; never empty.
+    /// Keys that hold it after the prefix are rolled up; an empty one rolls up nothing.
     pub delimiter: Option<String>,
     /// Only entries greater than it.
     pub after: String,
@@ -136,7 +136,8 @@ impl View<'_> {
             Some(VersionId::Stamp(stamp)) => Some(stamp.place),
             Some(VersionId::Null) => {
                 let object = query.after.parse().map_err(|_| Error::invalid("the key marker is not a key"))?;
-                self.reader.version(id, &object, VersionId::Null)?.map(|(place, _)| place)
+                // Also one that has ended since the last page: what is below it is still to be listed.
+                self.reader.newest_that(id, &object, None, |_, row| row.null)?.map(|(place, _)| place)
             }
         };
         let mut resume = resume;
@@ -179,7 +180,7 @@ impl View<'_> {
             self.reader.row(Keyspace::Parts, &key::upload(bucket.row.id, object.as_str(), upload.place))?;
         let row = row.filter(|row| row.nonce == upload.nonce).ok_or(Error::NoSuchUpload)?;
         let mut page = PartsPage { bucket, upload: row, parts: Vec::new(), truncated: false };
-        let Some(first) = after.checked_add(1) else { return Ok(page) };
+        let Some(first) = after.checked_add(1).filter(|_| limit > 0) else { return Ok(page) };
         let prefix = key::parts_of(upload.place);
         let range = KeyRange::prefix_from(&prefix, key::part(upload.place, first));
         for row in self.reader.rows(Keyspace::Parts, range) {
@@ -200,6 +201,10 @@ impl View<'_> {
         mut open: impl FnMut(From<'_>) -> C,
     ) -> Result<(Vec<Entry<C::Item>>, bool), Stop> {
         let mut entries = Vec::new();
+        if query.limit == 0 {
+            // There is no marker to go on from, so there is no next page.
+            return Ok((entries, false));
+        }
         let mut cursor = open(start(query));
         while let Some((item_key, item)) = cursor.next()? {
             let prefix = common_prefix(query, &item_key);
@@ -241,7 +246,7 @@ fn start(query: &Query) -> From<'_> {
 
 /// The common prefix that rolls up `item`, if the delimiter is in it after the query's prefix.
 fn common_prefix<'k>(query: &Query, item: &'k str) -> Option<&'k str> {
-    let delimiter = query.delimiter.as_deref()?;
+    let delimiter = query.delimiter.as_deref().filter(|delimiter| !delimiter.is_empty())?;
     let rest = item.get(query.prefix.len()..)?;
     let at = rest.find(delimiter)?;
     Some(&item[..query.prefix.len() + at + delimiter.len()])

@@ -86,6 +86,19 @@ impl<'a> Reader<'a> {
         object: &ObjectKey,
         at: Option<Revision>,
     ) -> Result<Option<(Place, HistoryRow)>, Stop> {
+        self.newest_that(bucket, object, at, |place, row| {
+            at.map_or(row.ended.is_none(), |revision| row.lives_at(place, revision))
+        })
+    }
+
+    /// The newest row of a key that is not above `at` and is `wanted`.
+    pub(crate) fn newest_that(
+        self,
+        bucket: BucketId,
+        object: &ObjectKey,
+        at: Option<Revision>,
+        wanted: impl Fn(Place, &HistoryRow) -> bool,
+    ) -> Result<Option<(Place, HistoryRow)>, Stop> {
         let prefix = key::history_of(bucket, object.as_str());
         let from = match at {
             Some(revision) => key::history(bucket, object.as_str(), Place { revision, ordinal: u16::MAX }),
@@ -95,7 +108,7 @@ impl<'a> Reader<'a> {
             let (row_key, value) = row?;
             let (_, place) = key::history_parts(&row_key)?;
             let row = HistoryRow::decode(&value)?;
-            if at.map_or(row.ended.is_none(), |revision| row.lives_at(place, revision)) {
+            if wanted(place, &row) {
                 return Ok(Some((place, row)));
             }
         }
@@ -119,6 +132,24 @@ impl<'a> Reader<'a> {
         let Some(place) = place else { return Ok(None) };
         let row = self.history(bucket, object, place)?;
         Ok(row.filter(|row| row.ended.is_none() && row.version_id(place) == version).map(|row| (place, row)))
+    }
+
+    /// The row that a version id named at a revision.
+    pub(crate) fn version_at(
+        self,
+        bucket: BucketId,
+        object: &ObjectKey,
+        version: VersionId,
+        at: Revision,
+    ) -> Result<Option<(Place, HistoryRow)>, Stop> {
+        let lived = |place: Place, row: &HistoryRow| row.lives_at(place, at) && row.version_id(place) == version;
+        match version {
+            VersionId::Null => self.newest_that(bucket, object, Some(at), lived),
+            VersionId::Stamp(stamp) => {
+                let row = self.history(bucket, object, stamp.place)?;
+                Ok(row.filter(|row| lived(stamp.place, row)).map(|row| (stamp.place, row)))
+            }
+        }
     }
 
     /// Reads of the bucket below this revision are not exact any more.

@@ -123,6 +123,9 @@ impl<'a> View<'a> {
             from = from.max(next);
         }
         let mut buckets = Vec::new();
+        if limit == 0 {
+            return Ok((buckets, false));
+        }
         for row in self.reader.rows(Keyspace::Buckets, KeyRange::prefix_from(&prefix, from)) {
             if buckets.len() == limit {
                 return Ok((buckets, true));
@@ -159,16 +162,20 @@ impl<'a> View<'a> {
     /// the bucket's history window. A delete marker is found too.
     ///
     /// # Errors
-    /// [`Error::NoSuchBucket`], [`Error::NoSuchKey`] when the key has no row at all, [`Error::NoSuchVersion`], or
-    /// [`Stop`] when the engine fails.
+    /// [`Error::NoSuchBucket`], [`Error::NoSuchKey`] when the key has no row at all, [`Error::NoSuchVersion`],
+    /// [`Error::Changed`] when the history window does not hold `at` any more, or [`Stop`] when the engine fails.
     pub fn find(&self, permit: &Permit, version: Option<VersionId>, at: Option<Revision>) -> Result<Found, Stop> {
         const READS: [Action; 4] =
             [Action::GetObject, Action::GetObjectVersion, Action::GetObjectTagging, Action::PutObjectTagging];
         let (_, object) = permit.object(&READS)?;
         let bucket = self.bucket(permit)?;
         let id = bucket.row.id;
+        if at.is_some_and(|at| at < bucket.row.changed) && at < self.reader.history_floor(id)? {
+            return Err(Error::Changed.into());
+        }
         let name = self.reader.name(id, object)?;
         let row = match (version, at, &name) {
+            (Some(version), Some(revision), _) => self.reader.version_at(id, object, version, revision)?,
             (Some(version), ..) => self.reader.version(id, object, version)?,
             (None, Some(revision), _) => self.reader.newest(id, object, Some(revision))?,
             (None, None, Some(name)) => self.reader.history(id, object, name.place)?.map(|row| (name.place, row)),

@@ -211,6 +211,7 @@ pub fn needs(op: &Op) -> Vec<(Action, Resource)> {
         ],
         Op::SetTags(op) => vec![object(Action::PutObjectTagging, &op.bucket.name, &op.key)],
         Op::AbortUpload(op) => vec![object(Action::AbortUpload, &op.bucket.name, &op.key)],
+        Op::DeleteObjects(op) if op.entries.is_empty() => bucket(Action::DeleteObject, &op.bucket.name),
         Op::DeleteObjects(op) => op
             .entries
             .iter()

@@ -6,8 +6,8 @@ use crate::error::Error;
 use crate::id::BucketId;
 use crate::keyspace::{Keyspace, key};
 use crate::kv::KeyRange;
-use crate::record::{BucketRow, Usage, Versioning};
-use crate::rules::multipart;
+use crate::record::{BucketRow, BucketSettings, Usage, Versioning};
+use crate::rules::{HISTORY_MS_MAX, INLINE_BYTES_MAX, multipart};
 use crate::state::Stop;
 
 /// Uploads and parts that go with a bucket when it is removed.
@@ -17,6 +17,7 @@ pub(crate) fn create(txn: &mut Txn<'_>, op: &CreateBucket) -> Result<Reply, Stop
     if txn.reader().bucket(&op.name)?.is_some() {
         return Err(Error::BucketExists.into());
     }
+    check_settings(&op.settings)?;
     let row = BucketRow {
         id: BucketId(txn.revision()),
         created_ms: txn.now_ms(),
@@ -77,6 +78,7 @@ pub(crate) fn set_document(txn: &mut Txn<'_>, op: &SetDocument) -> Result<Reply,
 
 pub(crate) fn set_settings(txn: &mut Txn<'_>, op: &SetSettings) -> Result<Reply, Stop> {
     let mut row = load(txn, &op.bucket)?;
+    check_settings(&op.settings)?;
     let new = &op.settings;
     let old = &mut row.settings;
     old.durability = new.durability.or(old.durability);
@@ -85,6 +87,16 @@ pub(crate) fn set_settings(txn: &mut Txn<'_>, op: &SetSettings) -> Result<Reply,
     old.on_parse_error = new.on_parse_error.or(old.on_parse_error);
     save(txn, &op.bucket, &row);
     Ok(Reply::Done)
+}
+
+fn check_settings(settings: &BucketSettings) -> Result<(), Error> {
+    if settings.history_ms.is_some_and(|history_ms| history_ms > HISTORY_MS_MAX) {
+        return Err(Error::invalid("the history window is longer than ten years"));
+    }
+    if settings.inline_bytes.is_some_and(|inline_bytes| inline_bytes > INLINE_BYTES_MAX) {
+        return Err(Error::invalid("inline_bytes is more than 1 MiB"));
+    }
+    Ok(())
 }
 
 /// The bucket, if it still is the one that the request began with.

@@ -11,16 +11,16 @@ use crate::apply::Txn;
 use crate::command::{NewBlob, NewContent, NewPlace};
 use crate::effect::Effect;
 use crate::error::Error;
-use crate::id::{BlobId, ObjectId, Revision};
+use crate::id::{BlobId, Millis, ObjectId, Revision};
 use crate::keyspace::{Keyspace, key, key::Queue};
-use crate::kv::KeyRange;
+use crate::kv::{Direction, KeyRange};
 use crate::record::{
-    BlobRow, Body, BoundariesRow, Boundary, ContentId, ContentRow, Envelope, Extent, Location, PageRow, PartsRef,
-    Record, Version,
+    BlobRow, Body, BoundariesRow, Boundary, Checksum, ContentId, ContentRow, Envelope, Extent, Location, PageRow,
+    PartsRef, Record, Version,
 };
 use crate::rules::{
     BASE_DEPTH_MAX, BLOB_AGE_MS_MAX, BLOCK_BYTES, BLOCKS_PER_PAGE, EXTENTS_MAX, EXTENTS_PER_PAGE_MAX, PART_BYTES_MAX,
-    PARTS_PER_PAGE,
+    PARTS_PER_PAGE, digest,
 };
 use crate::state::Stop;
 use crate::view::page_number;
@@ -30,6 +30,7 @@ pub(crate) fn bring_in(txn: &mut Txn<'_>, content: &NewContent) -> Result<Option
     if content.size > PART_BYTES_MAX {
         return Err(Error::TooLarge.into());
     }
+    check_checksum(content.digests.checksum.as_ref())?;
     match &content.blob {
         None if content.size == 0 => Ok(None),
         Some(blob) if content.size > 0 => {
@@ -38,6 +39,22 @@ pub(crate) fn bring_in(txn: &mut Txn<'_>, content: &NewContent) -> Result<Option
         }
         _ => Err(Error::invalid("a content has a blob if and only if it has bytes").into()),
     }
+}
+
+/// A checksum value has its algorithm's length.
+pub(crate) fn check_checksum(checksum: Option<&Checksum>) -> Result<(), Error> {
+    match checksum {
+        Some(sum) if sum.value.len() != digest::value_bytes(sum.algorithm) => {
+            Err(Error::invalid("the checksum value does not have its algorithm's length"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// When the tombstone of a blob may go: no command may name the blob from then on, because it is too old. A blob whose
+/// name comes from a clock that is ahead is young for longer.
+pub(crate) fn tombstone_due_ms(now_ms: Millis, blob: BlobId) -> Millis {
+    now_ms.max(blob.minted_ms()) + BLOB_AGE_MS_MAX + 1
 }
 
 /// Adds a blob's rows. A name that is known already, or so old that its being condemned may have been forgotten, is
@@ -253,18 +270,27 @@ fn release_content(txn: &mut Txn<'_>, id: ContentId) -> Result<(), Stop> {
 
 /// Content revisions of the same object right below and right above `id`.
 pub(crate) fn neighbours(txn: &Txn<'_>, id: ContentId) -> Result<(Option<Revision>, Option<Revision>), Stop> {
-    let (mut below, mut above) = (None, None);
-    for row in txn.reader().rows(Keyspace::Objects, KeyRange::prefix(&key::object(id.object))) {
-        let (row_key, _) = row?;
-        let Some(other) = key::content_id(&row_key) else { continue };
-        if other.revision < id.revision {
-            below = Some(other.revision);
-        } else if other.revision > id.revision {
-            above = Some(other.revision);
-            break;
+    let nearest = |range, direction| -> Result<Option<Revision>, Stop> {
+        for row in txn.reader().0.scan(Keyspace::Objects, range, direction) {
+            let (row_key, _) = row?;
+            if let Some(other) = key::content_id(&row_key).filter(|other| *other != id) {
+                return Ok(Some(other.revision));
+            }
         }
-    }
+        Ok(None)
+    };
+    let (object, here) = (key::object(id.object), key::content(id));
+    let below = nearest(KeyRange { from: object.clone(), to: Some(here.clone()) }, Direction::Reverse)?;
+    let above = nearest(KeyRange::prefix_from(&object, here), Direction::Forward)?;
     Ok((below, above))
+}
+
+/// The object whose content a change of `version` is: the version's own, unless that has newer contents already, whose
+/// pages the changed content would see. This happens when newer versions were deleted and this one is the latest again.
+pub(crate) fn object_to_change(txn: &mut Txn<'_>, version: &Version) -> Result<ObjectId, Stop> {
+    let id = ContentId { object: version.object, revision: version.content_revision };
+    let (_, above) = neighbours(txn, id)?;
+    Ok(if above.is_some() { txn.next_object() } else { version.object })
 }
 
 /// The page rows of an object: page number, revision, page.

@@ -18,7 +18,63 @@ pub fn hex(bytes: &[u8]) -> String {
 /// CRC-64/NVME of two pieces, from the CRC of each and the length of the second.
 #[must_use]
 pub fn combine_crc64(first: u64, second: u64, second_length: u64) -> u64 {
-    crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, first, second, second_length)
+    CRC64_NVME.combine(first, second, second_length)
+}
+
+/// A reflected CRC that starts from ones and is inverted at the end, as all three of S3's are.
+struct Crc {
+    /// The polynomial, reflected, in the low bits.
+    polynomial: u64,
+    /// Bits.
+    width: u32,
+    /// x to the power of 2^n modulo the polynomial.
+    powers: [u64; 64],
+}
+
+static CRC32: Crc = Crc::new(0xedb8_8320, 32);
+static CRC32C: Crc = Crc::new(0x82f6_3b78, 32);
+static CRC64_NVME: Crc = Crc::new(0x9a6c_9329_ac4b_c9b5, 64);
+
+/// Combining two CRCs is one multiplication by a power of x, found by squaring: about a microsecond, where the matrices
+/// of the library take a third of a millisecond, which a complete of 10,000 parts would spend inside `apply`.
+///
+/// Source: zlib, `crc32_combine` since 1.2.12; Kadatch and Jenkins, "Everything we know about CRC but afraid to forget".
+impl Crc {
+    const fn new(polynomial: u64, width: u32) -> Self {
+        let mut crc = Self { polynomial, width, powers: [0; 64] };
+        let mut power = 1 << (width - 2);
+        let mut at = 0;
+        while at < 64 {
+            crc.powers[at] = power;
+            power = crc.multiply(power, power);
+            at += 1;
+        }
+        crc
+    }
+
+    /// The product of two polynomials modulo the CRC's; the highest bit is the coefficient of 1.
+    const fn multiply(&self, first: u64, mut second: u64) -> u64 {
+        let (mut product, mut at) = (0, self.width);
+        while at > 0 {
+            at -= 1;
+            // Without branches on the bits, which are random: all ones where the bit is set.
+            product ^= second & 0u64.wrapping_sub(first >> at & 1);
+            second = second >> 1 ^ self.polynomial & 0u64.wrapping_sub(second & 1);
+        }
+        product
+    }
+
+    fn combine(&self, first: u64, second: u64, second_length: u64) -> u64 {
+        let (mut shifted, mut length, mut at) = (first, second_length, 3);
+        while length > 0 {
+            if length & 1 == 1 {
+                shifted = self.multiply(self.powers[at % 64], shifted);
+            }
+            length >>= 1;
+            at += 1;
+        }
+        shifted ^ second
+    }
 }
 
 /// `MD5-N`: MD5 over the MD5s of `N` parts. Source: S3 user guide, "Checking object integrity".
@@ -87,10 +143,15 @@ pub fn assemble<'a>(
     let value = match kind {
         ChecksumType::Composite => hash(algorithm, &parts.flat_map(|(value, _)| value).copied().collect::<Vec<u8>>()),
         ChecksumType::FullObject => {
-            let crc = crc_of(algorithm)?;
+            let crc = match algorithm {
+                ChecksumAlgorithm::Crc32 => &CRC32,
+                ChecksumAlgorithm::Crc32c => &CRC32C,
+                ChecksumAlgorithm::Crc64Nvme => &CRC64_NVME,
+                ChecksumAlgorithm::Sha1 | ChecksumAlgorithm::Sha256 => return None,
+            };
             let combined = parts.fold(None, |so_far, (value, length)| {
                 let next = number(value);
-                Some(so_far.map_or(next, |so_far| crc_fast::checksum_combine(crc, so_far, next, length)))
+                Some(so_far.map_or(next, |so_far| crc.combine(so_far, next, length)))
             });
             let bytes = combined.unwrap_or_default().to_be_bytes();
             bytes[8 - value_bytes(algorithm)..].to_vec()
@@ -142,6 +203,22 @@ mod tests {
     }
 
     #[test]
+    fn combining_agrees_with_the_library_at_any_length() {
+        let kinds = [
+            (&CRC32, CrcAlgorithm::Crc32IsoHdlc),
+            (&CRC32C, CrcAlgorithm::Crc32Iscsi),
+            (&CRC64_NVME, CrcAlgorithm::Crc64Nvme),
+        ];
+        for (ours, theirs) in kinds {
+            for length in [0, 1, 7, 4096, (5 << 20) + 1, 5 << 30, 50 << 40] {
+                let (first, second) = (0x0123_4567_89ab_cdef >> (64 - ours.width), 0xfedc_ba98_7654_3210 >> (64 - ours.width));
+                let expected = crc_fast::checksum_combine(theirs, first, second, length);
+                assert_eq!(ours.combine(first, second, length), expected, "{theirs:?} {length}");
+            }
+        }
+    }
+
+    #[test]
     fn check_values_are_those_of_the_catalogue() {
         let check = |algorithm| hex(&hash(algorithm, b"123456789"));
         assert_eq!(check(ChecksumAlgorithm::Crc32), "cbf43926");
@@ -154,7 +231,6 @@ mod tests {
     fn a_multipart_etag_is_the_md5_of_md5s_and_the_count() {
         let part = |bytes: &[u8]| -> [u8; 16] { Md5::digest(bytes).into() };
         let etag = multipart_etag([part(b"a"), part(b"b")].into_iter());
-        assert_eq!(etag, "96d72fa89bfe2ddb19e0eb8e0b0b2c2e-2".replace("96d72fa89bfe2ddb19e0eb8e0b0b2c2e", &etag[..32]));
-        assert_eq!(etag.len(), 34);
+        assert_eq!(etag, "96e024ba2074fe77e8e965ba43a704be-2");
     }
 }

@@ -3,19 +3,20 @@
 use crate::apply::Txn;
 use crate::command::{Blobs, Join, Reply, SetDigest, Trim};
 use crate::error::Error;
-use crate::id::{BucketId, Place};
+use crate::id::{BlobId, BucketId, Place};
 use crate::keyspace::{Keyspace, key, key::Queue};
 use crate::kv::KeyRange;
 use crate::record::{BlobRow, Envelope, Extent, HistoryRow};
-use crate::rules::{BLOB_AGE_MS_MAX, JOB_ROWS_MAX, content};
+use crate::rules::{JOB_ROWS_MAX, JOB_WRITES_MAX, content};
 use crate::state::Stop;
 
 fn check_bound(rows: usize) -> Result<(), Error> {
     if rows > JOB_ROWS_MAX { Err(Error::invalid("too many rows for one command")) } else { Ok(()) }
 }
 
-/// Writes a tombstone for each blob that no row knows, so that a stalled writer's command is refused from now on. The
-/// reply names those whose bytes may be deleted: these, and any that were condemned before.
+/// Writes a tombstone for each blob that no row knows, so that a stalled writer's command is refused from now on, until
+/// the blob is too old to be named. The reply names those whose bytes may be deleted: these, and any that were condemned
+/// before.
 pub(crate) fn condemn(txn: &mut Txn<'_>, op: &Blobs) -> Result<Reply, Stop> {
     check_bound(op.blobs.len())?;
     let mut condemned = Vec::new();
@@ -33,6 +34,7 @@ pub(crate) fn condemn(txn: &mut Txn<'_>, op: &Blobs) -> Result<Reply, Stop> {
                     condemned: Some(txn.revision()),
                 };
                 txn.put(Keyspace::Blobs, key::blob(*blob), &row);
+                queue_tombstone(txn, *blob);
             }
         }
         condemned.push(*blob);
@@ -40,18 +42,23 @@ pub(crate) fn condemn(txn: &mut Txn<'_>, op: &Blobs) -> Result<Reply, Stop> {
     Ok(Reply::Condemned(condemned))
 }
 
+fn queue_tombstone(txn: &mut Txn<'_>, blob: BlobId) {
+    let due_ms = content::tombstone_due_ms(txn.now_ms(), blob);
+    txn.put_bytes(Keyspace::Queues, key::queued_blob(Queue::Forgotten, due_ms, blob), Vec::new());
+}
+
 /// The bytes of condemned blobs are gone: their tombstones stay until no command may name them any more.
 pub(crate) fn forget(txn: &mut Txn<'_>, op: &Blobs) -> Result<Reply, Stop> {
     check_bound(op.blobs.len())?;
-    let due_ms = txn.now_ms() + BLOB_AGE_MS_MAX;
     for blob in &op.blobs {
         let Some(row) = txn.reader().blob(*blob)? else { continue };
-        let Some(condemned) = row.condemned else { continue };
+        // A row without locations is a tombstone already, and queued as one.
+        let Some(condemned) = row.condemned.filter(|_| !row.locations.is_empty()) else { continue };
         txn.delete(Keyspace::Queues, key::queued_blob(Queue::Condemned, condemned, *blob));
         content::delete_checksum_pages(txn, *blob, row.length);
         let tombstone = BlobRow { length: 0, locations: Vec::new(), crcs: Vec::new(), ..row };
         txn.put(Keyspace::Blobs, key::blob(*blob), &tombstone);
-        txn.put_bytes(Keyspace::Queues, key::queued_blob(Queue::Forgotten, due_ms, *blob), Vec::new());
+        queue_tombstone(txn, *blob);
     }
     Ok(Reply::Done)
 }
@@ -59,19 +66,22 @@ pub(crate) fn forget(txn: &mut Txn<'_>, op: &Blobs) -> Result<Reply, Stop> {
 /// Removes rows that are due: ended history, finished uploads, tombstones.
 pub(crate) fn trim(txn: &mut Txn<'_>, op: &Trim) -> Result<Reply, Stop> {
     check_bound(op.rows as usize)?;
-    let mut left = op.rows as usize;
+    let mut removed = 0;
     for queue in [Queue::Ended, Queue::Finished, Queue::Forgotten] {
-        let (rows, more) = due(txn, queue, left)?;
-        left -= rows.len();
+        let (rows, more) = due(txn, queue, (op.rows - removed) as usize)?;
         for row_key in rows {
+            if txn.writes() > JOB_WRITES_MAX {
+                return Ok(Reply::Trimmed { rows: removed, more: true });
+            }
             remove_due(txn, queue, &row_key)?;
             txn.delete(Keyspace::Queues, row_key);
+            removed += 1;
         }
         if more {
-            return Ok(Reply::Trimmed { rows: op.rows - left as u32, more });
+            return Ok(Reply::Trimmed { rows: removed, more });
         }
     }
-    Ok(Reply::Trimmed { rows: op.rows - left as u32, more: false })
+    Ok(Reply::Trimmed { rows: removed, more: false })
 }
 
 /// The queue's rows that are due, at most `most`, and whether there are more.
@@ -137,7 +147,7 @@ fn raise_floor(txn: &mut Txn<'_>, bucket: BucketId, ended: u64) -> Result<(), St
 pub(crate) fn join(txn: &mut Txn<'_>, op: &Join) -> Result<Reply, Stop> {
     let row = txn.reader().content(op.content)?.ok_or(Error::Changed)?;
     let (below, above) = content::neighbours(txn, op.content)?;
-    if row.refs != 1 || below.is_some() || above.is_some() {
+    if row.refs != 1 || row.extents == 0 || below.is_some() || above.is_some() {
         return Err(Error::Changed.into());
     }
     let extents = crate::view::content_extents(txn.reader(), op.content, 0..row.size)?;

@@ -15,6 +15,12 @@ pub const DELETE_ENTRIES_MAX: usize = 1000;
 pub const RENAME_ROWS_MAX: u32 = 10_000;
 /// Rows, blobs or names that one command of a job may change.
 pub const JOB_ROWS_MAX: usize = 1000;
+/// Writes after which one command of a job stops and says that more is to do: a row may stand for an object of many parts.
+pub const JOB_WRITES_MAX: u64 = 20_000;
+/// Longest history window of a bucket: ten years.
+pub const HISTORY_MS_MAX: u64 = 3653 * 24 * 60 * 60 * 1000;
+/// Largest small object that a bucket may ask for: its bytes travel in a command.
+pub const INLINE_BYTES_MAX: u64 = 1 << 20;
 /// Parts of an upload. Source: S3 user guide, "Amazon S3 multipart upload limits".
 pub const PARTS_MAX: u16 = 10_000;
 /// Least bytes of a part that is not the last. Source: as above.

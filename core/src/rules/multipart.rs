@@ -25,9 +25,8 @@ use crate::view::{self, shown_version};
 
 pub(crate) fn create(txn: &mut Txn<'_>, op: &CreateUpload) -> Result<Reply, Stop> {
     let mut bucket = bucket::load(txn, &op.bucket)?;
-    if let (Some(algorithm), Some(kind)) = (op.checksum, op.checksum_type)
-        && !digest::has_type(algorithm, kind)
-    {
+    let algorithm = op.checksum.unwrap_or(ChecksumAlgorithm::Crc64Nvme);
+    if op.checksum_type.is_some_and(|kind| !digest::has_type(algorithm, kind)) {
         return Err(Error::invalid("the checksum algorithm does not have this checksum type").into());
     }
     let place = txn.next_place()?;
@@ -80,6 +79,7 @@ fn check_algorithm(upload: &UploadRow, given: Option<&Checksum>) -> Result<(), E
 pub(crate) fn copy_part(txn: &mut Txn<'_>, op: &CopyPart) -> Result<Reply, Stop> {
     let (_, upload) = load(txn, &op.upload)?;
     check_algorithm(&upload, op.digests.checksum.as_ref())?;
+    content::check_checksum(op.digests.checksum.as_ref())?;
     if op.source.pinned.is_none() {
         return Err(Error::invalid("the source of a part copy must be pinned").into());
     }

@@ -81,9 +81,12 @@ pub(crate) fn copy(txn: &mut Txn<'_>, op: &CopyObject) -> Result<Reply, Stop> {
     version.created_ms = txn.now_ms();
     version.content_revision = txn.revision();
     if let Some(checksum) = &op.checksum {
+        content::check_checksum(Some(checksum))?;
         version.checksum = Some(checksum.clone()).filter(|sum| sum.algorithm != crc64());
+        // Boundaries carry values of the old algorithm.
+        version.parts = None;
     }
-    content::retain_version(txn, &from)?;
+    content::retain_version(txn, &version)?;
     let mut written = write(txn, &mut bucket, &op.target.key, name, Draft::new(txn, op.nonce, version))?;
     written.source_version = shown_version(&source_bucket, &row, place);
     bucket::save(txn, &op.target.bucket, &bucket);
@@ -101,7 +104,7 @@ pub(crate) fn append(txn: &mut Txn<'_>, op: &AppendObject) -> Result<Reply, Stop
     if op.offset != size {
         return Err(Error::InvalidWriteOffset { size }.into());
     }
-    if size + op.content.size > OBJECT_BYTES_MAX {
+    if op.content.size > OBJECT_BYTES_MAX - size {
         return Err(Error::TooLarge.into());
     }
     let extent = content::bring_in(txn, &op.content)?;
@@ -115,11 +118,14 @@ pub(crate) fn append(txn: &mut Txn<'_>, op: &AppendObject) -> Result<Reply, Stop
         Some(name) => {
             let old = latest(txn, &bucket, &op.target.key, name)?;
             let mut version = Version { parts: None, checksum: None, sha256: None, ..old.clone() };
-            version.content_revision = txn.revision();
-            let id = ContentId { object: old.object, revision: txn.revision() };
             match extent.map(|extent| crate::record::Extent { offset: size, ..extent }) {
-                Some(extent) => version.body = content::append(txn, id, &old, extent)?,
-                None => content::retain_version(txn, &Version { parts: None, ..old.clone() })?,
+                Some(extent) => {
+                    version.object = content::object_to_change(txn, &old)?;
+                    version.content_revision = txn.revision();
+                    let id = ContentId { object: version.object, revision: txn.revision() };
+                    version.body = content::append(txn, id, &old, extent)?;
+                }
+                None => content::retain_version(txn, &version)?,
             }
             version.crc64nvme = digest::combine_crc64(old.crc64nvme, op.content.digests.crc64nvme, op.content.size);
             version.etag = digest::opaque_etag(&old.etag, &op.content.digests.md5, size);
@@ -162,8 +168,8 @@ pub(crate) fn set_tags(txn: &mut Txn<'_>, op: &SetTags) -> Result<Reply, Stop> {
 }
 
 pub(crate) fn delete(txn: &mut Txn<'_>, op: &DeleteObjects) -> Result<Reply, Stop> {
-    if op.entries.len() > DELETE_ENTRIES_MAX {
-        return Err(Error::invalid("too many entries in one delete").into());
+    if op.entries.is_empty() || op.entries.len() > DELETE_ENTRIES_MAX {
+        return Err(Error::invalid("a delete has 1 to 1,000 entries").into());
     }
     let mut bucket = bucket::load(txn, &op.bucket)?;
     let mut deleted = Vec::with_capacity(op.entries.len());

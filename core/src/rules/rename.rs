@@ -6,7 +6,7 @@
 //! Source: S3 API, RenameObject; prefixes and versioned buckets are Holdfast's own extension.
 
 use crate::apply::Txn;
-use crate::command::{RenameObject, Reply, Source};
+use crate::command::{RenameObject, Reply, Source, SourceConditions};
 use crate::error::Error;
 use crate::id::{BlobId, ObjectKey};
 use crate::keyspace::{Keyspace, key};
@@ -22,6 +22,9 @@ pub(crate) fn rename(txn: &mut Txn<'_>, op: &RenameObject) -> Result<Reply, Stop
     if op.source.bucket != op.target.bucket {
         return Err(Error::invalid("a rename stays within its bucket").into());
     }
+    if op.source.version.is_some() {
+        return Err(Error::invalid("a rename moves the latest version").into());
+    }
     let renamed = if op.prefix { prefix(txn, &mut bucket, op)? } else { single(txn, &mut bucket, op)? };
     bucket::save(txn, &op.target.bucket, &bucket);
     Ok(Reply::Renamed(renamed))
@@ -29,6 +32,9 @@ pub(crate) fn rename(txn: &mut Txn<'_>, op: &RenameObject) -> Result<Reply, Stop
 
 fn single(txn: &mut Txn<'_>, bucket: &mut BucketRow, op: &RenameObject) -> Result<u32, Stop> {
     let name = txn.reader().name(bucket.id, &op.source.key)?.ok_or(Error::NoSuchKey)?;
+    if op.source.pinned.is_some_and(|pinned| pinned != name.place) {
+        return Err(Error::Changed.into());
+    }
     check_source(&op.source, &name)?;
     let replaced = object::check(txn, bucket, &op.target)?;
     if op.source.key == op.target.key {
@@ -53,6 +59,11 @@ fn prefix(txn: &mut Txn<'_>, bucket: &mut BucketRow, op: &RenameObject) -> Resul
     }
     if from.starts_with(to) || to.starts_with(from) {
         return Err(Error::invalid("a prefix cannot be renamed to one inside or around it").into());
+    }
+    // `If-None-Match: *` needs no check of its own: a destination that holds keys is refused.
+    let conditional = op.source.conditions != SourceConditions::default() || !op.target.conditions.if_match.is_empty();
+    if conditional || op.source.pinned.is_some() {
+        return Err(Error::invalid("a prefix is renamed without conditions").into());
     }
     if txn.reader().any(Keyspace::Names, &key::name(bucket.id, to))? {
         return Err(Error::PrefixExists.into());

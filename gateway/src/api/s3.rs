@@ -1,0 +1,4 @@
+//! The S3 protocol.
+
+pub mod body;
+pub mod digest;
