@@ -184,13 +184,16 @@ impl Client {
 
     fn request(&mut self, method: &Method, path: &str, query: &str, payload: &Payload) -> Result<Request<Full<Bytes>>> {
         let date = self.date.now();
-        let authorization = self.signer.sign(date, &Unsigned {
-            method: method.as_str(),
-            path,
-            query,
-            headers: &[("host", &self.address), ("x-amz-content-sha256", &payload.hash), ("x-amz-date", date)],
-            payload_hash: &payload.hash,
-        });
+        let authorization = self.signer.sign(
+            date,
+            &Unsigned {
+                method: method.as_str(),
+                path,
+                query,
+                headers: &[("host", &self.address), ("x-amz-content-sha256", &payload.hash), ("x-amz-date", date)],
+                payload_hash: &payload.hash,
+            },
+        );
         let builder = Request::builder().method(method).header("host", &self.address);
         let builder = if query.is_empty() { builder.uri(path) } else { builder.uri(format!("{path}?{query}")) };
         let builder = builder

@@ -182,13 +182,11 @@ async fn run(args: Run) -> Result<()> {
 }
 
 async fn load(args: Load) -> Result<()> {
-    let credentials =
-        Credentials { access_key: args.access_key, secret_key: args.secret_key, region: args.region };
+    let credentials = Credentials { access_key: args.access_key, secret_key: args.secret_key, region: args.region };
     let mut targets = Vec::new();
     for url in &args.urls {
-        let (name, url) = url.split_once("=http").map_or((url.as_str(), url.clone()), |(name, rest)| {
-            (name, format!("http{rest}"))
-        });
+        let (name, url) =
+            url.split_once("=http").map_or((url.as_str(), url.clone()), |(name, rest)| (name, format!("http{rest}")));
         let endpoint = Endpoint::parse(&url, credentials.clone()).or_else(|error| usage(format!("{error:#}")))?;
         // A host's name is no part of a result: what has no name is counted.
         let name = if name == url { format!("target{}", targets.len() + 1) } else { name.to_owned() };

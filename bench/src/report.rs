@@ -197,13 +197,15 @@ pub fn scenario(scenario: &Scenario, targets: &[Target], rounds: &[Vec<Measured>
 }
 
 fn rows(names: &[&str], rounds: &[Vec<Measured>], reference: usize) -> Vec<Row> {
-    let of = |(at, name): (usize, &&str)| row(name, &rounds[at], (at != reference).then(|| rounds[reference].as_slice()));
+    let of =
+        |(at, name): (usize, &&str)| row(name, &rounds[at], (at != reference).then(|| rounds[reference].as_slice()));
     names.iter().enumerate().filter_map(of).collect()
 }
 
 fn row(name: &str, rounds: &[Measured], reference: Option<&[Measured]>) -> Option<Row> {
     let speed = |round: &Measured| rate(round.ops, round.elapsed);
-    let (ops, bytes) = (rounds.iter().map(|round| round.ops).sum::<u64>(), rounds.iter().map(|round| round.bytes).sum());
+    let (ops, bytes) =
+        (rounds.iter().map(|round| round.ops).sum::<u64>(), rounds.iter().map(|round| round.bytes).sum());
     let elapsed: Duration = rounds.iter().map(|round| round.elapsed).sum();
     let mut latencies: Vec<Duration> = rounds.iter().flat_map(|round| round.latencies.iter().copied()).collect();
     latencies.sort_unstable();
@@ -274,7 +276,11 @@ pub fn table(report: &Report) -> String {
     for target in &report.targets {
         let _ = writeln!(text, "{}: {}", target.name, target.version);
     }
-    let _ = writeln!(text, "\nratios are to {}: of rates, above 1 is faster; of CPU, below 1 is cheaper\n", report.reference);
+    let _ = writeln!(
+        text,
+        "\nratios are to {}: of rates, above 1 is faster; of CPU, below 1 is cheaper\n",
+        report.reference
+    );
     text += &speeds(report);
     text.push('\n');
     text += &sizes(report);
@@ -283,9 +289,23 @@ pub fn table(report: &Report) -> String {
 
 fn speeds(report: &Report) -> String {
     let mut lines = vec![
-        ["scenario", "target", "ops/s", "low..high", "x rate", "low..high", "MB/s", "p50 ms", "p99 ms", "CPU ms/1000", "x CPU", "generator", "disturbed"]
-            .map(str::to_owned)
-            .to_vec(),
+        [
+            "scenario",
+            "target",
+            "ops/s",
+            "low..high",
+            "x rate",
+            "low..high",
+            "MB/s",
+            "p50 ms",
+            "p99 ms",
+            "CPU ms/1000",
+            "x CPU",
+            "generator",
+            "disturbed",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
     ];
     for result in &report.scenarios {
         for (at, row) in result.rows.iter().enumerate() {
@@ -313,9 +333,19 @@ fn speeds(report: &Report) -> String {
 
 fn sizes(report: &Report) -> String {
     let mut lines = vec![
-        ["target", "idle MiB", "loaded MiB", "end MiB", "peak MiB", "objects loaded/s", "disk MiB loaded", "disk MiB end", "CPU s"]
-            .map(str::to_owned)
-            .to_vec(),
+        [
+            "target",
+            "idle MiB",
+            "loaded MiB",
+            "end MiB",
+            "peak MiB",
+            "objects loaded/s",
+            "disk MiB loaded",
+            "disk MiB end",
+            "CPU s",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
     ];
     let sum = |memory: &BTreeMap<&'static str, Memory>, field: fn(&Memory) -> f64| {
         if memory.is_empty() { "-".to_owned() } else { number(memory.values().map(field).sum()) }

@@ -146,9 +146,8 @@ impl Target {
     /// # Errors
     /// When a server has ended: shows what it printed.
     pub fn memory(&self) -> Result<BTreeMap<&'static str, Memory>> {
-        let of = |server: &Server| {
-            Ok((server.name, system::memory_of(server.child.id()).with_context(|| server.ended())?))
-        };
+        let of =
+            |server: &Server| Ok((server.name, system::memory_of(server.child.id()).with_context(|| server.ended())?));
         self.servers.iter().map(of).collect()
     }
 
