@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use holdfast::cli::{self, Action};
 use holdfast::client::{self, Client};
-use holdfast::gateway;
+use holdfast::serve;
 use http::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
@@ -37,14 +37,14 @@ fn main() -> ExitCode {
 
 async fn run(action: Action) -> ExitCode {
     match action {
-        Action::Serve(config) => match gateway::serve(*config).await {
+        Action::Serve(config) => match serve::serve(*config).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 let code = if error.is_configuration() { USAGE } else { FAILED };
                 failed(&error, code)
             }
         },
-        Action::Doctor { config, json } => match gateway::doctor(*config).await {
+        Action::Doctor { config, json } => match serve::doctor(*config).await {
             Ok(findings) => {
                 print_value(&findings.to_json(), json);
                 if findings.is_fit() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
