@@ -179,7 +179,8 @@ impl Client {
         }
         let body = reply.collect().await.unwrap_or_default();
         let shown = text(&body[..body.len().min(SHOWN_BYTES)]);
-        bail!("{method} {path}?{query} gave {}, not {expected}: {shown}", head.status)
+        let query = if query.is_empty() { String::new() } else { format!("?{query}") };
+        bail!("{method} {path}{query} gave {}, not {expected}: {shown}", head.status)
     }
 
     fn request(&mut self, method: &Method, path: &str, query: &str, payload: &Payload) -> Result<Request<Full<Bytes>>> {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -206,7 +206,9 @@ async fn measure(targets: &[Target], options: &Options, mut report: Report, resu
     report.round_s = options.round_time.as_secs_f64();
     report.list_objects = options.list_objects;
     let done = experiment::run(targets, options, &mut report).await;
-    println!("{}", report::table(&report));
+    if !report.scenarios.is_empty() {
+        println!("{}", report::table(&report));
+    }
     done?;
     fs::create_dir_all(results).context("the directory of results cannot be made")?;
     let json = serde_json::to_string_pretty(&report)?;
@@ -234,9 +236,15 @@ fn options(args: &Measure, targets: &[&str]) -> Result<Options> {
         list_objects,
         scenarios: scenarios(&args.only)?,
         directory: None,
-        bucket_stem: format!("bench-{}-{}", std::process::id(), std::process::id() % 7919),
+        bucket_stem: bucket_stem(),
         reference: reference(args.reference.as_deref(), targets)?,
     })
+}
+
+/// Names that no other run on the same server has.
+fn bucket_stem() -> String {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    format!("bench-{seconds}-{}", std::process::id())
 }
 
 fn scenarios(only: &[String]) -> Result<Vec<Scenario>> {

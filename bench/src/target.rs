@@ -151,10 +151,10 @@ impl Target {
         self.servers.iter().map(of).collect()
     }
 
-    /// Bytes on the disk; 0 when the servers are not ours.
+    /// Bytes on the disk; `None` when the servers are not ours.
     #[must_use]
-    pub fn disk_bytes(&self) -> u64 {
-        self.servers.iter().map(|server| system::disk_bytes(&server.data)).sum()
+    pub fn disk_bytes(&self) -> Option<u64> {
+        self.is_ours().then(|| self.servers.iter().map(|server| system::disk_bytes(&server.data)).sum())
     }
 }
 
