@@ -14,6 +14,5 @@ pub mod error;
 pub mod gateway;
 pub mod jobs;
 pub mod ops;
-pub mod serve;
 pub mod server;
 pub mod telemetry;
