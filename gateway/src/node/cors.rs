@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use holdfast_core::view::View;
 
 use crate::api::gate::cors::{CorsRules, CorsSource};
-use crate::cluster::Consistency;
 use crate::gateway::Gateway;
 
 /// Rules as stored, read anew for each request that carries an `Origin`.
@@ -22,8 +20,7 @@ impl BucketCors {
 impl CorsSource for BucketCors {
     async fn cors(&self, bucket: &str) -> Option<Arc<CorsRules>> {
         let bucket = bucket.parse().ok()?;
-        let view = self.0.view(Consistency::Linearizable).await.ok()?;
-        let document = View::new(&view, view.revision()).cors_document(&bucket);
+        let document = self.0.cors_document(&bucket).await;
         let document = document.inspect_err(|error| tracing::error!(%error, "cannot read CORS rules")).ok()??;
         let rules = CorsRules::parse(&document);
         rules.inspect_err(|error| tracing::error!(%error, "stored CORS rules do not parse")).ok().map(Arc::new)

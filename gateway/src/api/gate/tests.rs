@@ -266,6 +266,22 @@ async fn errors_under_holdfast_are_json() {
 }
 
 #[tokio::test]
+async fn the_command_lines_client_speaks_to_the_gate() {
+    let run = start(Floor::default()).await;
+    let client = crate::client::Client::new(format!("http://{}", run.address), run.signer.clone()).unwrap();
+    // There is no such route behind this gate; the refusal proves that the signature held and the JSON was read.
+    let refused = client.json(Method::GET, "/_holdfast/v1/status", None).await.unwrap_err();
+    let crate::client::Error::Refused { status, code, request_id, .. } = &refused else { panic!("{refused}") };
+    assert_eq!((status.as_u16(), code.as_str(), request_id.len()), (400, "InvalidBucketName", 32), "{refused}");
+    let nobody = crate::client::Client::new("http://127.0.0.1:1".into(), run.signer.clone()).unwrap();
+    assert!(matches!(
+        nobody.json(Method::GET, "/", None).await,
+        Err(crate::client::Error::Unreachable { .. })
+    ));
+    assert!(crate::client::Client::new("ftp://x".into(), run.signer.clone()).is_err());
+}
+
+#[tokio::test]
 async fn a_wrong_body_stores_nothing() {
     let run = start(Floor::default()).await;
     let md5 = run.send("PUT", "/bucket/a", &[("content-md5", "XUFAKrxLKna5cZ2REBfFkg==")], b"hello").await;

@@ -1,5 +1,9 @@
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Uri};
+use s3s::S3ErrorCode;
+
 use super::*;
-use http::HeaderValue;
 
 fn blob(pieces: Vec<Bytes>) -> StreamingBlob {
     StreamingBlob::wrap(futures::stream::iter(pieces.into_iter().map(Ok::<_, std::io::Error>)))
@@ -125,7 +129,8 @@ async fn a_silent_client_holds_no_budget() {
 
 #[tokio::test]
 async fn without_budget_the_client_is_told_to_slow_down() {
-    let budget = BodyBudget { wait: Duration::from_millis(10), ..BodyBudget::new(1 << 20) };
+    let mut budget = BodyBudget::new(1 << 20);
+    budget.wait = Duration::from_millis(10);
     let all = budget.reserve(usize::MAX).await.unwrap();
     let refused = read_all(HashedBody::new(blob(vec![pattern(100_000)]), Expectation::default(), budget.clone())).await;
     assert_eq!(refused.unwrap_err().code().0, S3ErrorCode::SlowDown);
