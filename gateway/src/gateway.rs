@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use holdfast_core::command::{Command, Reply};
@@ -22,7 +21,6 @@ use holdfast_core::keyspace::Keyspace;
 use holdfast_core::kv::{KeyRange, KvError, KvRead, Rows};
 use holdfast_core::rules::authorize::AuthorizedOp;
 use holdfast_core::view::View;
-use tokio::sync::broadcast;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -30,7 +28,6 @@ use crate::backend::{self, BackendUrl, Credentials, ProbeOptions};
 use crate::blobs::{self, Blobs, Facts, LocalState, Written, now_ms};
 use crate::cluster::{self, Cluster, ClusterConfig, Consistency, ProposeOptions, StateView, Status};
 use crate::error::Error;
-use crate::jobs::{self, Jobs, JobsConfig, Ledger};
 
 /// How long a command may take from proposal to reply.
 pub const COMMIT_DEADLINE: Duration = Duration::from_secs(30);
@@ -257,12 +254,6 @@ impl Gateway {
         self.0.blobs.backend().probe(options).await.is_ok()
     }
 
-    /// Starts the jobs of this node. Whoever holds them stops them before [`Gateway::stop`].
-    #[must_use]
-    pub fn start_jobs(&self, config: JobsConfig) -> Jobs {
-        Jobs::start(self.0.blobs.clone(), Arc::new(GatewayLedger(self.clone())), config)
-    }
-
     /// Resolves when the node must stop, with the reason.
     pub async fn fatal(&self) -> cluster::Error {
         self.0.cluster.fatal().await
@@ -285,40 +276,6 @@ impl Gateway {
         timeout_at(deadline, self.0.blobs.close()).await.map_err(|_| late("the store of blobs"))?;
         timeout_at(deadline, self.0.blobs.backend().close()).await.map_err(|_| late("the backend"))?;
         Ok(self.0.cluster.shutdown(deadline).await?)
-    }
-}
-
-/// The state, as jobs use it: their commands are stamped and held like any other.
-struct GatewayLedger(Gateway);
-
-impl Facts for GatewayLedger {
-    fn local(&self) -> LocalState {
-        local_state(&self.0.0.cluster)
-    }
-}
-
-#[async_trait]
-impl Ledger for GatewayLedger {
-    async fn commit(&self, op: AuthorizedOp, deadline: Instant) -> Result<Reply, jobs::Error> {
-        let request = RequestId::new(now_ms(), rand::random());
-        let unknown = |error: Error| jobs::Error::UnknownOutcome(Arc::new(error));
-        match timeout_at(deadline, self.0.commit(op, request)).await {
-            Ok(Ok((_, reply))) => Ok(reply),
-            Ok(Err(Error::Refused(refusal))) => Ok(Reply::Refused(refusal)),
-            Ok(Err(Error::Cluster(error))) if is_certainly_not_done(&error) => {
-                Err(jobs::Error::NotCommitted(Arc::new(error)))
-            }
-            Ok(Err(error)) => Err(unknown(error)),
-            Err(_) => Err(unknown(cluster::Error::UnknownOutcome("the deadline passed".into()).into())),
-        }
-    }
-
-    fn effects(&self) -> broadcast::Receiver<jobs::Effects> {
-        self.0.0.cluster.effects()
-    }
-
-    fn leads(&self) -> bool {
-        self.0.0.cluster.is_ready()
     }
 }
 
@@ -346,19 +303,15 @@ struct ClusterFacts(Arc<Cluster>);
 
 impl Facts for ClusterFacts {
     fn local(&self) -> LocalState {
-        local_state(&self.0)
-    }
-}
-
-fn local_state(cluster: &Cluster) -> LocalState {
-    // A local view waits for nobody.
-    match cluster.view(Consistency::Local, Instant::now()).now_or_never() {
-        Some(Ok(view)) => {
-            let revision = view.revision();
-            LocalState::new(view, revision)
+        // A local view waits for nobody.
+        match self.0.view(Consistency::Local, Instant::now()).now_or_never() {
+            Some(Ok(view)) => {
+                let revision = view.revision();
+                LocalState::new(view, revision)
+            }
+            Some(Err(error)) => LocalState::new(Unreadable(error), 0),
+            None => LocalState::new(Unreadable(cluster::Error::Unavailable("no local view".into())), 0),
         }
-        Some(Err(error)) => LocalState::new(Unreadable(error), 0),
-        None => LocalState::new(Unreadable(cluster::Error::Unavailable("no local view".into())), 0),
     }
 }
 
