@@ -164,7 +164,9 @@ fn of_blobs(error: &blobs::Error) -> Answer {
 
 /// What the body itself says: the first of its errors in the chain.
 fn body_error(error: &blobs::Error) -> Option<&BodyError> {
-    let mut link: Option<&(dyn StdError + 'static)> = Some(error);
+    let blobs::Error::Body(source) = error else { return None };
+    // From the error inside of the `Arc`: the `Arc` itself is one, too, of another type.
+    let mut link: Option<&(dyn StdError + 'static)> = Some(source.as_ref());
     while let Some(cause) = link {
         if let Some(body) = cause.downcast_ref() {
             return Some(body);
