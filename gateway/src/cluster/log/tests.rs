@@ -367,13 +367,13 @@ async fn full_disk_start_votes_and_purges_from_the_reserve() {
     files.0.no_creation.store(true, Ordering::SeqCst);
     let mut log = Log::open(config(dir.path(), Arc::new(files.clone()))).unwrap();
     // More than the active segment and the spare hold: the reserve is used.
-    append(&log, 100..200, 2000).await;
+    append(&log, 100..300, 2000).await;
     log.save_vote(&first_vote()).await.unwrap();
     log.purge(id(150)).await.unwrap();
-    append(&log, 200..201, 2000).await;
+    append(&log, 300..301, 2000).await;
     assert!(log.refill(true).unwrap(), "the disk is still full");
     log.close();
-    assert_eq!(indexes(&open(dir.path()).unwrap()).await, (151..201).collect::<Vec<_>>());
+    assert_eq!(indexes(&open(dir.path()).unwrap()).await, (151..301).collect::<Vec<_>>());
 }
 
 #[tokio::test]
