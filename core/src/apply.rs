@@ -1,36 +1,203 @@
-//! Stand-in, replaced at merge.
+//! The state machine: one command on one view gives a reply and a batch of writes.
+//!
+//! `apply` is a pure function. The same command at the same revision over the same rows gives the same bytes on every
+//! node, forever; what it may do is bound by the feature level in the state. The caller commits the batch together with
+//! the applied index, and chains the commands of one log batch through an [`crate::kv::Overlay`].
+//!
+//! - A command that was applied before changes nothing and gives its first reply, refusals too.
+//! - A refusal writes nothing but its reply; that of an expired or impossible stamp not even that.
+//! - State time is the largest stamp of any command; no clock is read.
 
-use crate::command::{Command, Reply};
+use std::collections::BTreeSet;
+
+use crate::command::{Command, Op, Reply};
 use crate::effect::Effect;
-use crate::keyspace::Keyspace;
-use crate::kv::{Batch, KvError, KvRead};
+use crate::error::Error;
+use crate::id::{MILLIS_MAX, Millis, Place, Revision};
+use crate::keyspace::{Keyspace, key};
+use crate::kv::{Batch, KeyRange, KvRead, Overlay};
+use crate::record::{Record, ReplyRow, StateRow};
+use crate::rules::{REPLIES_MAX, REPLIES_MS, bucket, maintain, multipart, object, rename};
+use crate::state::{FEATURE_LEVEL, Reader, Stop};
 
-/// What applying a command came to.
+/// What a command came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
-    /// For the proposer.
+    /// The answer, for whoever proposed it.
     pub reply: Reply,
     /// Hints for jobs.
     pub effects: Vec<Effect>,
-    /// What changes.
+    /// The writes, to be committed with the applied index.
     pub batch: Batch,
 }
 
-/// Applies `command` to `view` at `revision`.
+/// Applies `command` at `revision` over `view`.
 ///
 /// # Errors
-/// When the engine cannot read.
-pub fn apply(view: &dyn KvRead, revision: u64, command: &Command) -> Result<Applied, KvError> {
-    view.get(Keyspace::Names, &command.key)?;
-    let mut batch = Batch::default();
-    match &command.value {
-        Some(value) => {
-            batch.put(Keyspace::Inline, command.key.clone(), value.clone());
-            batch.put(Keyspace::Names, command.key.clone(), revision.to_be_bytes().to_vec());
-        }
-        None => {
-            batch.delete(Keyspace::Inline, command.key.clone());
-            batch.delete(Keyspace::Names, command.key.clone());
-        }
+/// [`Stop::Engine`] and [`Stop::Corrupt`], after which the node must stop; never [`Stop::Refused`].
+pub fn apply(view: &dyn KvRead, revision: Revision, command: &Command) -> Result<Applied, Stop> {
+    let reader = Reader(view);
+    let reply_key = key::reply(command.stamp_ms, command.request);
+    if let Some(row) = reader.row::<ReplyRow>(Keyspace::Dedupe, &reply_key)? {
+        return Ok(unchanged(Reply::decode(&row.reply)?));
     }
-    Ok(Applied { reply: Reply::Done, effects: vec![Effect::BlobsCondemned], batch })
+    if command.stamp_ms > MILLIS_MAX {
+        return Ok(unchanged(Reply::Refused(Error::invalid("the command's stamp is not a time"))));
+    }
+    let mut state = reader.state()?;
+    if command.stamp_ms <= state.replies_floor_ms {
+        return Ok(unchanged(Reply::Refused(Error::Expired)));
+    }
+    state.now_ms = state.now_ms.max(command.stamp_ms);
+    let mut txn = Txn::new(view, revision, state);
+    let reply = match run(&mut txn, &command.op) {
+        Ok(reply) => reply,
+        Err(Stop::Refused(refusal)) => {
+            txn = Txn::new(view, revision, state);
+            Reply::Refused(refusal)
+        }
+        Err(fatal) => return Err(fatal),
+    };
+    txn.remember(reply_key, &reply)?;
+    Ok(txn.finish(reply))
+}
+
+fn unchanged(reply: Reply) -> Applied {
+    Applied { reply, effects: Vec::new(), batch: Batch::default() }
+}
+
+fn run(txn: &mut Txn<'_>, op: &Op) -> Result<Reply, Stop> {
+    if txn.state.feature_level > FEATURE_LEVEL {
+        return Err(Error::NotBuilt.into());
+    }
+    match op {
+        Op::CreateBucket(op) => bucket::create(txn, op),
+        Op::DeleteBucket(op) => bucket::delete(txn, op),
+        Op::SetVersioning(op) => bucket::set_versioning(txn, op),
+        Op::SetDocument(op) => bucket::set_document(txn, op),
+        Op::SetSettings(op) => bucket::set_settings(txn, op),
+        Op::PutObject(op) => object::put(txn, op),
+        Op::DeleteObjects(op) => object::delete(txn, op),
+        Op::CopyObject(op) => object::copy(txn, op),
+        Op::RenameObject(op) => rename::rename(txn, op),
+        Op::AppendObject(op) => object::append(txn, op),
+        Op::SetTags(op) => object::set_tags(txn, op),
+        Op::CreateUpload(op) => multipart::create(txn, op),
+        Op::PutPart(op) => multipart::put_part(txn, op),
+        Op::CopyPart(op) => multipart::copy_part(txn, op),
+        Op::CompleteUpload(op) => multipart::complete(txn, op),
+        Op::AbortUpload(op) => multipart::abort(txn, op),
+        Op::Condemn(op) => maintain::condemn(txn, op),
+        Op::Forget(op) => maintain::forget(txn, op),
+        Op::Trim(op) => maintain::trim(txn, op),
+        Op::Join(op) => maintain::join(txn, op),
+        Op::SetDigest(op) => maintain::set_digest(txn, op),
+    }
+}
+
+/// One command's transaction: reads see its own writes.
+pub(crate) struct Txn<'a> {
+    rows: Overlay<&'a dyn KvRead>,
+    revision: Revision,
+    next_ordinal: u16,
+    state: StateRow,
+    effects: BTreeSet<Effect>,
+    writes: u64,
+}
+
+/// Every how many revisions old replies are looked for, and how many rows are removed then. The second is the larger,
+/// so that removal keeps up.
+const REPLIES_TRIM_EVERY: u64 = 32;
+const REPLIES_TRIM_ROWS: usize = 128;
+
+impl<'a> Txn<'a> {
+    fn new(view: &'a dyn KvRead, revision: Revision, state: StateRow) -> Self {
+        Self { rows: Overlay::new(view), revision, next_ordinal: 0, state, effects: BTreeSet::new(), writes: 0 }
+    }
+
+    pub(crate) fn reader(&self) -> Reader<'_> {
+        Reader(&self.rows)
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    pub(crate) fn now_ms(&self) -> Millis {
+        self.state.now_ms
+    }
+
+    /// Writes so far, to one key again counted again: the measure of a job's work.
+    pub(crate) fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    pub(crate) fn put<R: Record>(&mut self, keyspace: Keyspace, key: Vec<u8>, row: &R) {
+        self.put_bytes(keyspace, key, row.encode());
+    }
+
+    pub(crate) fn put_bytes(&mut self, keyspace: Keyspace, key: Vec<u8>, value: impl Into<bytes::Bytes>) {
+        self.writes += 1;
+        self.rows.put(keyspace, key, value);
+    }
+
+    pub(crate) fn delete(&mut self, keyspace: Keyspace, key: Vec<u8>) {
+        self.writes += 1;
+        self.rows.delete(keyspace, key);
+    }
+
+    pub(crate) fn effect(&mut self, effect: Effect) {
+        self.effects.insert(effect);
+    }
+
+    /// The next place of this command.
+    pub(crate) fn next_place(&mut self) -> Result<Place, Stop> {
+        let ordinal = self.next_ordinal;
+        self.next_ordinal = ordinal.checked_add(1).ok_or(Error::invalid("too many changes in one command"))?;
+        Ok(Place { revision: self.revision, ordinal })
+    }
+
+    /// An object id that was never used.
+    pub(crate) fn next_object(&mut self) -> crate::id::ObjectId {
+        let id = crate::id::ObjectId(self.state.next_object);
+        self.state.next_object += 1;
+        id
+    }
+
+    /// Stores the reply, and now and then forgets replies that are too old or too many.
+    fn remember(&mut self, reply_key: Vec<u8>, reply: &Reply) -> Result<(), Stop> {
+        let row = ReplyRow { reply: reply.encode(), revision: self.revision };
+        self.put(Keyspace::Dedupe, reply_key, &row);
+        self.state.replies += 1;
+        if self.revision.is_multiple_of(REPLIES_TRIM_EVERY) {
+            self.forget_replies()?;
+        }
+        Ok(())
+    }
+
+    fn forget_replies(&mut self) -> Result<(), Stop> {
+        let range = KeyRange { from: key::replies_from(self.state.replies_floor_ms), to: None };
+        let mut old = Vec::new();
+        for row in self.reader().rows(Keyspace::Dedupe, range).take(REPLIES_TRIM_ROWS) {
+            let (row_key, _) = row?;
+            let stamp = key::reply_stamp(&row_key).unwrap_or_default();
+            let many = self.state.replies - old.len() as u64 > REPLIES_MAX;
+            if stamp + REPLIES_MS >= self.state.now_ms && !many {
+                break;
+            }
+            old.push((row_key.to_vec(), stamp));
+        }
+        self.state.replies -= old.len() as u64;
+        for (row_key, stamp) in old {
+            self.state.replies_floor_ms = self.state.replies_floor_ms.max(stamp);
+            self.delete(Keyspace::Dedupe, row_key);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, reply: Reply) -> Applied {
+        let state = self.state;
+        self.put(Keyspace::Sys, key::sys("state"), &state);
+        Applied { reply, effects: self.effects.into_iter().collect(), batch: self.rows.into_batch() }
+    }
 }

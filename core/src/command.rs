@@ -1,58 +1,784 @@
-//! Stand-in, replaced at merge.
+//! Every mutation, and its reply.
+//!
+//! A command carries all that `apply` may not find out by itself: the time, random bits and ids, all stamped by its
+//! proposer. Numbers of variants and fields never change meaning; new ones are added at the end.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
-use crate::record::DecodeError;
+use crate::error::Error;
+use crate::id::{BlobId, BucketId, BucketName, Millis, ObjectKey, Place, RequestId, UploadId, VersionId};
+use crate::record::{
+    Attributes, BucketSettings, Checksum, ChecksumAlgorithm, ChecksumType, ContentId, known, record, stored_enum,
+};
 
-/// A mutation.
+/// A mutation, replicated by the log.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Command {
-    /// Key.
+    /// Applied once, whatever the number of copies.
     #[n(0)]
-    #[cbor(with = "minicbor::bytes")]
-    pub key: Vec<u8>,
-    /// New value, or removal.
+    pub request: RequestId,
+    /// The proposer's wall clock. State time is the largest stamp applied.
     #[n(1)]
-    #[cbor(with = "minicbor::bytes")]
-    pub value: Option<Vec<u8>>,
+    pub stamp_ms: Millis,
+    /// What to do.
+    #[cbor(n(2), decode_with = "known")]
+    pub op: Op,
 }
 
 impl Command {
     /// The stored bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        minicbor::to_vec(self).expect("writing to a vector cannot fail")
+        crate::record::Record::encode(self)
     }
 
     /// The command that `bytes` store.
     ///
     /// # Errors
     /// When the bytes are not a command this build knows.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        minicbor::decode(bytes).map_err(|source| DecodeError { what: "command", source })
+    pub fn decode(bytes: &[u8]) -> Result<Self, crate::record::DecodeError> {
+        crate::record::Record::decode(bytes)
     }
+
+    /// The request's id.
+    #[must_use]
+    pub fn request_id(&self) -> RequestId {
+        self.request
+    }
+
+    /// Whether it only gives space back, so that it may use the reserve of a full disk.
+    #[must_use]
+    pub fn frees_space(&self) -> bool {
+        matches!(
+            self.op,
+            Op::DeleteObjects(_)
+                | Op::DeleteBucket(_)
+                | Op::AbortUpload(_)
+                | Op::Condemn(_)
+                | Op::Forget(_)
+                | Op::Trim(_)
+        )
+    }
+}
+
+/// The mutations.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Op {
+    /// Creates a bucket.
+    #[n(0)]
+    CreateBucket(#[n(0)] CreateBucket),
+    /// Removes an empty bucket.
+    #[n(1)]
+    DeleteBucket(#[n(0)] BucketRef),
+    /// Enables or suspends versioning.
+    #[n(2)]
+    SetVersioning(#[n(0)] SetVersioning),
+    /// Stores or removes a document of the bucket (CORS, tags).
+    #[n(3)]
+    SetDocument(#[n(0)] SetDocument),
+    /// Changes settings; `None` leaves one as it is.
+    #[n(4)]
+    SetSettings(#[n(0)] SetSettings),
+    /// Writes an object.
+    #[n(5)]
+    PutObject(#[n(0)] PutObject),
+    /// Deletes objects or versions, each entry by itself.
+    #[n(6)]
+    DeleteObjects(#[n(0)] DeleteObjects),
+    /// Gives the content of one version a second name.
+    #[n(7)]
+    CopyObject(#[n(0)] CopyObject),
+    /// Moves a name, or every name under a prefix.
+    #[n(8)]
+    RenameObject(#[n(0)] RenameObject),
+    /// Writes at the end of an object.
+    #[n(9)]
+    AppendObject(#[n(0)] AppendObject),
+    /// Replaces the tags of a version.
+    #[n(10)]
+    SetTags(#[n(0)] SetTags),
+    /// Starts a multipart upload.
+    #[n(11)]
+    CreateUpload(#[n(0)] CreateUpload),
+    /// Stores a part, replacing one of the same number.
+    #[n(12)]
+    PutPart(#[n(0)] PutPart),
+    /// Stores a part that shares bytes of a version.
+    #[n(13)]
+    CopyPart(#[n(0)] CopyPart),
+    /// Makes an object of parts.
+    #[n(14)]
+    CompleteUpload(#[n(0)] CompleteUpload),
+    /// Drops an upload and its parts.
+    #[n(15)]
+    AbortUpload(#[n(0)] UploadRef),
+    /// Declares blobs without a row dead, so that no later command may name them.
+    #[n(16)]
+    Condemn(#[n(0)] Blobs),
+    /// The bytes of condemned blobs are gone.
+    #[n(17)]
+    Forget(#[n(0)] Blobs),
+    /// Removes rows whose time is over.
+    #[n(18)]
+    Trim(#[n(0)] Trim),
+    /// Puts one blob in place of the many of a content.
+    #[n(19)]
+    Join(#[n(0)] Join),
+    /// Fills in the SHA-256 of a version.
+    #[n(20)]
+    SetDigest(#[n(0)] SetDigest),
+}
+
+/// A bucket as the request found it: the command is refused when another has taken the name since.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct BucketRef {
+    /// Name.
+    #[n(0)]
+    pub name: BucketName,
+    /// Identity.
+    #[n(1)]
+    pub id: BucketId,
+}
+
+/// See [`Op::CreateBucket`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct CreateBucket {
+    /// Name.
+    #[n(0)]
+    pub name: BucketName,
+    /// Initial settings.
+    #[n(1)]
+    pub settings: BucketSettings,
+}
+
+/// See [`Op::SetVersioning`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SetVersioning {
+    /// Which bucket.
+    #[n(0)]
+    pub bucket: BucketRef,
+    /// Enabled, or suspended.
+    #[n(1)]
+    pub enabled: bool,
+}
+
+stored_enum! {
+    /// Documents of a bucket.
+    pub enum Document {
+        /// CORS configuration, XML as validated by the front door.
+        Cors = 0,
+        /// Bucket tags, an encoded map.
+        Tags = 1,
+    }
+}
+
+/// See [`Op::SetDocument`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SetDocument {
+    /// Which bucket.
+    #[n(0)]
+    pub bucket: BucketRef,
+    /// Which document.
+    #[n(1)]
+    pub kind: Document,
+    /// Its bytes; `None` removes it.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub document: Option<Vec<u8>>,
+}
+
+/// See [`Op::SetSettings`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SetSettings {
+    /// Which bucket.
+    #[n(0)]
+    pub bucket: BucketRef,
+    /// Settings to change.
+    #[n(1)]
+    pub settings: BucketSettings,
+}
+
+/// Where the bytes of a new blob are.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum NewPlace {
+    /// In the command; they rest in the state.
+    #[n(0)]
+    Inline(#[cbor(n(0), with = "crate::command::shared_bytes")] Bytes),
+    /// At a path of the backend, uploaded and durable.
+    #[n(1)]
+    Path(#[n(0)] String),
+}
+
+/// Bytes that a command brings into the state. Never empty: an empty object has no blob.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct NewBlob {
+    /// Minted before the upload.
+    #[n(0)]
+    pub id: BlobId,
+    /// Where the bytes are.
+    #[cbor(n(1), decode_with = "known")]
+    pub place: NewPlace,
+    /// CRC-32C of each 128 KiB block, big-endian.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub crcs: Vec<u8>,
+}
+
+/// Verified bytes of an object or part.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct NewContent {
+    /// Bytes.
+    #[n(0)]
+    pub size: u64,
+    /// Where they are; `None` when there are none.
+    #[n(1)]
+    pub blob: Option<NewBlob>,
+    /// Their digests.
+    #[n(2)]
+    pub digests: Digests,
+}
+
+/// What was computed while the bytes passed.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Digests {
+    /// MD5: the ETag.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub md5: [u8; 16],
+    /// SHA-256.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub sha256: [u8; 32],
+    /// CRC-64/NVME.
+    #[n(2)]
+    pub crc64nvme: u64,
+    /// The checksum that the client declared, when it is another.
+    #[n(3)]
+    pub checksum: Option<Checksum>,
+}
+
+/// Which ETags satisfy a condition.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Match {
+    /// Any: the key must exist.
+    #[n(0)]
+    Any,
+    /// This one, without quotes.
+    #[n(1)]
+    Etag(#[n(0)] String),
+}
+
+/// Conditions on the key that is written. Source: S3 user guide, "Conditional requests".
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Conditions {
+    /// `If-Match`. Empty or one.
+    #[cbor(n(0), decode_with = "known")]
+    pub if_match: Vec<Match>,
+    /// `If-None-Match: *`.
+    #[n(1)]
+    pub if_none_match: bool,
+}
+
+/// Conditions on the version that is read. Several may be given; S3's order of evaluation applies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SourceConditions {
+    /// ETag must match. Empty or one.
+    #[cbor(n(0), decode_with = "known")]
+    pub if_match: Vec<Match>,
+    /// ETag must not match. Empty or one.
+    #[cbor(n(1), decode_with = "known")]
+    pub if_none_match: Vec<Match>,
+    /// Must be modified after this, milliseconds.
+    #[n(2)]
+    pub if_modified_since_ms: Option<Millis>,
+    /// Must not be modified after this, milliseconds.
+    #[n(3)]
+    pub if_unmodified_since_ms: Option<Millis>,
+}
+
+/// A key of a bucket, to be written.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Target {
+    /// Which bucket.
+    #[n(0)]
+    pub bucket: BucketRef,
+    /// Which key.
+    #[n(1)]
+    pub key: ObjectKey,
+    /// What must hold of it.
+    #[n(2)]
+    pub conditions: Conditions,
+}
+
+/// A version, to be read.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Source {
+    /// Which bucket.
+    #[n(0)]
+    pub bucket: BucketRef,
+    /// Which key.
+    #[n(1)]
+    pub key: ObjectKey,
+    /// Which version; `None` is the latest.
+    #[n(2)]
+    pub version: Option<VersionId>,
+    /// What must hold of it.
+    #[n(3)]
+    pub conditions: SourceConditions,
+    /// The row that the proposer read, when the command carries what was computed from its bytes.
+    #[n(4)]
+    pub pinned: Option<Place>,
+}
+
+/// See [`Op::PutObject`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct PutObject {
+    /// Where.
+    #[n(0)]
+    pub target: Target,
+    /// The bytes.
+    #[n(1)]
+    pub content: NewContent,
+    /// Headers, user metadata, tags.
+    #[n(2)]
+    pub attributes: Attributes,
+    /// Random part of the version id.
+    #[n(3)]
+    pub nonce: BlobId,
+}
+
+/// See [`Op::DeleteObjects`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct DeleteObjects {
+    /// Which bucket.
+    #[n(0)]
+    pub bucket: BucketRef,
+    /// At most [`crate::rules::DELETE_ENTRIES_MAX`].
+    #[n(1)]
+    pub entries: Vec<DeleteEntry>,
+    /// Random part of the markers' version ids.
+    #[n(2)]
+    pub nonce: BlobId,
+}
+
+/// One key or version to delete.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct DeleteEntry {
+    /// Which key.
+    #[n(0)]
+    pub key: ObjectKey,
+    /// Which version; `None` deletes the name.
+    #[n(1)]
+    pub version: Option<VersionId>,
+    /// `If-Match` on the current version. Empty or one.
+    #[cbor(n(2), decode_with = "known")]
+    pub if_match: Vec<Match>,
+    /// The current version's size must be this.
+    #[n(3)]
+    pub if_size: Option<u64>,
+    /// The current version's last modification must be in this second, milliseconds.
+    #[n(4)]
+    pub if_modified_ms: Option<Millis>,
+}
+
+/// See [`Op::CopyObject`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct CopyObject {
+    /// What is copied.
+    #[n(0)]
+    pub source: Source,
+    /// To where.
+    #[n(1)]
+    pub target: Target,
+    /// Headers and user metadata in place of the source's. Its tags are not looked at.
+    #[n(2)]
+    pub attributes: Option<Attributes>,
+    /// Tags in place of the source's.
+    #[n(3)]
+    pub tags: Option<BTreeMap<String, String>>,
+    /// Checksum computed from the pinned source, when the client asked for another algorithm.
+    #[n(4)]
+    pub checksum: Option<Checksum>,
+    /// Random part of the version id.
+    #[n(5)]
+    pub nonce: BlobId,
+}
+
+/// See [`Op::RenameObject`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct RenameObject {
+    /// Where from; with `prefix`, its end is a slash. Always the latest version.
+    #[n(0)]
+    pub source: Source,
+    /// To where, in the same bucket.
+    #[n(1)]
+    pub target: Target,
+    /// Every key under the source moves, at most [`crate::rules::RENAME_ROWS_MAX`] rows.
+    #[n(2)]
+    pub prefix: bool,
+    /// Random part of the version ids.
+    #[n(3)]
+    pub nonce: BlobId,
+}
+
+/// See [`Op::AppendObject`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct AppendObject {
+    /// Where.
+    #[n(0)]
+    pub target: Target,
+    /// Where the object must end now; 0 also creates it.
+    #[n(1)]
+    pub offset: u64,
+    /// The bytes.
+    #[n(2)]
+    pub content: NewContent,
+    /// Used when the object does not exist.
+    #[n(3)]
+    pub attributes: Attributes,
+    /// Random part of the version id.
+    #[n(4)]
+    pub nonce: BlobId,
+}
+
+/// See [`Op::SetTags`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SetTags {
+    /// Which bucket.
+    #[n(0)]
+    pub bucket: BucketRef,
+    /// Which key.
+    #[n(1)]
+    pub key: ObjectKey,
+    /// Which version; `None` is the latest.
+    #[n(2)]
+    pub version: Option<VersionId>,
+    /// All its tags from now on.
+    #[n(3)]
+    pub tags: BTreeMap<String, String>,
+}
+
+/// See [`Op::CreateUpload`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct CreateUpload {
+    /// Which bucket.
+    #[n(0)]
+    pub bucket: BucketRef,
+    /// Which key.
+    #[n(1)]
+    pub key: ObjectKey,
+    /// What the object will carry.
+    #[n(2)]
+    pub attributes: Attributes,
+    /// Declared checksum algorithm.
+    #[n(3)]
+    pub checksum: Option<ChecksumAlgorithm>,
+    /// Declared checksum type.
+    #[n(4)]
+    pub checksum_type: Option<ChecksumType>,
+    /// Random part of the upload id.
+    #[n(5)]
+    pub nonce: BlobId,
+}
+
+/// An upload in progress.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct UploadRef {
+    /// Which bucket.
+    #[n(0)]
+    pub bucket: BucketRef,
+    /// Which key.
+    #[n(1)]
+    pub key: ObjectKey,
+    /// Which upload.
+    #[n(2)]
+    pub upload: UploadId,
+}
+
+/// See [`Op::PutPart`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct PutPart {
+    /// Of which upload.
+    #[n(0)]
+    pub upload: UploadRef,
+    /// 1 to 10,000.
+    #[n(1)]
+    pub number: u16,
+    /// The bytes.
+    #[n(2)]
+    pub content: NewContent,
+}
+
+/// See [`Op::CopyPart`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct CopyPart {
+    /// Of which upload.
+    #[n(0)]
+    pub upload: UploadRef,
+    /// 1 to 10,000.
+    #[n(1)]
+    pub number: u16,
+    /// Whose bytes; pinned, because the digests were computed from them.
+    #[n(2)]
+    pub source: Source,
+    /// First byte.
+    #[n(3)]
+    pub offset: u64,
+    /// Bytes.
+    #[n(4)]
+    pub length: u64,
+    /// Digests of those bytes.
+    #[n(5)]
+    pub digests: Digests,
+}
+
+/// One part that a complete names.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct CompletedPart {
+    /// 1 to 10,000.
+    #[n(0)]
+    pub number: u16,
+    /// Without quotes.
+    #[n(1)]
+    pub etag: String,
+    /// Checksum value, when the client gave one.
+    #[n(2)]
+    pub checksum: Option<Checksum>,
+}
+
+/// See [`Op::CompleteUpload`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct CompleteUpload {
+    /// Where, and what must hold of it.
+    #[n(0)]
+    pub target: Target,
+    /// Which upload.
+    #[n(1)]
+    pub upload: UploadId,
+    /// Ascending by number.
+    #[n(2)]
+    pub parts: Vec<CompletedPart>,
+    /// Checksum of the object, to be verified.
+    #[n(3)]
+    pub checksum: Option<Checksum>,
+    /// Type of the checksum, to be verified.
+    #[n(4)]
+    pub checksum_type: Option<ChecksumType>,
+    /// Size of the object, to be verified.
+    #[n(5)]
+    pub size: Option<u64>,
+    /// Random part of the version id.
+    #[n(6)]
+    pub nonce: BlobId,
+}
+
+/// Blobs of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Blobs {
+    /// At most [`crate::rules::JOB_ROWS_MAX`].
+    #[n(0)]
+    pub blobs: Vec<BlobId>,
+}
+
+/// See [`Op::Trim`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Trim {
+    /// Most rows to remove, at most [`crate::rules::JOB_ROWS_MAX`].
+    #[n(0)]
+    pub rows: u32,
+}
+
+/// See [`Op::Join`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Join {
+    /// Whose blobs.
+    #[n(0)]
+    pub content: ContentId,
+    /// The blobs that were joined, in order of their extents.
+    #[n(1)]
+    pub joined: Vec<BlobId>,
+    /// The one in their place; holds the content's bytes from first to last.
+    #[n(2)]
+    pub blob: NewBlob,
+}
+
+/// See [`Op::SetDigest`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SetDigest {
+    /// Which bucket, by identity.
+    #[n(0)]
+    pub bucket: BucketId,
+    /// Which key.
+    #[n(1)]
+    pub key: ObjectKey,
+    /// Which row of history.
+    #[n(2)]
+    pub place: Place,
+    /// SHA-256 of its bytes; `None` gives up on a row that cannot be read.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub sha256: Option<[u8; 32]>,
 }
 
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Reply {
-    /// Done.
+    /// Done; nothing to tell.
     #[n(0)]
     Done,
+    /// The rules refuse it.
+    #[n(1)]
+    Refused(#[cbor(n(0), decode_with = "known")] Error),
+    /// A bucket came to be.
+    #[n(2)]
+    BucketCreated(#[n(0)] BucketId),
+    /// A version was written.
+    #[n(3)]
+    Written(#[n(0)] Written),
+    /// Each entry by itself, in order.
+    #[n(4)]
+    Deleted(#[n(0)] Vec<Deleted>),
+    /// Names moved.
+    #[n(5)]
+    Renamed(#[n(0)] u32),
+    /// An upload was started.
+    #[n(6)]
+    UploadCreated(#[n(0)] UploadId),
+    /// A part was stored.
+    #[n(7)]
+    PartWritten(#[n(0)] PartWritten),
+    /// Rows were removed; whether there are more.
+    #[n(8)]
+    Trimmed {
+        /// Removed.
+        #[n(0)]
+        rows: u32,
+        /// Whether rows that are due remain.
+        #[n(1)]
+        more: bool,
+    },
+    /// Blobs that are now condemned; the others are in use.
+    #[n(9)]
+    Condemned(#[n(0)] Vec<BlobId>),
+}
+
+/// A version that was written.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Written {
+    /// What S3 shows: `None` in a bucket that was never versioned.
+    #[n(0)]
+    pub version: Option<VersionId>,
+    /// Without quotes.
+    #[n(1)]
+    pub etag: String,
+    /// As replies show it.
+    #[n(2)]
+    pub checksum: Checksum,
+    /// Last modified.
+    #[n(3)]
+    pub modified_ms: Millis,
+    /// Bytes.
+    #[n(4)]
+    pub size: u64,
+    /// Of a copy: the version id that was read, when its bucket shows one.
+    #[n(5)]
+    pub source_version: Option<VersionId>,
+}
+
+/// What became of one key or version to delete.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Deleted {
+    /// A marker was made, or the deleted version was one.
+    #[n(0)]
+    pub delete_marker: bool,
+    /// The marker's version id, or that of the deleted version.
+    #[n(1)]
+    pub version: Option<VersionId>,
+    /// Why it was not deleted.
+    #[cbor(n(2), decode_with = "known")]
+    pub refused: Vec<Error>,
+}
+
+/// A part that was stored.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct PartWritten {
+    /// Without quotes.
+    #[n(0)]
+    pub etag: String,
+    /// Last modified.
+    #[n(1)]
+    pub modified_ms: Millis,
+    /// As replies show it.
+    #[n(2)]
+    pub checksum: Option<Checksum>,
+    /// Of a copy: the version id that was read, when its bucket shows one.
+    #[n(3)]
+    pub source_version: Option<VersionId>,
+}
+
+record! {
+    Command => "command",
+    Reply => "reply",
 }
 
 impl Reply {
-    /// The stored bytes.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        minicbor::to_vec(self).expect("writing to a vector cannot fail")
-    }
-
-    /// The reply that `bytes` store.
+    /// The reply, unless it is a refusal.
     ///
     /// # Errors
-    /// When the bytes are not a reply this build knows.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        minicbor::decode(bytes).map_err(|source| DecodeError { what: "reply", source })
+    /// The refusal.
+    pub fn into_result(self) -> Result<Self, Error> {
+        match self {
+            Self::Refused(error) => Err(error),
+            reply => Ok(reply),
+        }
+    }
+}
+
+/// CBOR byte strings as [`Bytes`].
+pub(crate) mod shared_bytes {
+    use bytes::Bytes;
+    use minicbor::{Decoder, Encoder};
+
+    pub(crate) fn encode<C, W: minicbor::encode::Write>(
+        bytes: &Bytes,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        e.bytes(bytes)?.ok()
+    }
+
+    pub(crate) fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Bytes, minicbor::decode::Error> {
+        Ok(Bytes::copy_from_slice(d.bytes()?))
     }
 }

@@ -1,8 +1,12 @@
-//! Stand-in, replaced at merge.
+//! Hints to jobs that something is there to do. Facts are rows; an effect only wakes someone early and may be lost.
 
 /// A hint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effect {
     /// Blobs were condemned: their bytes can go.
     BlobsCondemned,
+    /// A content of many blobs may be joined.
+    JoinQueued,
+    /// A version's SHA-256 is pending.
+    DigestQueued,
 }

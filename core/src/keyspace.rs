@@ -4,6 +4,12 @@
 //! newest first is stored complemented. An object key that is followed by more components is escaped so that order is
 //! kept: `00` becomes `00 FF`, the end is `00 01`. `docs/formats.md` specifies each key for strangers.
 
+use crate::id::{BlobId, BucketId, BucketName, Millis, ObjectId, Place, RequestId};
+use crate::record::ContentId;
+
+/// The group that all rows belong to today.
+pub const GROUP: u16 = 0;
+
 /// The keyspaces of the state. The number is the stored one and never changes meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -34,7 +40,7 @@ pub enum Keyspace {
     Inline = 11,
     /// Work that jobs drain.
     Queues = 12,
-    /// Request id → reply.
+    /// Stamp, request id → reply.
     Dedupe = 13,
 }
 
@@ -82,5 +88,422 @@ impl Keyspace {
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
+    }
+}
+
+/// Builds and takes apart the keys of each keyspace.
+pub mod key {
+    use super::{BlobId, BucketId, BucketName, ContentId, GROUP, Millis, ObjectId, Place, RequestId};
+    use crate::record::DecodeError;
+
+    /// Starts a key: the group.
+    #[derive(Clone, Debug)]
+    pub struct Key(Vec<u8>);
+
+    impl Key {
+        fn new() -> Self {
+            Self(GROUP.to_be_bytes().to_vec())
+        }
+        fn u8(mut self, number: u8) -> Self {
+            self.0.push(number);
+            self
+        }
+        fn u16(mut self, number: u16) -> Self {
+            self.0.extend(number.to_be_bytes());
+            self
+        }
+        fn u32(mut self, number: u32) -> Self {
+            self.0.extend(number.to_be_bytes());
+            self
+        }
+        fn u64(mut self, number: u64) -> Self {
+            self.0.extend(number.to_be_bytes());
+            self
+        }
+        fn bytes(mut self, bytes: &[u8]) -> Self {
+            self.0.extend_from_slice(bytes);
+            self
+        }
+        /// Bytes that are followed by more components: `00` → `00 FF`, end `00 01`.
+        fn escaped(mut self, bytes: &[u8]) -> Self {
+            for &byte in bytes {
+                self.0.push(byte);
+                if byte == 0 {
+                    self.0.push(0xff);
+                }
+            }
+            self.0.extend([0, 1]);
+            self
+        }
+        /// The start of an escaped component.
+        fn escaped_prefix(self, bytes: &[u8]) -> Self {
+            let mut key = self.escaped(bytes);
+            key.0.truncate(key.0.len() - 2);
+            key
+        }
+        fn place(self, place: Place) -> Self {
+            self.u64(place.revision).u16(place.ordinal)
+        }
+        /// Newest first.
+        fn place_descending(self, place: Place) -> Self {
+            self.u64(!place.revision).u16(!place.ordinal)
+        }
+    }
+
+    /// `sys`: a named row.
+    #[must_use]
+    pub fn sys(name: &str) -> Vec<u8> {
+        Key::new().bytes(name.as_bytes()).0
+    }
+
+    /// `buckets`: start of all.
+    #[must_use]
+    pub fn buckets() -> Vec<u8> {
+        Key::new().0
+    }
+
+    /// `buckets`: one; also the start of those whose name begins with it.
+    #[must_use]
+    pub fn bucket(name: &str) -> Vec<u8> {
+        Key::new().bytes(name.as_bytes()).0
+    }
+
+    /// The bucket name in a `buckets` key.
+    #[must_use]
+    pub fn bucket_name(key: &[u8]) -> Option<BucketName> {
+        std::str::from_utf8(key.get(2..)?).ok()?.parse().ok()
+    }
+
+    /// `settings`: a document of a bucket.
+    #[must_use]
+    pub fn document(bucket: BucketId, kind: u8) -> Vec<u8> {
+        Key::new().u64(bucket.0).u8(kind).0
+    }
+
+    /// `settings`: reads of the bucket at a revision below this row's value (8 bytes, big-endian) are not exact any more.
+    #[must_use]
+    pub fn history_floor(bucket: BucketId) -> Vec<u8> {
+        document(bucket, 0xff)
+    }
+
+    /// `settings`, `names`, `history`, `nulls`: start of a bucket's rows.
+    #[must_use]
+    pub fn of_bucket(bucket: BucketId) -> Vec<u8> {
+        Key::new().u64(bucket.0).0
+    }
+
+    /// `names`, `nulls`: one key; also the start of the keys that begin with it.
+    #[must_use]
+    pub fn name(bucket: BucketId, key: &str) -> Vec<u8> {
+        Key::new().u64(bucket.0).bytes(key.as_bytes()).0
+    }
+
+    /// The object key in a `names` key.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the row key has no such form.
+    pub fn name_key(key: &[u8]) -> Result<&str, DecodeError> {
+        key.get(10..).and_then(|key| std::str::from_utf8(key).ok()).ok_or_else(|| bad("name key"))
+    }
+
+    /// `history`: one row.
+    #[must_use]
+    pub fn history(bucket: BucketId, key: &str, place: Place) -> Vec<u8> {
+        Key::new().u64(bucket.0).escaped(key.as_bytes()).place_descending(place).0
+    }
+
+    /// `history`: start of one key's rows.
+    #[must_use]
+    pub fn history_of(bucket: BucketId, key: &str) -> Vec<u8> {
+        Key::new().u64(bucket.0).escaped(key.as_bytes()).0
+    }
+
+    /// `history`: start of the rows of keys that begin with `prefix`.
+    #[must_use]
+    pub fn history_prefix(bucket: BucketId, prefix: &str) -> Vec<u8> {
+        Key::new().u64(bucket.0).escaped_prefix(prefix.as_bytes()).0
+    }
+
+    /// Object key and place in a `history` key.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the row key has no such form.
+    pub fn history_parts(key: &[u8]) -> Result<(String, Place), DecodeError> {
+        let (name, rest) = key.get(10..).and_then(unescape).ok_or_else(|| bad("history key"))?;
+        let place = place(rest).ok_or_else(|| bad("history key"))?;
+        Ok((name, Place { revision: !place.revision, ordinal: !place.ordinal }))
+    }
+
+    /// `objects`: one object; also the start of its contents.
+    #[must_use]
+    pub fn object(object: ObjectId) -> Vec<u8> {
+        Key::new().u64(object.0).0
+    }
+
+    /// `objects`: one content.
+    #[must_use]
+    pub fn content(content: ContentId) -> Vec<u8> {
+        Key::new().u64(content.object.0).u64(content.revision).0
+    }
+
+    /// The content in an `objects` key, `None` for the object's own row.
+    #[must_use]
+    pub fn content_id(key: &[u8]) -> Option<ContentId> {
+        Some(ContentId { object: ObjectId(u64_at(key, 2)?), revision: u64_at(key, 10)? })
+    }
+
+    /// `links`: one name of an object.
+    #[must_use]
+    pub fn link(object: ObjectId, ordinal: u32) -> Vec<u8> {
+        Key::new().u64(object.0).u32(ordinal).0
+    }
+
+    /// `extents`: a page at a revision.
+    #[must_use]
+    pub fn page(content: ContentId, page: u32) -> Vec<u8> {
+        Key::new().u64(content.object.0).u32(page).u64(!content.revision).0
+    }
+
+    /// `extents`: start of a page's revisions.
+    #[must_use]
+    pub fn page_revisions(object: ObjectId, page: u32) -> Vec<u8> {
+        Key::new().u64(object.0).u32(page).0
+    }
+
+    /// `extents`: start of an object's pages.
+    #[must_use]
+    pub fn pages_of(object: ObjectId) -> Vec<u8> {
+        Key::new().u64(object.0).0
+    }
+
+    /// Page number and revision in an `extents` key.
+    #[must_use]
+    pub fn page_parts(key: &[u8]) -> Option<(u32, u64)> {
+        Some((u32_at(key, 10)?, !u64_at(key, 14)?))
+    }
+
+    const UPLOAD: u8 = 0;
+    const PART: u8 = 1;
+    const BOUNDARIES: u8 = 2;
+    const FINISHED: u8 = 3;
+
+    /// `parts`: an upload in progress.
+    #[must_use]
+    pub fn upload(bucket: BucketId, key: &str, place: Place) -> Vec<u8> {
+        Key::new().u8(UPLOAD).u64(bucket.0).escaped(key.as_bytes()).place(place).0
+    }
+
+    /// `parts`: start of one key's uploads.
+    #[must_use]
+    pub fn uploads_of(bucket: BucketId, key: &str) -> Vec<u8> {
+        Key::new().u8(UPLOAD).u64(bucket.0).escaped(key.as_bytes()).0
+    }
+
+    /// `parts`: start of the uploads of keys that begin with `prefix`.
+    #[must_use]
+    pub fn uploads_prefix(bucket: BucketId, prefix: &str) -> Vec<u8> {
+        Key::new().u8(UPLOAD).u64(bucket.0).escaped_prefix(prefix.as_bytes()).0
+    }
+
+    /// Object key and place in the key of an upload.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the row key has no such form.
+    pub fn upload_parts(key: &[u8]) -> Result<(String, Place), DecodeError> {
+        let (name, rest) = key.get(11..).and_then(unescape).ok_or_else(|| bad("upload key"))?;
+        Ok((name, place(rest).ok_or_else(|| bad("upload key"))?))
+    }
+
+    /// `parts`: a part of an upload in progress.
+    #[must_use]
+    pub fn part(upload: Place, number: u16) -> Vec<u8> {
+        Key::new().u8(PART).place(upload).u16(number).0
+    }
+
+    /// `parts`: start of an upload's parts.
+    #[must_use]
+    pub fn parts_of(upload: Place) -> Vec<u8> {
+        Key::new().u8(PART).place(upload).0
+    }
+
+    /// The part number in the key of a part.
+    #[must_use]
+    pub fn part_number(key: &[u8]) -> Option<u16> {
+        Some(u16::from_be_bytes(key.get(13..15)?.try_into().ok()?))
+    }
+
+    /// `parts`: a page of boundaries.
+    #[must_use]
+    pub fn boundaries(content: ContentId, page: u32) -> Vec<u8> {
+        Key::new().u8(BOUNDARIES).u64(content.object.0).u64(content.revision).u32(page).0
+    }
+
+    /// `parts`: a finished upload.
+    #[must_use]
+    pub fn finished(upload: Place) -> Vec<u8> {
+        Key::new().u8(FINISHED).place(upload).0
+    }
+
+    /// `blobs`, `inline`: a blob.
+    #[must_use]
+    pub fn blob(blob: BlobId) -> Vec<u8> {
+        Key::new().bytes(&blob.0).0
+    }
+
+    /// `blobs`: a page of block checksums past the first 64 MiB; page 0 is in the record.
+    #[must_use]
+    pub fn blob_checksums(blob: BlobId, page: u32) -> Vec<u8> {
+        Key::new().bytes(&blob.0).u32(page).0
+    }
+
+    /// The blob id in a `blobs` or `inline` key, and the checksum page if it is one.
+    #[must_use]
+    pub fn blob_id(key: &[u8]) -> Option<(BlobId, Option<u32>)> {
+        Some((BlobId(key.get(2..18)?.try_into().ok()?), u32_at(key, 18)))
+    }
+
+    /// Kinds of rows in `queues`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(u8)]
+    pub enum Queue {
+        /// Rows of history that have ended, by the time they are due for trimming.
+        Ended = 0,
+        /// Condemned blobs whose bytes are to be deleted, by revision.
+        Condemned = 1,
+        /// Contents of many blobs that may be joined into one.
+        Join = 2,
+        /// Finished uploads, by the time they are forgotten.
+        Finished = 3,
+        /// Condemned blobs whose bytes are gone, by the time the row is forgotten.
+        Forgotten = 4,
+        /// Versions whose SHA-256 is pending.
+        Digest = 5,
+    }
+
+    /// `queues`: start of a queue.
+    #[must_use]
+    pub fn queue(queue: Queue) -> Vec<u8> {
+        Key::new().u8(queue as u8).0
+    }
+
+    /// The due time in the key of an ended row, a finished upload or a forgotten blob.
+    #[must_use]
+    pub fn due_ms(key: &[u8]) -> Option<Millis> {
+        u64_at(key, 3)
+    }
+
+    /// `queues`: an ended row of history.
+    #[must_use]
+    pub fn ended(due_ms: Millis, bucket: BucketId, key: &str, place: Place) -> Vec<u8> {
+        Key::new().u8(Queue::Ended as u8).u64(due_ms).u64(bucket.0).escaped(key.as_bytes()).place(place).0
+    }
+
+    /// Due time, bucket, object key and place in the key of an ended row.
+    #[must_use]
+    pub fn ended_parts(key: &[u8]) -> Option<(Millis, BucketId, String, Place)> {
+        let (name, rest) = unescape(key.get(19..)?)?;
+        Some((u64_at(key, 3)?, BucketId(u64_at(key, 11)?), name, place(rest)?))
+    }
+
+    /// `queues`: a condemned blob (number = revision) or a forgotten one (number = due time).
+    #[must_use]
+    pub fn queued_blob(queue: Queue, number: u64, blob: BlobId) -> Vec<u8> {
+        Key::new().u8(queue as u8).u64(number).bytes(&blob.0).0
+    }
+
+    /// Number and blob in the key of a queued blob.
+    #[must_use]
+    pub fn queued_blob_parts(key: &[u8]) -> Option<(u64, BlobId)> {
+        Some((u64_at(key, 3)?, BlobId(key.get(11..27)?.try_into().ok()?)))
+    }
+
+    /// `queues`: a content to join.
+    #[must_use]
+    pub fn queued_content(content: ContentId) -> Vec<u8> {
+        Key::new().u8(Queue::Join as u8).u64(content.object.0).u64(content.revision).0
+    }
+
+    /// The content in the key of a content to join.
+    #[must_use]
+    pub fn queued_content_id(key: &[u8]) -> Option<ContentId> {
+        Some(ContentId { object: ObjectId(u64_at(key, 3)?), revision: u64_at(key, 11)? })
+    }
+
+    /// `queues`: a finished upload.
+    #[must_use]
+    pub fn queued_upload(due_ms: Millis, upload: Place) -> Vec<u8> {
+        Key::new().u8(Queue::Finished as u8).u64(due_ms).place(upload).0
+    }
+
+    /// Due time and place in the key of a finished upload.
+    #[must_use]
+    pub fn queued_upload_parts(key: &[u8]) -> Option<(Millis, Place)> {
+        Some((u64_at(key, 3)?, place(key.get(11..)?)?))
+    }
+
+    /// `queues`: a version whose SHA-256 is pending.
+    #[must_use]
+    pub fn queued_digest(bucket: BucketId, key: &str, place: Place) -> Vec<u8> {
+        Key::new().u8(Queue::Digest as u8).u64(bucket.0).escaped(key.as_bytes()).place(place).0
+    }
+
+    /// Bucket, object key and place in the key of a pending digest.
+    #[must_use]
+    pub fn queued_digest_parts(key: &[u8]) -> Option<(BucketId, String, Place)> {
+        let (name, rest) = unescape(key.get(11..)?)?;
+        Some((BucketId(u64_at(key, 3)?), name, place(rest)?))
+    }
+
+    /// `dedupe`: start of the replies to commands stamped at or after `stamp_ms`.
+    #[must_use]
+    pub fn replies_from(stamp_ms: Millis) -> Vec<u8> {
+        Key::new().u64(stamp_ms).0
+    }
+
+    /// `dedupe`: one reply.
+    #[must_use]
+    pub fn reply(stamp_ms: Millis, request: RequestId) -> Vec<u8> {
+        Key::new().u64(stamp_ms).bytes(&request.0).0
+    }
+
+    /// The stamp in a `dedupe` key.
+    #[must_use]
+    pub fn reply_stamp(key: &[u8]) -> Option<Millis> {
+        u64_at(key, 2)
+    }
+
+    fn bad(what: &'static str) -> DecodeError {
+        DecodeError { what, source: minicbor::decode::Error::message("it is cut short") }
+    }
+
+    fn u64_at(key: &[u8], at: usize) -> Option<u64> {
+        Some(u64::from_be_bytes(key.get(at..at + 8)?.try_into().ok()?))
+    }
+
+    fn u32_at(key: &[u8], at: usize) -> Option<u32> {
+        Some(u32::from_be_bytes(key.get(at..at + 4)?.try_into().ok()?))
+    }
+
+    fn place(bytes: &[u8]) -> Option<Place> {
+        let ordinal = u16::from_be_bytes(bytes.get(8..10)?.try_into().ok()?);
+        Some(Place { revision: u64_at(bytes, 0)?, ordinal })
+    }
+
+    /// The escaped component at the start of `bytes`, and what follows it.
+    fn unescape(bytes: &[u8]) -> Option<(String, &[u8])> {
+        let mut text = Vec::new();
+        let mut rest = bytes.iter().enumerate();
+        while let Some((_, &byte)) = rest.next() {
+            if byte != 0 {
+                text.push(byte);
+                continue;
+            }
+            match rest.next()? {
+                (_, 0xff) => text.push(0),
+                (at, 1) => return Some((String::from_utf8(text).ok()?, &bytes[at + 1..])),
+                _ => return None,
+            }
+        }
+        None
     }
 }

@@ -57,6 +57,7 @@ impl KeyRange {
     /// All keys that start with `prefix` and are not below `from`.
     #[must_use]
     pub fn prefix_from(prefix: &[u8], from: Vec<u8>) -> Self {
+        let from = if from.as_slice() < prefix { prefix.to_vec() } else { from };
         Self { from, to: successor(prefix) }
     }
 
@@ -238,7 +239,7 @@ impl<V: KvRead> KvRead for Overlay<V> {
             Direction::Reverse => Box::new(written.rev()),
         };
         let base = self.base.scan(keyspace, range.clone(), direction);
-        Box::new(MergedRows { base: base.peekable(), written: written.peekable(), direction })
+        Box::new(MergedRows { base: base.peekable(), written: written.peekable(), direction, failed: false })
     }
 }
 
@@ -249,16 +250,20 @@ struct MergedRows<'a> {
     base: std::iter::Peekable<Rows<'a>>,
     written: std::iter::Peekable<Box<dyn Iterator<Item = Written<'a>> + Send + 'a>>,
     direction: Direction,
+    failed: bool,
 }
 
 impl Iterator for MergedRows<'_> {
     type Item = Result<Row, KvError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
+        while !self.failed {
             let Some((key, value)) = self.written.peek() else { return self.base.next() };
             if let Some(base) = self.base.peek() {
-                let Ok((base_key, _)) = base else { return self.base.next() };
+                let Ok((base_key, _)) = base else {
+                    self.failed = true;
+                    return self.base.next();
+                };
                 let order = match self.direction {
                     Direction::Forward => base_key.as_ref().cmp(key),
                     Direction::Reverse => key.cmp(&base_key.as_ref()),
@@ -276,6 +281,7 @@ impl Iterator for MergedRows<'_> {
                 return row;
             }
         }
+        None
     }
 }
 

@@ -119,7 +119,8 @@ impl Machine {
             let outcome = match entry.payload {
                 EntryPayload::Blank => Outcome(None),
                 EntryPayload::Normal(proposal) => {
-                    let applied = apply(&overlay, entry.log_id.index + self.revision_offset, &proposal.command)?;
+                    let applied = apply(&overlay, entry.log_id.index + self.revision_offset, &proposal.command)
+                        .map_err(|stop| KvError { doing: "applying a command", source: Box::new(stop) })?;
                     overlay.merge(applied.batch);
                     effects.extend(applied.effects);
                     Outcome(Some(applied.reply))

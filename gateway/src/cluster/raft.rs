@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_core::command::{Command, Reply};
+use holdfast_core::record::Record;
 use minicbor::{Decode, Encode};
 use openraft::raft::responder::Responder;
 use serde::{Deserialize, Serialize};
@@ -117,14 +118,14 @@ pub struct Outcome(pub Option<Reply>);
 
 impl Serialize for Outcome {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.as_ref().map(Reply::encode).serialize(serializer)
+        self.0.as_ref().map(Record::encode).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Outcome {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let bytes = Option::<Vec<u8>>::deserialize(deserializer)?;
-        let reply = bytes.map(|bytes| Reply::decode(&bytes)).transpose().map_err(serde::de::Error::custom)?;
+        let reply = bytes.map(|bytes| <Reply as Record>::decode(&bytes)).transpose().map_err(serde::de::Error::custom)?;
         Ok(Self(reply))
     }
 }

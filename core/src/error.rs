@@ -1,0 +1,200 @@
+//! What the rules refuse. A refusal is a reply like any other: it is stored under its request id and given again when the
+//! command is applied twice.
+
+use minicbor::{Decode, Encode};
+
+/// A refusal. Protocols map each variant to their own code in one exhaustive match.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, thiserror::Error)]
+pub enum Error {
+    /// No bucket of this name, or not the one the request began with.
+    #[n(0)]
+    #[error("the bucket does not exist")]
+    NoSuchBucket,
+    /// The caller has this bucket already.
+    #[n(1)]
+    #[error("the bucket exists")]
+    BucketExists,
+    /// It holds versions, markers or uploads.
+    #[n(2)]
+    #[error("the bucket is not empty")]
+    BucketNotEmpty,
+    /// No live version under this key.
+    #[n(3)]
+    #[error("the key does not exist")]
+    NoSuchKey,
+    /// The key has no such version.
+    #[n(4)]
+    #[error("the version does not exist")]
+    NoSuchVersion,
+    /// The request wants the latest version's bytes and it is a delete marker.
+    #[n(5)]
+    #[error("the version is a delete marker")]
+    IsDeleteMarker,
+    /// No such upload in progress.
+    #[n(6)]
+    #[error("the upload does not exist")]
+    NoSuchUpload,
+    /// A named part is missing or its ETag or checksum differs.
+    #[n(7)]
+    #[error("part {number} is missing or differs")]
+    InvalidPart {
+        /// Part number.
+        #[n(0)]
+        number: u16,
+    },
+    /// Part numbers are not ascending.
+    #[n(8)]
+    #[error("the parts are not in ascending order")]
+    InvalidPartOrder,
+    /// A part other than the last is below 5 MiB.
+    #[n(9)]
+    #[error("part {number} is smaller than 5 MiB and is not the last")]
+    PartTooSmall {
+        /// Part number.
+        #[n(0)]
+        number: u16,
+    },
+    /// Larger than an object or part may be.
+    #[n(10)]
+    #[error("the object or part is too large")]
+    TooLarge,
+    /// A condition of the request does not hold.
+    #[n(11)]
+    #[error("the condition {condition} does not hold")]
+    PreconditionFailed {
+        /// Name of the header.
+        #[n(0)]
+        condition: String,
+    },
+    /// The declared checksum, type or size is not that of the assembled object.
+    #[n(12)]
+    #[error("the declared {what} is not that of the object")]
+    ContentMismatch {
+        /// What differs.
+        #[n(0)]
+        what: String,
+    },
+    /// The byte range is not within the source.
+    #[n(13)]
+    #[error("the range is not within the source")]
+    InvalidRange,
+    /// The append does not start where the object ends.
+    #[n(14)]
+    #[error("the object ends at {size}")]
+    InvalidWriteOffset {
+        /// Bytes of the object now.
+        #[n(0)]
+        size: u64,
+    },
+    /// More pieces than an object may have; it can be rewritten as one.
+    #[n(15)]
+    #[error("the object would have too many parts")]
+    TooManyExtents,
+    /// A renamed prefix holds more rows than one command may change.
+    #[n(16)]
+    #[error("the prefix holds more than {most} rows")]
+    TooManyRows {
+        /// The bound.
+        #[n(0)]
+        most: u32,
+    },
+    /// An argument that no state could accept.
+    #[n(17)]
+    #[error("{what}")]
+    InvalidArgument {
+        /// What is wrong, for the client.
+        #[n(0)]
+        what: String,
+    },
+    /// The command names a blob that has been condemned, is too old, or exists already: the upload must be repeated.
+    #[n(18)]
+    #[error("the uploaded bytes were collected before the commit; upload again")]
+    BlobCondemned,
+    /// The command is older than replies are kept: whether it was applied before is not known any more.
+    #[n(19)]
+    #[error("the request is older than replies are kept")]
+    Expired,
+    /// What the command is about has changed since it was prepared; prepare it again.
+    #[n(20)]
+    #[error("the state has changed meanwhile")]
+    Changed,
+    /// The command needs a higher feature level than the cluster has.
+    #[n(21)]
+    #[error("not built at this feature level")]
+    NotBuilt,
+    /// The caller may not do this.
+    #[n(22)]
+    #[error("access denied")]
+    Denied,
+    /// The copy would change nothing. Source: S3 API, CopyObject.
+    #[n(23)]
+    #[error("the copy of an object onto itself changes nothing")]
+    CopyToItself,
+    /// Tags beyond the limits.
+    #[n(24)]
+    #[error("{what}")]
+    InvalidTag {
+        /// What is wrong, for the client.
+        #[n(0)]
+        what: String,
+    },
+    /// A prefix cannot be renamed onto one that holds keys.
+    #[n(25)]
+    #[error("the destination prefix holds keys")]
+    PrefixExists,
+}
+
+/// A caller's one question: what now?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It is not there.
+    NotFound,
+    /// The request cannot be right.
+    Invalid,
+    /// Not allowed.
+    Denied,
+    /// It does not fit the state.
+    Conflict,
+    /// Again, later or afresh.
+    Busy,
+}
+
+impl Error {
+    /// What the caller can do.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::NoSuchBucket | Self::NoSuchKey | Self::NoSuchVersion | Self::IsDeleteMarker | Self::NoSuchUpload => {
+                Kind::NotFound
+            }
+            Self::InvalidPart { .. }
+            | Self::InvalidPartOrder
+            | Self::PartTooSmall { .. }
+            | Self::TooLarge
+            | Self::ContentMismatch { .. }
+            | Self::InvalidRange
+            | Self::InvalidWriteOffset { .. }
+            | Self::TooManyExtents
+            | Self::TooManyRows { .. }
+            | Self::InvalidArgument { .. }
+            | Self::InvalidTag { .. }
+            | Self::CopyToItself
+            | Self::NotBuilt => Kind::Invalid,
+            Self::Denied => Kind::Denied,
+            Self::BucketExists | Self::BucketNotEmpty | Self::PreconditionFailed { .. } | Self::PrefixExists => Kind::Conflict,
+            Self::BlobCondemned | Self::Expired | Self::Changed => Kind::Busy,
+        }
+    }
+
+    /// A condition, by the name of its header.
+    #[must_use]
+    pub fn failed(condition: &str) -> Self {
+        Self::PreconditionFailed { condition: condition.to_owned() }
+    }
+
+    /// An argument that no state could accept.
+    #[must_use]
+    pub fn invalid(what: impl Into<String>) -> Self {
+        Self::InvalidArgument { what: what.into() }
+    }
+}

@@ -1,0 +1,173 @@
+//! What jobs change: condemned blobs, rows whose time is over, joined contents, pending digests.
+
+use crate::apply::Txn;
+use crate::command::{Blobs, Join, Reply, SetDigest, Trim};
+use crate::error::Error;
+use crate::id::{BlobId, BucketId, Place};
+use crate::keyspace::{Keyspace, key, key::Queue};
+use crate::kv::KeyRange;
+use crate::record::{BlobRow, Envelope, Extent, HistoryRow};
+use crate::rules::{JOB_ROWS_MAX, JOB_WRITES_MAX, content};
+use crate::state::Stop;
+
+fn check_bound(rows: usize) -> Result<(), Error> {
+    if rows > JOB_ROWS_MAX { Err(Error::invalid("too many rows for one command")) } else { Ok(()) }
+}
+
+/// Writes a tombstone for each blob that no row knows, so that a stalled writer's command is refused from now on, until
+/// the blob is too old to be named. The reply names those whose bytes may be deleted: these, and any that were condemned
+/// before.
+pub(crate) fn condemn(txn: &mut Txn<'_>, op: &Blobs) -> Result<Reply, Stop> {
+    check_bound(op.blobs.len())?;
+    let mut condemned = Vec::new();
+    for blob in &op.blobs {
+        match txn.reader().blob(*blob)? {
+            Some(row) if row.condemned.is_none() => continue,
+            Some(_) => {}
+            None => {
+                let row = BlobRow {
+                    length: 0,
+                    refs: 0,
+                    locations: Vec::new(),
+                    envelope: Envelope::None,
+                    crcs: Vec::new(),
+                    condemned: Some(txn.revision()),
+                };
+                txn.put(Keyspace::Blobs, key::blob(*blob), &row);
+                queue_tombstone(txn, *blob);
+            }
+        }
+        condemned.push(*blob);
+    }
+    Ok(Reply::Condemned(condemned))
+}
+
+fn queue_tombstone(txn: &mut Txn<'_>, blob: BlobId) {
+    let due_ms = content::tombstone_due_ms(txn.now_ms(), blob);
+    txn.put_bytes(Keyspace::Queues, key::queued_blob(Queue::Forgotten, due_ms, blob), Vec::new());
+}
+
+/// The bytes of condemned blobs are gone: their tombstones stay until no command may name them any more.
+pub(crate) fn forget(txn: &mut Txn<'_>, op: &Blobs) -> Result<Reply, Stop> {
+    check_bound(op.blobs.len())?;
+    for blob in &op.blobs {
+        let Some(row) = txn.reader().blob(*blob)? else { continue };
+        // A row without locations is a tombstone already, and queued as one.
+        let Some(condemned) = row.condemned.filter(|_| !row.locations.is_empty()) else { continue };
+        txn.delete(Keyspace::Queues, key::queued_blob(Queue::Condemned, condemned, *blob));
+        content::delete_checksum_pages(txn, *blob, row.length);
+        let tombstone = BlobRow { length: 0, locations: Vec::new(), crcs: Vec::new(), ..row };
+        txn.put(Keyspace::Blobs, key::blob(*blob), &tombstone);
+        queue_tombstone(txn, *blob);
+    }
+    Ok(Reply::Done)
+}
+
+/// Removes rows that are due: ended history, finished uploads, tombstones.
+pub(crate) fn trim(txn: &mut Txn<'_>, op: &Trim) -> Result<Reply, Stop> {
+    check_bound(op.rows as usize)?;
+    let mut removed = 0;
+    for queue in [Queue::Ended, Queue::Finished, Queue::Forgotten] {
+        let (rows, more) = due(txn, queue, (op.rows - removed) as usize)?;
+        for row_key in rows {
+            if txn.writes() > JOB_WRITES_MAX {
+                return Ok(Reply::Trimmed { rows: removed, more: true });
+            }
+            remove_due(txn, queue, &row_key)?;
+            txn.delete(Keyspace::Queues, row_key);
+            removed += 1;
+        }
+        if more {
+            return Ok(Reply::Trimmed { rows: removed, more });
+        }
+    }
+    Ok(Reply::Trimmed { rows: removed, more: false })
+}
+
+/// The queue's rows that are due, at most `most`, and whether there are more.
+fn due(txn: &Txn<'_>, queue: Queue, most: usize) -> Result<(Vec<Vec<u8>>, bool), Stop> {
+    let mut rows = Vec::new();
+    for row in txn.reader().rows(Keyspace::Queues, KeyRange::prefix(&key::queue(queue))) {
+        let (row_key, _) = row?;
+        // The due time is the first component of the three queues' keys.
+        if key::due_ms(&row_key).is_none_or(|due_ms| due_ms > txn.now_ms()) {
+            break;
+        }
+        if rows.len() == most {
+            return Ok((rows, true));
+        }
+        rows.push(row_key.to_vec());
+    }
+    Ok((rows, false))
+}
+
+fn remove_due(txn: &mut Txn<'_>, queue: Queue, row_key: &[u8]) -> Result<(), Stop> {
+    match queue {
+        Queue::Ended => match key::ended_parts(row_key) {
+            Some((_, bucket, object, place)) => remove_ended(txn, bucket, &object, place),
+            None => Ok(()),
+        },
+        Queue::Finished => {
+            if let Some((_, upload)) = key::queued_upload_parts(row_key) {
+                txn.delete(Keyspace::Parts, key::finished(upload));
+            }
+            Ok(())
+        }
+        _ => {
+            if let Some((_, blob)) = key::queued_blob_parts(row_key) {
+                txn.delete(Keyspace::Blobs, key::blob(blob));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn remove_ended(txn: &mut Txn<'_>, bucket: BucketId, object: &str, place: Place) -> Result<(), Stop> {
+    let row_key = key::history(bucket, object, place);
+    let Some(row) = txn.reader().row::<HistoryRow>(Keyspace::History, &row_key)? else { return Ok(()) };
+    let Some(ended) = row.ended else { return Ok(()) };
+    if let Some(version) = &row.version {
+        content::release_version(txn, version)?;
+    }
+    txn.delete(Keyspace::History, row_key);
+    txn.delete(Keyspace::Queues, key::queued_digest(bucket, object, place));
+    raise_floor(txn, bucket, ended)
+}
+
+/// Reads of the bucket at a revision below `ended` are not exact any more. A bucket that is gone has no such row.
+fn raise_floor(txn: &mut Txn<'_>, bucket: BucketId, ended: u64) -> Result<(), Stop> {
+    if txn.reader().history_floor(bucket)?.is_some_and(|floor| floor < ended) {
+        txn.put_bytes(Keyspace::Settings, key::history_floor(bucket), ended.to_be_bytes().to_vec());
+    }
+    Ok(())
+}
+
+/// Puts one blob in place of a content's many. Refused as changed when the content is not what the job read, or shares
+/// pages: the job finds it again later.
+pub(crate) fn join(txn: &mut Txn<'_>, op: &Join) -> Result<Reply, Stop> {
+    let row = txn.reader().content(op.content)?.ok_or(Error::Changed)?;
+    let (below, above) = content::neighbours(txn, op.content)?;
+    if row.refs != 1 || row.extents == 0 || below.is_some() || above.is_some() {
+        return Err(Error::Changed.into());
+    }
+    let extents = crate::view::content_extents(txn.reader(), op.content, 0..row.size)?;
+    if !extents.iter().map(|extent| extent.blob).eq(op.joined.iter().copied()) {
+        return Err(Error::Changed.into());
+    }
+    content::bring_in_blob(txn, &op.blob, row.size)?;
+    let extent = Extent { offset: 0, length: row.size, blob: op.blob.id, blob_offset: 0 };
+    content::replace_pages(txn, op.content, extent)?;
+    Ok(Reply::Done)
+}
+
+pub(crate) fn set_digest(txn: &mut Txn<'_>, op: &SetDigest) -> Result<Reply, Stop> {
+    txn.delete(Keyspace::Queues, key::queued_digest(op.bucket, op.key.as_str(), op.place));
+    let Some(sha256) = op.sha256 else { return Ok(Reply::Done) };
+    let Some(mut row) = txn.reader().history(op.bucket, &op.key, op.place)? else { return Ok(Reply::Done) };
+    let Some(version) = row.version.as_mut().filter(|version| version.sha256.is_none()) else {
+        return Ok(Reply::Done);
+    };
+    version.sha256 = Some(sha256);
+    txn.put(Keyspace::History, key::history(op.bucket, op.key.as_str(), op.place), &row);
+    Ok(Reply::Done)
+}
