@@ -225,8 +225,12 @@ impl Writer {
     fn roll(&mut self) -> Result<(), Stop> {
         let number = self.active.number + 1;
         let spare = self.take_spare()?;
-        let header =
-            Header { owner: self.shared.config.owner, number: u64::from(number), first: self.link, salt: rand::random() };
+        let header = Header {
+            owner: self.shared.config.owner,
+            number: u64::from(number),
+            first: self.link,
+            salt: rand::random(),
+        };
         while let Err(error) = spare.file.write_at(&header.encode(), 0) {
             if !is_full(&error) {
                 return Err(Stop::Failed(format!("writing the log failed: {error}")));
@@ -347,7 +351,7 @@ impl Drop for Writer {
 
 fn complete(items: VecDeque<Item>, result: &Result<(), String>) {
     let flushed = |callback: IOFlushed<TypeConfig>| {
-        callback.io_completed(result.as_ref().map(|()| ()).map_err(|reason| io::Error::other(reason.clone())));
+        callback.io_completed(result.clone().map_err(io::Error::other));
     };
     for item in items {
         match item {
