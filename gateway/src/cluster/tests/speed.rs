@@ -23,10 +23,25 @@ async fn run(cluster: &Arc<Cluster>, clients: usize, each: usize) -> (u64, u64, 
     (after.entries_synced - before.entries_synced, after.syncs - before.syncs, seconds)
 }
 
+/// What the disk needs for one commit, for comparison.
+fn sync_alone(dir: &Path) -> f64 {
+    use std::os::unix::fs::FileExt as _;
+    const SYNCS: u64 = 300;
+    let file = std::fs::File::create(dir.join("alone")).unwrap();
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 1 << 20).unwrap();
+    let begin = std::time::Instant::now();
+    for number in 0..SYNCS {
+        file.write_all_at(&[7; 600], number * 600).unwrap();
+        file.sync_data().unwrap();
+    }
+    begin.elapsed().as_secs_f64() * 1e6 / SYNCS as f64
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_commits_share_an_fsync_under_load() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = Arc::new(open(ClusterConfig::new(dir.path())).await.unwrap());
+    println!("write and sync alone: {:.0} us", sync_alone(dir.path()));
     for (clients, each) in [(1, 500), (16, 200), (128, 80), (1000, 20)] {
         let (commits, syncs, seconds) = run(&cluster, clients, each).await;
         println!(
