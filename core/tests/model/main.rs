@@ -36,7 +36,7 @@ use naive::Naive;
 use support::Dice;
 
 /// Seeds of a run without settings: a minute on the small machine that runs CI.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 80;
 const COMMANDS: usize = 500;
 
 /// The rows of a keyspace.
@@ -322,4 +322,55 @@ fn a_command_older_than_its_reply_is_expired() {
     let applied = machine.apply(&old);
     assert_eq!(applied.reply, Reply::Refused(Error::Expired));
     assert!(applied.batch.is_empty());
+}
+
+/// The commands must reach what they are meant to reach: each kind succeeds often enough, and so do the rare shapes.
+#[test]
+fn the_commands_reach_every_rule() {
+    let mut done: BTreeMap<String, u32> = BTreeMap::new();
+    for seed in 0..16 {
+        let (script, _, pair) = run(seed, COMMANDS);
+        drop(pair.unwrap());
+        let kv = MemKv::default();
+        for (revision, command) in &script {
+            let applied = apply(&kv.view(), *revision, command).unwrap();
+            for what in reached(&command.op, &applied.reply, &applied.batch) {
+                *done.entry(what).or_default() += 1;
+            }
+            kv.commit(applied.batch).unwrap();
+        }
+    }
+    println!("{done:#?}");
+    let kinds = "CreateBucket DeleteBucket SetVersioning SetDocument SetSettings PutObject DeleteObjects CopyObject RenameObject \
+        AppendObject SetTags CreateUpload PutPart CopyPart CompleteUpload AbortUpload Condemn Forget Trim Join SetDigest";
+    let shapes = ["AppendObject page 1", "AppendObject depth 2", "CompleteUpload 2 parts", "RenameObject many", "Trim rows"];
+    for what in kinds.split_whitespace().chain(shapes) {
+        assert!(done.get(what).is_some_and(|times| *times >= 5), "{what} happens too seldom: {:?}", done.get(what));
+    }
+}
+
+fn reached(op: &Op, reply: &Reply, batch: &Batch) -> Vec<String> {
+    let debug = format!("{op:?}");
+    let name = debug.split('(').next().unwrap().to_owned();
+    if let Reply::Refused(error) = reply {
+        let error = format!("{error:?}");
+        return vec![format!("{name} refused {}", error.split([' ', '(']).next().unwrap())];
+    }
+    let pages = batch.writes().filter(|(keyspace, _, value)| *keyspace == Keyspace::Extents && value.is_some());
+    let page = pages.filter_map(|(_, key, _)| key::page_parts(key)).map(|(page, _)| page).max();
+    let bases = batch.writes().filter(|(keyspace, ..)| *keyspace == Keyspace::Objects);
+    let depth = bases.filter_map(|(_, _, value)| holdfast_core::record::Record::decode(value?).ok());
+    let depth = depth.map(|row: holdfast_core::record::ContentRow| row.depth).max();
+    let mut all = vec![name.clone()];
+    all.extend(page.map(|page| format!("{name} page {page}")));
+    all.extend(depth.map(|depth| format!("{name} depth {depth}")));
+    match reply {
+        Reply::Renamed(rows) if *rows > 1 => all.push(format!("{name} many")),
+        Reply::Trimmed { rows, .. } if *rows > 0 => all.push(format!("{name} rows")),
+        _ => {}
+    }
+    if let Op::CompleteUpload(op) = op {
+        all.push(format!("{name} {} parts", op.parts.len()));
+    }
+    all
 }
