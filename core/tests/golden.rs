@@ -177,3 +177,11 @@ fn a_record_without_a_required_field_is_refused() {
         assert!((sample.decode)(&tree.encode()).is_err(), "{name} without {field}");
     }
 }
+
+#[test]
+fn bytes_that_follow_a_record_are_refused() {
+    for mut sample in samples::all() {
+        sample.bytes.push(0);
+        assert!((sample.decode)(&sample.bytes).is_err(), "{}", sample.name);
+    }
+}
