@@ -1,1 +1,22 @@
-//! placeholder
+//! The bench: the same load on Holdfast and on any other S3, in turns within one run.
+//!
+//! ```text
+//! main ── experiment (rounds that alternate) ── load (clients) ── client ── sign
+//!   │          ├── target (servers that are started, or URLs) ── system (/proc, disk)
+//!   └──────────┴── report (JSON, table) ── chart (SVG), stats
+//! ```
+//!
+//! Promises: both sides get the same requests from the same one-threaded generator; servers run with their defaults; a
+//! failed or wrong reply fails the run. Deliberately absent: tuning of either side, an SDK (it would cost more processor
+//! time than the servers), assertions on times.
+
+pub mod chart;
+pub mod client;
+pub mod experiment;
+pub mod load;
+pub mod report;
+pub mod scenario;
+pub mod sign;
+pub mod stats;
+pub mod system;
+pub mod target;

@@ -1,1 +1,19 @@
-//! placeholder
+//! Holdfast's gateway: the protocols, the verbs behind them, the cluster that commits them and the blobs they name.
+//!
+//! Arrows point down: `api` → `ops` → `cluster`, `blobs` → `backend`; nothing below knows a caller.
+
+pub mod api;
+pub mod backend;
+pub mod blobs;
+pub mod cli;
+pub mod client;
+pub mod cluster;
+pub mod config;
+pub mod doctor;
+pub mod error;
+pub mod gateway;
+pub mod jobs;
+pub mod node;
+pub mod ops;
+pub mod server;
+pub mod telemetry;

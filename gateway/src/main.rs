@@ -1,1 +1,116 @@
-fn main(){}
+//! The `holdfast` binary: reads the command line, runs the action, and turns its end into an exit code.
+//!
+//! 0 done; 1 ran, and failed or the answer is no; 2 wrong usage or configuration. Only this file exits and prints.
+
+use std::process::ExitCode;
+
+use holdfast::cli::{self, Action};
+use holdfast::client::{self, Client};
+use holdfast::doctor;
+use holdfast::node;
+use http::Method;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+/// In a path: everything but the unreserved characters and the slashes of the key.
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+
+fn main() -> ExitCode {
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let action = match cli::parse(std::env::args_os(), environment.collect()) {
+        Ok(action) => action,
+        Err(cli::Error::Usage(error)) => {
+            // Help and version are no mistakes; clap knows which it is and where it belongs.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+        Err(error) => return failed(&error, USAGE),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(run(action)),
+        Err(error) => failed(&error, FAILED),
+    }
+}
+
+async fn run(action: Action) -> ExitCode {
+    match action {
+        Action::Serve(config) => match node::serve(*config, |line| println!("{line}")).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                let code = if error.is_configuration() { USAGE } else { FAILED };
+                failed(&error, code)
+            }
+        },
+        Action::Doctor { config, json } => match node::doctor(&config).await {
+            Ok(reports) => {
+                if json {
+                    println!("{:#}", serde_json::json!(reports));
+                } else {
+                    reports.iter().for_each(|report| println!("{report}"));
+                }
+                if reports.iter().all(doctor::Report::is_fit) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+            }
+            Err(error) => failed(&error, FAILED),
+        },
+        Action::Status { json } => ask(Method::GET, "/_holdfast/v1/status".to_owned(), None, json).await,
+        Action::Stat { bucket, key, json } => {
+            let path = format!("/_holdfast/v1/objects/{bucket}/{}?versions", utf8_percent_encode(&key, IN_PATH));
+            ask(Method::GET, path, None, json).await
+        }
+        Action::BucketShow { bucket, json } => {
+            ask(Method::GET, format!("/_holdfast/v1/buckets/{bucket}"), None, json).await
+        }
+        Action::BucketSet { bucket, settings, json } => {
+            ask(Method::PUT, format!("/_holdfast/v1/buckets/{bucket}"), Some(settings.into()), json).await
+        }
+        Action::ConfigShow(config) => {
+            for (name, value, origin) in &config.shown {
+                println!("{name} = {value:?}  # {origin}");
+            }
+            ExitCode::SUCCESS
+        }
+        Action::Print(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+async fn ask(method: Method, path: String, body: Option<Value>, json: bool) -> ExitCode {
+    let answer = async { Client::from_environment().await?.json(method, &path, body.as_ref()).await };
+    match answer.await {
+        Ok(value) => {
+            print_value(&value, json);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let code =
+                if matches!(error, client::Error::Endpoint(_) | client::Error::Credentials) { USAGE } else { FAILED };
+            failed(&error, code)
+        }
+    }
+}
+
+fn print_value(value: &Value, json: bool) {
+    if json {
+        println!("{value:#}");
+    } else {
+        print!("{}", cli::readable(value));
+    }
+}
+
+/// Prints the whole chain, once.
+fn failed(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    eprint!("holdfast: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        eprint!(": {error}");
+        cause = error.source();
+    }
+    eprintln!();
+    ExitCode::from(code)
+}

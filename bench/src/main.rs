@@ -1,0 +1,302 @@
+//! `holdfast-bench`: command line, files, exit codes (0 done, 1 a request failed, 2 wrong usage or a missing program).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use holdfast_bench::chart;
+use holdfast_bench::client::Endpoint;
+use holdfast_bench::experiment::{self, LIST_OBJECTS_MIN, Options};
+use holdfast_bench::report::{self, Report};
+use holdfast_bench::scenario::{self, LIST_OBJECTS, Scenario};
+use holdfast_bench::sign::Credentials;
+use holdfast_bench::system::{self, Machine};
+use holdfast_bench::target::{Kind, Programs, Target};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Measures S3 servers side by side.
+#[derive(Parser)]
+#[command(name = "holdfast-bench", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Starts servers on new directories and measures them (the default)
+    Run(Run),
+    /// Measures servers that run already: keys from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
+    Load(Load),
+    /// Lists the scenarios
+    List,
+}
+
+#[derive(Args)]
+struct Run {
+    /// What to start
+    #[arg(long, value_delimiter = ',', default_value = "holdfast,minio")]
+    targets: Vec<Kind>,
+    /// The holdfast program [default: beside this program]
+    #[arg(long)]
+    holdfast: Option<PathBuf>,
+    /// The minio program [default: in PATH or ~/.cache/holdfast/bin]
+    #[arg(long)]
+    minio: Option<PathBuf>,
+    /// Where servers keep their data; a new directory is made in it and removed at the end
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+    #[command(flatten)]
+    measure: Measure,
+}
+
+#[derive(Args)]
+struct Load {
+    /// http://HOST:PORT or NAME=http://HOST:PORT, the reference last
+    #[arg(required = true)]
+    urls: Vec<String>,
+    #[arg(long, env = "AWS_ACCESS_KEY_ID", hide_env_values = true)]
+    access_key: String,
+    #[arg(long, env = "AWS_SECRET_ACCESS_KEY", hide_env_values = true)]
+    secret_key: String,
+    #[arg(long, env = "AWS_REGION", default_value = "us-east-1")]
+    region: String,
+    #[command(flatten)]
+    measure: Measure,
+}
+
+#[derive(Args)]
+struct Measure {
+    /// Three rounds of 1 s, listings among 10,000 objects: a first look, not a result
+    #[arg(long)]
+    quick: bool,
+    /// Only these scenarios, or those whose name starts so
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Rounds of each scenario and target
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Seconds of a round
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Objects in the bucket that is listed
+    #[arg(long)]
+    list_objects: Option<u64>,
+    /// The target that ratios are relative to [default: minio, else the last]
+    #[arg(long)]
+    reference: Option<String>,
+    /// Where NAME.json and NAME.svg are written
+    #[arg(long, default_value = "bench/results")]
+    results: PathBuf,
+    /// Name of the result [default: made of the targets]
+    #[arg(long)]
+    name: Option<String>,
+}
+
+/// What the caller got wrong: exit code 2.
+#[derive(Debug)]
+struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+fn usage<T>(text: impl Into<String>) -> Result<T> {
+    Err(Usage(text.into()).into())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let work = async {
+        match cli.command.unwrap_or(Command::Run(cli.run)) {
+            Command::Run(args) => run(args).await,
+            Command::Load(args) => load(args).await,
+            Command::List => {
+                list();
+                Ok(())
+            }
+        }
+    };
+    // Dropping the work ends the servers and removes their directory.
+    let done = tokio::select! {
+        done = work => done,
+        signal = interrupted() => signal.and_then(|()| bail!("interrupted")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("holdfast-bench: {error:#}");
+            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+        }
+    }
+}
+
+async fn interrupted() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+fn list() {
+    for scenario in scenario::all() {
+        println!("{:<18} {}", scenario.name, scenario.what);
+    }
+}
+
+async fn run(args: Run) -> Result<()> {
+    let programs = Programs { holdfast: holdfast_program(args.holdfast)?, minio: minio_program(args.minio) };
+    if let Some(missing) = args.targets.iter().find_map(|kind| kind.missing(&programs)) {
+        return usage(format!("{} is not there: build or install it, or name another by a flag", missing.display()));
+    }
+    let parent = args.dir.canonicalize().or_else(|_| usage(format!("{} is not a directory", args.dir.display())))?;
+    let directory = tempfile::Builder::new().prefix("holdfast-bench-").tempdir_in(&parent)?;
+    let names: Vec<_> = args.targets.iter().map(|kind| kind.name()).collect();
+    let mut options = options(&args.measure, &names)?;
+    options.directory = Some(directory.path().to_owned());
+    check_space(directory.path(), &options, names.len())?;
+    let machine = Machine::here(directory.path());
+    eprintln!("probing the disk");
+    let disk = system::probe(directory.path())?;
+    let mut targets = Vec::new();
+    for kind in &args.targets {
+        eprintln!("starting {}", kind.name());
+        targets.push(Target::start(*kind, &programs, directory.path()).await?);
+    }
+    let name = result_name(&args.measure, &names);
+    let report = Report::new(&name, machine, Some(disk), names[options.reference]);
+    measure(&targets, &options, report, &args.measure.results).await
+}
+
+async fn load(args: Load) -> Result<()> {
+    let credentials = Credentials { access_key: args.access_key, secret_key: args.secret_key, region: args.region };
+    let mut targets = Vec::new();
+    for url in &args.urls {
+        let (name, url) =
+            url.split_once("=http").map_or((url.as_str(), url.clone()), |(name, rest)| (name, format!("http{rest}")));
+        let endpoint = Endpoint::parse(&url, credentials.clone()).or_else(|error| usage(format!("{error:#}")))?;
+        // A host's name is no part of a result: what has no name is counted.
+        let name = if name == url { format!("target{}", targets.len() + 1) } else { name.to_owned() };
+        targets.push(Target::outside(&name, endpoint));
+    }
+    let names: Vec<_> = targets.iter().map(|target| target.name.as_str()).collect();
+    let options = options(&args.measure, &names)?;
+    let name = result_name(&args.measure, &names);
+    let report = Report::new(&name, Machine::here(Path::new("/")), None, names[options.reference]);
+    measure(&targets, &options, report, &args.measure.results).await
+}
+
+/// Measures, prints the table, and writes the results when nothing failed.
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+async fn measure(targets: &[Target], options: &Options, mut report: Report, results: &Path) -> Result<()> {
+    report.rounds = options.rounds;
+    report.round_s = options.round_time.as_secs_f64();
+    report.list_objects = options.list_objects;
+    let done = experiment::run(targets, options, &mut report).await;
+    if !report.scenarios.is_empty() {
+        println!("{}", report::table(&report));
+    }
+    done?;
+    fs::create_dir_all(results).context("the directory of results cannot be made")?;
+    let json = serde_json::to_string_pretty(&report)?;
+    fs::write(results.join(format!("{}.json", report.name)), json + "\n")?;
+    fs::write(results.join(format!("{}.svg", report.name)), chart::svg(&report))?;
+    Ok(())
+}
+
+fn options(args: &Measure, targets: &[&str]) -> Result<Options> {
+    let list_objects = args.list_objects.unwrap_or(if args.quick { LIST_OBJECTS / 10 } else { LIST_OBJECTS });
+    if list_objects < LIST_OBJECTS_MIN {
+        return usage(format!("--list-objects is at least {LIST_OBJECTS_MIN}"));
+    }
+    let rounds = args.rounds.unwrap_or(if args.quick { 3 } else { 5 });
+    let seconds = args.seconds.unwrap_or(if args.quick { 1.0 } else { 3.0 });
+    if rounds == 0 || !(0.05..=600.0).contains(&seconds) {
+        return usage("a run has at least one round, a round 0.05 to 600 seconds");
+    }
+    let settle = if args.quick { 1.0 } else { 5.0 };
+    Ok(Options {
+        rounds,
+        round_time: Duration::from_secs_f64(seconds),
+        warm_up: Duration::from_secs_f64(seconds / 3.0),
+        settle: Duration::from_secs_f64(settle),
+        list_objects,
+        scenarios: scenarios(&args.only)?,
+        directory: None,
+        bucket_stem: bucket_stem(),
+        reference: reference(args.reference.as_deref(), targets)?,
+    })
+}
+
+/// Names that no other run on the same server has.
+fn bucket_stem() -> String {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    format!("bench-{seconds}-{}", std::process::id())
+}
+
+fn scenarios(only: &[String]) -> Result<Vec<Scenario>> {
+    let all = scenario::all();
+    if let Some(unknown) = only.iter().find(|name| !all.iter().any(|row| row.name.starts_with(name.as_str()))) {
+        return usage(format!("no scenario is called {unknown}; `holdfast-bench list` names all"));
+    }
+    let wanted = |row: &Scenario| only.is_empty() || only.iter().any(|name| row.name.starts_with(name.as_str()));
+    Ok(all.into_iter().filter(wanted).collect())
+}
+
+fn reference(wanted: Option<&str>, targets: &[&str]) -> Result<usize> {
+    let position = |name: &str| targets.iter().position(|target| *target == name);
+    match wanted {
+        Some(name) => position(name).map_or_else(|| usage(format!("no target is called {name}")), Ok),
+        None => Ok(position("minio").unwrap_or(targets.len().saturating_sub(1))),
+    }
+}
+
+fn result_name(args: &Measure, targets: &[&str]) -> String {
+    let quick = if args.quick { "-quick" } else { "" };
+    args.name.clone().unwrap_or_else(|| format!("{}{quick}", targets.join("-vs-").replace('+', "-on-")))
+}
+
+fn holdfast_program(given: Option<PathBuf>) -> Result<PathBuf> {
+    Ok(match given {
+        Some(program) => program,
+        None => std::env::current_exe().context("this program does not know where it is")?.with_file_name("holdfast"),
+    })
+}
+
+fn minio_program(given: Option<PathBuf>) -> PathBuf {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let mut places = std::env::split_paths(&paths).map(|path| path.join("minio"));
+    given.or_else(|| places.find(|path| path.is_file())).unwrap_or_else(|| home.join(".cache/holdfast/bin/minio"))
+}
+
+/// What is written at most must fit: a full disk measures nothing. Deleted objects count too, because a server may keep
+/// them for a while.
+fn check_space(directory: &Path, options: &Options, targets: usize) -> Result<()> {
+    const SMALL_BYTES: u64 = 4 << 30;
+    let rounds = options.rounds as u64 + 1;
+    let big: u64 = options.scenarios.iter().map(|scenario| scenario.round_bytes_max() * rounds).sum();
+    let needed = (big + SMALL_BYTES) * targets as u64;
+    let free = system::free_bytes(directory)?;
+    if free < needed {
+        return usage(format!(
+            "{} MiB are free and up to {} MiB are needed: choose another --dir, fewer --rounds, or --only some scenarios",
+            free >> 20,
+            needed >> 20
+        ));
+    }
+    Ok(())
+}

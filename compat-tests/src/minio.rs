@@ -1,0 +1,89 @@
+//! A MinIO server process: the reference peer, and a backend to stand in front of.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process::{Launch, Process, ROOT_PASSWORD, ROOT_USER, tail, wait_until};
+use crate::skip;
+use crate::target::{Endpoint, Target};
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// MinIO cannot listen on port 0, so a port is picked first; another process may take it in between.
+const TRIES: usize = 3;
+
+/// A running MinIO.
+#[derive(Debug)]
+pub struct Minio {
+    process: Process,
+    address: String,
+}
+
+impl Minio {
+    /// Starts MinIO with its data under `dir`.
+    ///
+    /// # Errors
+    /// A skip when the program is missing; otherwise when it does not become ready.
+    pub fn start(dir: &Path) -> Result<Self> {
+        let program = skip::program(&["minio"], "make tools")?;
+        let data = dir.join("minio");
+        std::fs::create_dir_all(&data)?;
+        let mut last = None;
+        for _ in 0..TRIES {
+            let address = free_address()?;
+            let env = [
+                ("MINIO_ROOT_USER", ROOT_USER),
+                ("MINIO_ROOT_PASSWORD", ROOT_PASSWORD),
+                ("MINIO_BROWSER", "off"),
+                ("MINIO_UPDATE", "off"),
+                ("MINIO_DOMAIN", "localhost"),
+            ];
+            let launch = Launch {
+                program: program.clone(),
+                args: vec![
+                    "server".into(),
+                    "--quiet".into(),
+                    "--address".into(),
+                    address.clone().into(),
+                    data.clone().into(),
+                ],
+                env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+                log: dir.join("minio.log"),
+            };
+            let mut process = Process::start(&launch)?;
+            match wait_ready(&mut process, &address) {
+                Ok(()) => return Ok(Self { process, address }),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.context("MinIO was not tried")?)
+    }
+
+    /// `127.0.0.1:PORT`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The process, to measure it.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+}
+
+fn wait_ready(process: &mut Process, address: &str) -> Result<()> {
+    wait_until("MinIO's readiness", READY_WITHIN, || {
+        ensure!(process.is_running()?, "MinIO ended:\n{}", tail(&process.output(), 20));
+        // Its health pages answer 200 before it serves, so ask for something real.
+        let reply = Endpoint::of(Target::Minio, address).raw().get("", "", &[]);
+        Ok(reply.is_ok_and(|reply| reply.status == 200))
+    })
+}
+
+/// An address that nobody listens on at this moment.
+fn free_address() -> Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Installs the outside programs that the system tests and the bench drive, at pinned versions, into the user's cache
+# directory, and Debian packages when it runs as root. What is there already at the right version is left alone. What
+# cannot be installed costs one line that says what is missing and how to get it; the tests then report a counted skip,
+# or a failure when CI=true.
+set -uo pipefail
+
+MINIO_VERSION=v0.0.0-20260212201848-7aac2a2c5b7c
+MC_VERSION=v0.0.0-20250313080218-cf909e1063a9
+# The tests look for the same version: BOTO3_VERSION in compat-tests/src/client/boto3.rs.
+BOTO3_VERSION=1.44.8
+
+cache=${HOLDFAST_TOOLS:-$HOME/.cache/holdfast}
+bin=$cache/bin
+mkdir -p "$bin"
+missing=0
+
+lacks() { # what, how to get it
+  echo "tools: missing $1: $2" >&2
+  missing=$((missing + 1))
+}
+
+# A Go program: package path, version. The binary itself records the version it was built from.
+go_program() {
+  local package=$1 version=$2 name
+  name=$(basename "$package")
+  if ! command -v go >/dev/null; then
+    [ -x "$bin/$name" ] || lacks "$name" "install Go 1.24 or newer, then: GOBIN=$bin go install $package@$version"
+    return
+  fi
+  if [ -x "$bin/$name" ] && go version -m "$bin/$name" 2>/dev/null | grep -q "[[:space:]]$version\([[:space:]]\|$\)"; then
+    return
+  fi
+  echo "tools: building $name $version (some minutes, once)"
+  GOBIN=$bin GOFLAGS=-buildvcs=false CGO_ENABLED=0 go install -trimpath -ldflags '-s -w' "$package@$version" ||
+    lacks "$name" "GOBIN=$bin go install $package@$version"
+}
+
+boto3() {
+  local venv=$cache/boto3-$BOTO3_VERSION
+  "$venv/bin/python" -c "import boto3, awscrt; assert boto3.__version__ == '$BOTO3_VERSION'" 2>/dev/null && return
+  echo "tools: installing boto3 $BOTO3_VERSION"
+  rm -rf "$venv"
+  python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check "boto3[crt]==$BOTO3_VERSION" ||
+    lacks boto3 "python3 -m venv $venv && $venv/bin/pip install 'boto3[crt]==$BOTO3_VERSION'"
+}
+
+# Debian packages, each with a program that proves it is there.
+debian() {
+  local wanted=() pair package program
+  for pair in awscli:/usr/bin/aws rclone:rclone s3fs:s3fs fuse3:fusermount3 curl:curl python3-venv:python3; do
+    package=${pair%%:*} program=${pair#*:}
+    command -v "$program" >/dev/null || wanted+=("$package")
+  done
+  # venv without ensurepip cannot make an environment; Debian ships it apart.
+  python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
+  [ ${#wanted[@]} -eq 0 ] && return
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "tools: installing Debian packages: ${wanted[*]}"
+    if DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 update >/dev/null &&
+      DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${wanted[@]}" >/dev/null; then
+      return
+    fi
+  fi
+  for package in "${wanted[@]}"; do lacks "$package" "apt-get install $package"; done
+}
+
+debian
+boto3
+go_program github.com/minio/minio $MINIO_VERSION
+go_program github.com/minio/mc $MC_VERSION
+
+# Only a run that demands everything fails here; for everyone else the tests report the skips.
+if [ "$missing" -gt 0 ] && [ "${CI:-}" = true ]; then exit 1; fi
+exit 0

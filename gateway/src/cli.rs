@@ -1,0 +1,317 @@
+//! The command line: words in, an [`Action`] out. What the actions do is `main`'s business.
+//!
+//! `serve`'s flags come from the table of settings. A command of the contract that is not built is known here and refused, so
+//! that it is not mistaken for a typing error.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::config::{self, Config, SETTINGS, Sources};
+
+/// What the user wants.
+#[derive(Debug)]
+pub enum Action {
+    /// Run the gateway.
+    Serve(Box<Config>),
+    /// Check a backend and a data directory.
+    Doctor {
+        /// As `serve` would read it.
+        config: Box<Config>,
+        /// Machine-readable findings.
+        json: bool,
+    },
+    /// Ask a gateway about itself.
+    Status {
+        /// As it came.
+        json: bool,
+    },
+    /// One object's metadata.
+    Stat {
+        /// Bucket.
+        bucket: String,
+        /// Key.
+        key: String,
+        /// As it came.
+        json: bool,
+    },
+    /// Show a bucket's settings.
+    BucketShow {
+        /// Bucket.
+        bucket: String,
+        /// As it came.
+        json: bool,
+    },
+    /// Change a bucket's settings.
+    BucketSet {
+        /// Bucket.
+        bucket: String,
+        /// The settings named.
+        settings: serde_json::Map<String, serde_json::Value>,
+        /// As it came.
+        json: bool,
+    },
+    /// Show every setting and where it comes from.
+    ConfigShow(Box<Config>),
+    /// Print this, and be done.
+    Print(String),
+}
+
+/// Why there is nothing to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// clap's own message, or its help.
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    /// A setting is wrong.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// A word has the wrong form.
+    #[error("{0}")]
+    Word(String),
+    /// A command that is not built.
+    #[error("holdfast {0} is not built yet")]
+    NotBuilt(&'static str),
+}
+
+/// Commands of later parts.
+const NOT_BUILT: &[&str] = &["index", "sql", "watch", "lock", "recover", "cluster"];
+
+/// The whole command line, for completions and help.
+#[must_use]
+pub fn command() -> Command {
+    let json = || Arg::new("json").long("json").action(ArgAction::SetTrue).help("print JSON");
+    let bucket = || Arg::new("bucket").value_name("NAME").required(true);
+    let mut command = Command::new("holdfast")
+        .about("A versioned, strictly consistent S3 over a local directory or any S3 store")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(with_settings(Command::new("serve").about("The gateway")))
+        .subcommand(
+            with_settings(Command::new("doctor").about("Checks a backend and a data directory; exit 0 only if fit"))
+                .arg(json()),
+        )
+        .subcommand(
+            Command::new("status").about("Cluster, leader, log, backend, cache of a running gateway").arg(json()),
+        )
+        .subcommand(
+            Command::new("stat")
+                .about("One object's metadata")
+                .arg(Arg::new("object").value_name("s3://BUCKET/KEY").required(true))
+                .arg(json()),
+        )
+        .subcommand(
+            Command::new("bucket")
+                .about("Settings of a bucket")
+                .subcommand_required(true)
+                .subcommand(Command::new("show").arg(bucket()).arg(json()))
+                .subcommand(
+                    Command::new("set")
+                        .arg(bucket())
+                        .arg(Arg::new("settings").value_name("NAME=VALUE").num_args(1..).required(true))
+                        .arg(json()),
+                ),
+        )
+        .subcommand(
+            Command::new("config")
+                .about("Settings of `serve` and where they come from")
+                .subcommand_required(true)
+                .subcommand(with_settings(Command::new("show"))),
+        )
+        .subcommand(Command::new("version").about("The version"));
+    for name in NOT_BUILT {
+        let rest = Arg::new("rest").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true);
+        command = command.subcommand(Command::new(*name).about("Not built yet").arg(rest));
+    }
+    command
+}
+
+fn with_settings(mut command: Command) -> Command {
+    for setting in SETTINGS.iter().filter(|setting| setting.flag) {
+        let default = if setting.default.is_empty() { setting.default_note } else { setting.default };
+        let help =
+            format!("{} [default: {}] [env: {}]", setting.meaning, default.replace('`', ""), setting.environment);
+        command = command.arg(Arg::new(setting.name).long(setting.flag_name()).value_name("VALUE").help(help));
+    }
+    command
+}
+
+/// Reads the command line and the settings it needs.
+///
+/// # Errors
+/// [`Error`], after which the process exits with 2 (0 for help).
+pub fn parse(words: impl IntoIterator<Item = OsString>, environment: HashMap<String, String>) -> Result<Action, Error> {
+    let matches = command().try_get_matches_from(words)?;
+    let (name, matches) = matches.subcommand().expect("a subcommand is required");
+    let json = || matches.get_flag("json");
+    match name {
+        "serve" => Ok(Action::Serve(settings(matches, environment)?)),
+        "doctor" => Ok(Action::Doctor { config: settings(matches, environment)?, json: json() }),
+        "status" => Ok(Action::Status { json: json() }),
+        "stat" => {
+            let (bucket, key) = object(word(matches, "object"))?;
+            Ok(Action::Stat { bucket, key, json: json() })
+        }
+        "bucket" => bucket(matches),
+        "config" => {
+            let (_, matches) = matches.subcommand().expect("a subcommand is required");
+            Ok(Action::ConfigShow(settings(matches, environment)?))
+        }
+        "version" => Ok(Action::Print(format!("holdfast {}", env!("CARGO_PKG_VERSION")))),
+        other => {
+            let name = NOT_BUILT.iter().find(|name| **name == other).expect("clap knows the commands");
+            Err(Error::NotBuilt(name))
+        }
+    }
+}
+
+fn settings(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<Box<Config>, Error> {
+    let given = SETTINGS.iter().filter(|setting| setting.flag);
+    let flags =
+        given.filter_map(|setting| Some((setting.name, matches.get_one::<String>(setting.name)?.clone()))).collect();
+    Ok(Box::new(Config::resolve(&Sources::gather(flags, environment)?)?))
+}
+
+fn word<'a>(matches: &'a ArgMatches, name: &str) -> &'a str {
+    matches.get_one::<String>(name).map(String::as_str).unwrap_or_default()
+}
+
+fn object(text: &str) -> Result<(String, String), Error> {
+    let parts = text
+        .strip_prefix("s3://")
+        .and_then(|rest| rest.split_once('/'))
+        .filter(|(bucket, key)| !bucket.is_empty() && !key.is_empty());
+    let (bucket, key) = parts.ok_or_else(|| Error::Word(format!("{text:?} is not s3://BUCKET/KEY")))?;
+    Ok((bucket.to_owned(), key.to_owned()))
+}
+
+fn bucket(matches: &ArgMatches) -> Result<Action, Error> {
+    let (verb, matches) = matches.subcommand().expect("a subcommand is required");
+    let (bucket, json) = (word(matches, "bucket").to_owned(), matches.get_flag("json"));
+    if verb == "show" {
+        return Ok(Action::BucketShow { bucket, json });
+    }
+    let mut settings = serde_json::Map::new();
+    for pair in matches.get_many::<String>("settings").into_iter().flatten() {
+        let (name, value) = pair.split_once('=').ok_or_else(|| Error::Word(format!("{pair:?} is not NAME=VALUE")))?;
+        settings.insert(name.to_owned(), setting_value(name, value)?);
+    }
+    Ok(Action::BucketSet { bucket, settings, json })
+}
+
+fn setting_value(name: &str, value: &str) -> Result<serde_json::Value, Error> {
+    match name {
+        "inline_bytes" => config::parse_bytes(value)
+            .map(Into::into)
+            .ok_or_else(|| Error::Word(format!("{value:?} is not a size such as 65536, 64KiB or 4GiB"))),
+        "durability" | "history" | "on_parse_error" => Ok(value.into()),
+        _ => Err(Error::Word(format!(
+            "a bucket has no setting {name:?}; it has durability, inline_bytes, history, on_parse_error"
+        ))),
+    }
+}
+
+/// JSON as lines for a person: `name: value`, nested values indented.
+#[must_use]
+pub fn readable(value: &serde_json::Value) -> String {
+    let mut out = String::new();
+    write_readable(value, 0, &mut out);
+    out
+}
+
+fn write_readable(value: &serde_json::Value, depth: usize, out: &mut String) {
+    use serde_json::Value;
+    let indent = "  ".repeat(depth);
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::Object(_) | Value::Array(_) => {
+                        out.push_str(&format!("{indent}{name}:\n"));
+                        write_readable(value, depth + 1, out);
+                    }
+                    plain => out.push_str(&format!("{indent}{name}: {}\n", plain_text(plain))),
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                let mut text = String::new();
+                write_readable(item, depth + 1, &mut text);
+                let text = text.trim_start();
+                out.push_str(&format!("{indent}- {text}"));
+            }
+        }
+        plain => out.push_str(&format!("{indent}{}\n", plain_text(plain))),
+    }
+}
+
+fn plain_text(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), |text| text.escape_debug().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(line: &str) -> Result<Action, Error> {
+        parse(line.split(' ').map(Into::into), HashMap::new())
+    }
+
+    fn fails(line: &str) -> String {
+        run(line).expect_err(line).to_string()
+    }
+
+    #[test]
+    fn commands_become_actions() {
+        let Action::Serve(config) = run("holdfast serve --listen :1 --data /d").unwrap() else { panic!("not serve") };
+        assert_eq!((config.listen.as_str(), config.backend.as_str()), (":1", "file:/d/store"));
+        assert!(matches!(run("holdfast doctor --backend file:/x --json").unwrap(), Action::Doctor { json: true, .. }));
+        assert!(matches!(run("holdfast status").unwrap(), Action::Status { json: false }));
+        let Action::Stat { bucket, key, .. } = run("holdfast stat s3://b/a/k").unwrap() else { panic!("not stat") };
+        assert_eq!((bucket.as_str(), key.as_str()), ("b", "a/k"));
+        let set = run("holdfast bucket set b durability=quorum inline_bytes=64KiB").unwrap();
+        let Action::BucketSet { settings, .. } = set else { panic!("not bucket set") };
+        assert_eq!(
+            serde_json::Value::from(settings),
+            serde_json::json!({ "durability": "quorum", "inline_bytes": 65536 })
+        );
+        assert!(matches!(run("holdfast bucket show b --json").unwrap(), Action::BucketShow { json: true, .. }));
+        assert!(matches!(run("holdfast config show").unwrap(), Action::ConfigShow(_)));
+    }
+
+    #[test]
+    fn mistakes_and_missing_parts_are_named() {
+        assert!(fails("holdfast stat b/k").contains("is not s3://BUCKET/KEY"));
+        assert!(fails("holdfast bucket set b colour=red").contains("has no setting"));
+        assert!(fails("holdfast serve --lisen x").contains("unexpected argument"));
+        assert!(fails("holdfast serve --cluster c").contains("not built yet"));
+        assert!(fails("holdfast serve --console-listen x:1").contains("not built yet"));
+        for line in ["holdfast index create --x y", "holdfast sql q", "holdfast lock run n -- c", "holdfast recover"] {
+            assert!(matches!(run(line), Err(Error::NotBuilt(_))), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn answers_read_well() {
+        let value = serde_json::json!({ "role": "leader", "term": 3, "peers": [{ "id": "a", "lag": 0 }, { "id": "b", "lag": 1 }], "backend": { "url": "file:x" } });
+        insta::assert_snapshot!(readable(&value), @r"
+        backend:
+          url: file:x
+        peers:
+          - id: a
+            lag: 0
+          - id: b
+            lag: 1
+        role: leader
+        term: 3
+        ");
+    }
+}

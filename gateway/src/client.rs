@@ -1,0 +1,192 @@
+//! The command line's side of a gateway: signed requests to `HOLDFAST_ENDPOINT` with the AWS credential chain's keys.
+
+pub mod sign;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_s3::config::ProvideCredentials as _;
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use time::OffsetDateTime;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use self::sign::{Signer, sha256_hex};
+use crate::api::gate::keys::Credentials;
+use crate::config::secret::Secret;
+
+/// Where the gateway is unless `HOLDFAST_ENDPOINT` says otherwise.
+pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:9900";
+/// A command waits this long for its answer.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+/// An answer is a JSON document; a larger one is a mistake.
+pub const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Why a command got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The endpoint is no URL that we can use.
+    #[error("HOLDFAST_ENDPOINT {0:?} is not http://HOST:PORT or https://HOST:PORT")]
+    Endpoint(String),
+    /// The credential chain has none.
+    #[error("no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")]
+    Credentials,
+    /// No connection, or it broke.
+    #[error("cannot reach {endpoint}")]
+    Unreachable {
+        /// The endpoint.
+        endpoint: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The gateway refused.
+    #[error("{status}: {code}: {message} (request {request_id})")]
+    Refused {
+        /// HTTP status.
+        status: StatusCode,
+        /// Error code.
+        code: String,
+        /// Its text.
+        message: String,
+        /// To find it in the gateway's log.
+        request_id: String,
+    },
+    /// The answer is no JSON.
+    #[error("the answer is not JSON; is {0} a Holdfast endpoint?")]
+    Form(String),
+}
+
+/// A client of one gateway.
+#[derive(Debug)]
+pub struct Client {
+    endpoint: Uri,
+    text: String,
+    signer: Signer,
+}
+
+impl Client {
+    /// A client with the environment's endpoint, region and credentials.
+    ///
+    /// # Errors
+    /// [`Error::Endpoint`] or [`Error::Credentials`].
+    pub async fn from_environment() -> Result<Self, Error> {
+        let text = std::env::var("HOLDFAST_ENDPOINT").unwrap_or_else(|_| DEFAULT_ENDPOINT.to_owned());
+        let chain = aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await;
+        let region = std::env::var("HOLDFAST_REGION").ok().or_else(|| chain.region().map(ToString::to_string));
+        let provider = chain.credentials_provider().ok_or(Error::Credentials)?;
+        let found = provider.provide_credentials().await.map_err(|_| Error::Credentials)?;
+        let credentials = Credentials {
+            access_key: found.access_key_id().to_owned(),
+            secret_key: Secret::new(found.secret_access_key()),
+        };
+        Self::new(text, Signer { credentials, region: region.unwrap_or_else(|| "us-east-1".to_owned()) })
+    }
+
+    /// A client of `endpoint`.
+    ///
+    /// # Errors
+    /// [`Error::Endpoint`].
+    pub fn new(endpoint: String, signer: Signer) -> Result<Self, Error> {
+        let uri: Uri = endpoint.parse().map_err(|_| Error::Endpoint(endpoint.clone()))?;
+        if uri.host().is_none() || !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(Error::Endpoint(endpoint));
+        }
+        Ok(Self { endpoint: uri, text: endpoint, signer })
+    }
+
+    /// Sends a signed request and reads a JSON answer; an empty one is `null`.
+    ///
+    /// # Errors
+    /// [`Error`] when there is no answer, or it is a refusal.
+    pub async fn json(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<serde_json::Value, Error> {
+        let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        let answer = timeout(DEADLINE, self.send(method, path, body)).await;
+        let (status, headers, bytes) = answer.map_err(|late| self.unreachable(late))??;
+        let json = if bytes.is_empty() { Ok(serde_json::Value::Null) } else { serde_json::from_slice(&bytes) };
+        if status.is_success() {
+            return json.map_err(|_| Error::Form(self.text.clone()));
+        }
+        let json = json.unwrap_or_default();
+        let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
+        let request_id = headers.get("x-amz-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+        Err(Error::Refused { status, code: text("code"), message: text("message"), request_id })
+    }
+
+    fn unreachable(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        Error::Unreachable { endpoint: self.text.clone(), source: source.into() }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, http::HeaderMap, Bytes), Error> {
+        let authority = self.endpoint.authority().expect("checked when the client was made");
+        let uri: Uri = path.parse().map_err(|_| Error::Endpoint(path.to_owned()))?;
+        let mut request = Request::new(Full::new(body.clone()));
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = uri.clone();
+        let headers = request.headers_mut();
+        headers.insert(header::HOST, authority.as_str().parse().map_err(|_| Error::Endpoint(self.text.clone()))?);
+        headers.insert(header::CONTENT_LENGTH, body.len().into());
+        self.signer.sign(&method, &uri, headers, &sha256_hex(&body), OffsetDateTime::now_utc());
+        let secure = self.endpoint.scheme_str() == Some("https");
+        let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let host = authority.host().trim_matches(['[', ']']);
+        let stream = TcpStream::connect((host, port)).await.map_err(|error| self.unreachable(error))?;
+        if !secure {
+            return self.exchange(stream, request).await;
+        }
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| Error::Endpoint(self.text.clone()))?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(self.tls()?));
+        let stream = connector.connect(name, stream).await.map_err(|error| self.unreachable(error))?;
+        self.exchange(stream, request).await
+    }
+
+    fn tls(&self) -> Result<rustls::ClientConfig, Error> {
+        let mut roots = rustls::RootCertStore::empty();
+        // A certificate that does not parse is not trusted; the others still are.
+        let _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        Ok(builder.map_err(|error| self.unreachable(error))?.with_root_certificates(roots).with_no_client_auth())
+    }
+
+    async fn exchange<I>(
+        &self,
+        stream: I,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, http::HeaderMap, Bytes), Error>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| self.unreachable(error))?;
+        let exchange = async {
+            let reply = sender.send_request(request).await.map_err(|error| self.unreachable(error))?;
+            let (parts, body) = reply.into_parts();
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| self.unreachable(error))?;
+            Ok((parts.status, parts.headers, body.to_bytes()))
+        };
+        tokio::pin!(connection);
+        tokio::pin!(exchange);
+        tokio::select! {
+            biased;
+            done = &mut exchange => done,
+            // The connection may end before the last bytes have been looked at.
+            _ = &mut connection => exchange.await,
+        }
+    }
+}

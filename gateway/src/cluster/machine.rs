@@ -1,0 +1,243 @@
+//! The state machine as openraft sees it: applies committed entries to the store, in order, and answers proposers.
+//!
+//! Entries of one chunk are applied on an overlay, so that they see each other, and reach the store as a single batch
+//! with the log id of the last of them. Only then are proposers answered, views told of the new revision and jobs woken:
+//! whoever has a reply finds its effect in every later view of this node.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use futures::{Stream, StreamExt as _};
+use holdfast_core::apply::apply;
+use holdfast_core::effect::Effect;
+use holdfast_core::kv::{KvError, Overlay, Kv as _};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, Snapshot};
+use tokio::sync::{broadcast, watch};
+
+use super::engine::{self, EngineView};
+use super::error::Error;
+use super::raft::{LogId, Outcome, SnapshotMeta, StoredMembership, TypeConfig};
+use super::store::Store;
+
+/// Most entries and command bytes of one batch.
+const CHUNK_ENTRIES_MAX: usize = 1024;
+const CHUNK_BYTES_MAX: usize = 4 << 20;
+/// Chunks of effects that a slow subscriber may be behind before it loses some.
+const EFFECTS_MAX: usize = 1024;
+
+/// Hints for jobs, by chunk.
+pub type Effects = Arc<[Effect]>;
+
+/// What the state machine shares with the rest of the cluster.
+pub(super) struct Shared {
+    pub store: Store,
+    /// Revision of the last applied entry.
+    pub applied: watch::Sender<u64>,
+    pub effects: broadcast::Sender<Effects>,
+    /// Why the state machine cannot go on.
+    pub failure: watch::Sender<Option<String>>,
+    /// What the last snapshot of this process covers.
+    snapshot: Mutex<Option<SnapshotMeta>>,
+}
+
+impl Shared {
+    pub(super) fn new(store: Store) -> Self {
+        Self {
+            store,
+            applied: watch::Sender::new(0),
+            effects: broadcast::Sender::new(EFFECTS_MAX),
+            failure: watch::Sender::new(None),
+            snapshot: Mutex::new(None),
+        }
+    }
+
+    fn failed(&self, error: KvError) -> io::Error {
+        let error = self.store.failed(error);
+        self.stop(&error);
+        error.into()
+    }
+
+    fn stop(&self, error: &Error) {
+        let mut reason = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            reason = format!("{reason}: {cause}");
+            source = cause.source();
+        }
+        self.failure.send_if_modified(|failure| failure.is_none() && failure.insert(reason).len() > 0);
+    }
+
+    fn covered(&self, view: &EngineView) -> Result<SnapshotMeta, KvError> {
+        Ok(SnapshotMeta { last_log_id: engine::applied(view)?, last_membership: engine::membership(view)? })
+    }
+
+    fn set_snapshot(&self, meta: SnapshotMeta) {
+        *self.snapshot.lock().expect("only held for a moment") = Some(meta);
+    }
+}
+
+/// A snapshot on its way.
+pub enum SnapshotData {
+    /// Taken here in constant time, streamed on demand.
+    View(EngineView),
+    /// Received in a file of the state's directory; installing it removes it.
+    File(PathBuf),
+}
+
+/// The state machine.
+pub struct Machine {
+    shared: Arc<Shared>,
+    membership: StoredMembership,
+    revision_offset: u64,
+}
+
+impl Machine {
+    pub(super) fn new(shared: Arc<Shared>) -> Result<Self, Error> {
+        let mut machine = Self { shared, membership: StoredMembership::default(), revision_offset: 0 };
+        machine.reload().map_err(|error| machine.shared.store.failed(error))?;
+        Ok(machine)
+    }
+
+    /// Takes over what the store says.
+    fn reload(&mut self) -> Result<(), KvError> {
+        let view = self.shared.store.view();
+        self.membership = engine::membership(&view)?;
+        self.revision_offset = engine::revision_offset(&view)?;
+        let applied = engine::applied(&view)?.map_or(0, |id| id.index + self.revision_offset);
+        self.shared.applied.send_replace(applied);
+        Ok(())
+    }
+
+    fn apply_chunk(&mut self, chunk: Vec<EntryResponder<TypeConfig>>) -> Result<(), KvError> {
+        let Some(last) = chunk.last().map(|(entry, _)| entry.log_id) else { return Ok(()) };
+        let engine = self.shared.store.engine();
+        let mut overlay = Overlay::new(engine.view());
+        let (mut replies, mut effects, mut members) = (Vec::with_capacity(chunk.len()), Vec::new(), false);
+        for (entry, responder) in chunk {
+            let outcome = match entry.payload {
+                EntryPayload::Blank => Outcome(None),
+                EntryPayload::Normal(proposal) => {
+                    let applied = apply(&overlay, entry.log_id.index + self.revision_offset, &proposal.command)
+                        .map_err(|stop| KvError { doing: "applying a command", source: Box::new(stop) })?;
+                    overlay.merge(applied.batch);
+                    effects.extend(applied.effects);
+                    Outcome(Some(applied.reply))
+                }
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    members = true;
+                    Outcome(None)
+                }
+            };
+            replies.extend(responder.map(|responder| (responder, outcome)));
+        }
+        let mut batch = overlay.into_batch();
+        engine::put_applied(&last, members.then_some(&self.membership), &mut batch);
+        engine.commit(batch)?;
+        self.tell(last, effects, replies);
+        Ok(())
+    }
+
+    fn tell(&self, last: LogId, effects: Vec<Effect>, replies: Vec<(ApplyResponder<TypeConfig>, Outcome)>) {
+        self.shared.applied.send_replace(last.index + self.revision_offset);
+        if !effects.is_empty() {
+            // Without a subscriber nobody needs them.
+            let _ = self.shared.effects.send(effects.into());
+        }
+        for (responder, outcome) in replies {
+            responder.send(outcome);
+        }
+    }
+}
+
+fn command_bytes(item: &EntryResponder<TypeConfig>) -> usize {
+    match &item.0.payload {
+        EntryPayload::Normal(proposal) => proposal.bytes.len(),
+        _ => 0,
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let view = self.shared.store.view();
+        let applied = engine::applied(&view).map_err(|error| self.shared.failed(error))?;
+        Ok((applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
+    {
+        let (mut chunk, mut bytes) = (Vec::new(), 0);
+        while let Some(item) = entries.next().await {
+            let item = item?;
+            bytes += command_bytes(&item);
+            chunk.push(item);
+            if chunk.len() >= CHUNK_ENTRIES_MAX || bytes >= CHUNK_BYTES_MAX {
+                self.apply_chunk(std::mem::take(&mut chunk)).map_err(|error| self.shared.failed(error))?;
+                bytes = 0;
+            }
+        }
+        self.apply_chunk(chunk).map_err(|error| self.shared.failed(error))
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { shared: self.shared.clone(), view: self.shared.store.view() }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
+        let (shared, meta) = (self.shared.clone(), meta.clone());
+        let installed = tokio::task::spawn_blocking(move || {
+            let path = match snapshot {
+                SnapshotData::File(path) => path,
+                SnapshotData::View(view) => {
+                    let path = shared.store.snapshot_path();
+                    shared.store.export(&view, meta.last_log_id.map_or(0, |id| id.index), &path)?;
+                    path
+                }
+            };
+            shared.store.install(&meta, &path)?;
+            shared.set_snapshot(meta);
+            Ok::<(), Error>(())
+        });
+        installed.await.map_err(io::Error::other)??;
+        self.reload().map_err(|error| self.shared.failed(error))
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<LeaderIdOf, u64, super::raft::Node, SnapshotData>>> {
+        if self.shared.snapshot.lock().expect("only held for a moment").is_none() {
+            return Ok(None);
+        }
+        // The state of now covers the last snapshot and more, and pins no old versions while nobody asks for it.
+        let view = self.shared.store.view();
+        let meta = self.shared.covered(&view).map_err(|error| self.shared.failed(error))?;
+        Ok(Some(Snapshot { meta, snapshot: SnapshotData::View(view) }))
+    }
+}
+
+type LeaderIdOf = super::raft::LeaderId;
+
+/// Makes what a view shows survive power loss. That is all a snapshot is here: the store keeps the rows.
+pub struct Builder {
+    shared: Arc<Shared>,
+    view: EngineView,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot<LeaderIdOf, u64, super::raft::Node, SnapshotData>> {
+        let shared = self.shared.clone();
+        // The log up to here is purged once this is reported: the sync comes first.
+        let synced = tokio::task::spawn_blocking(move || shared.store.engine().sync().map_err(|error| shared.failed(error)));
+        synced.await.map_err(io::Error::other)??;
+        let meta = self.shared.covered(&self.view).map_err(|error| self.shared.failed(error))?;
+        self.shared.set_snapshot(meta.clone());
+        Ok(Snapshot { meta, snapshot: SnapshotData::View(self.view.clone()) })
+    }
+}

@@ -1,0 +1,335 @@
+//! The gateway of a node: what the verbs in [`crate::ops`] stand on, composed once.
+//!
+//! ```text
+//! api ─▶ Gateway (ops) ─┬─▶ Cluster   view, commit
+//!                       └─▶ Blobs ─▶ Backend
+//! ```
+//! Promises: a command that was proposed runs to its end in a task of the gateway, whether or not its client waits; bytes
+//! that a refused command would have named are given back; every wait has a deadline; stamps of commands never go back on
+//! this node, also when its clock does.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use holdfast_core::command::{Command, Reply};
+use holdfast_core::id::{RequestId, Revision};
+use holdfast_core::keyspace::Keyspace;
+use holdfast_core::kv::{KeyRange, KvError, KvRead, Rows};
+use holdfast_core::rules::authorize::AuthorizedOp;
+use holdfast_core::view::View;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
+
+use crate::backend::{self, BackendUrl, Credentials, ProbeOptions};
+use crate::blobs::{self, Blobs, Facts, LocalState, Written, now_ms};
+use crate::cluster::{self, Cluster, ClusterConfig, Consistency, ProposeOptions, StateView, Status};
+use crate::error::Error;
+
+/// How long a command may take from proposal to reply.
+pub const COMMIT_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a linearizable view may take.
+pub const VIEW_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the backend may take to give a sign of life.
+pub const PROBE_DEADLINE: Duration = Duration::from_secs(5);
+/// The account that owns every bucket.
+pub const OWNER_ACCOUNT: &str = "000000000000";
+/// Its canonical user id: the SHA-256 of `holdfast root`.
+pub const OWNER_ID: &str = "1a5cd3c49d0cfeb04bddf6de3017b1126402ac5c51ed2fef712df5045cbd6af9";
+/// Its display name.
+pub const OWNER_NAME: &str = "root";
+/// Most bytes that a small object may have: a command must fit into the log.
+pub const INLINE_BYTES_MAX: u64 = 1 << 20;
+
+const CLUSTER_DIR: &str = "cluster";
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The node's directory.
+    pub data: PathBuf,
+    /// Where blobs live.
+    pub backend: BackendUrl,
+    /// Credentials for it.
+    pub credentials: Credentials,
+    /// The region that buckets are in.
+    pub region: String,
+    /// Bytes of hot blobs in memory.
+    pub cache_bytes: u64,
+    /// Objects up to this size travel inside commands, at most [`INLINE_BYTES_MAX`].
+    pub inline_bytes: u64,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The backend cannot be opened.
+    #[error("cannot open the backend {url}")]
+    Backend {
+        /// Which.
+        url: String,
+        /// Why not.
+        #[source]
+        source: backend::Error,
+    },
+    /// The node's directory cannot be opened.
+    #[error("cannot open the node's directory {}", dir.display())]
+    Cluster {
+        /// Which.
+        dir: PathBuf,
+        /// Why not.
+        #[source]
+        source: cluster::Error,
+    },
+    /// The state cannot be read.
+    #[error("cannot read the state")]
+    State(#[source] Error),
+}
+
+/// A running node. Clones share it.
+#[derive(Clone)]
+pub struct Gateway(Arc<Inner>);
+
+struct Inner {
+    cluster: Arc<Cluster>,
+    facts: Arc<dyn Facts>,
+    blobs: Blobs,
+    region: String,
+    inline_bytes: u64,
+    inline_always: bool,
+    last_stamp_ms: AtomicU64,
+    draining: AtomicBool,
+    commits: TaskTracker,
+}
+
+impl Gateway {
+    /// Opens backend and cluster. Ready for requests when it returns.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        let url = options.backend.to_string();
+        let backend = backend::open(&options.backend, options.credentials).await;
+        let backend = backend.map_err(|source| StartError::Backend { url, source })?;
+        let dir = options.data.join(CLUSTER_DIR);
+        let cluster = Cluster::open(ClusterConfig::new(&dir)).await;
+        let cluster = Arc::new(cluster.map_err(|source| StartError::Cluster { dir, source })?);
+        let generation = u32::try_from(cluster.identity().generation).unwrap_or(u32::MAX);
+        let settings = blobs::Settings { cache_bytes: options.cache_bytes, generation };
+        let facts: Arc<dyn Facts> = Arc::new(ClusterFacts(Arc::clone(&cluster)));
+        let blobs = Blobs::new(backend, Arc::clone(&facts), settings);
+        let gateway = Self(Arc::new(Inner {
+            cluster,
+            facts,
+            blobs,
+            region: options.region,
+            inline_bytes: options.inline_bytes.min(INLINE_BYTES_MAX),
+            inline_always: matches!(options.backend, BackendUrl::File { .. }),
+            last_stamp_ms: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            commits: TaskTracker::new(),
+        }));
+        let view = gateway.view(Consistency::Linearizable).await.map_err(StartError::State)?;
+        let state_ms = View::new(&view, view.revision()).now_ms().map_err(|stop| StartError::State(stop.into()))?;
+        gateway.0.last_stamp_ms.store(state_ms, Ordering::Relaxed);
+        Ok(gateway)
+    }
+
+    /// The state, as of now or as the consistency says.
+    ///
+    /// # Errors
+    /// [`Error::Cluster`] when it cannot be had before [`VIEW_DEADLINE`].
+    pub async fn view(&self, consistency: Consistency) -> Result<StateView, Error> {
+        Ok(self.0.cluster.view(consistency, Instant::now() + VIEW_DEADLINE).await?)
+    }
+
+    /// Commits an operation: durable and applied when it returns, unless refused. A refusal is an error.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]; [`Error::Cluster`], of which [`cluster::Error::UnknownOutcome`] may have been done.
+    ///
+    /// # Cancel safety
+    /// Once called, the operation runs to its end.
+    pub async fn commit(&self, op: AuthorizedOp, request: RequestId) -> Result<(Revision, Reply), Error> {
+        self.commit_with(op, request, None).await
+    }
+
+    /// As [`Gateway::commit`], for an operation that names the bytes `written`: they are held while its fate is open and
+    /// given back when it is refused.
+    ///
+    /// # Errors
+    /// As [`Gateway::commit`].
+    pub async fn commit_with(
+        &self,
+        op: AuthorizedOp,
+        request: RequestId,
+        written: Option<Written>,
+    ) -> Result<(Revision, Reply), Error> {
+        let gateway = self.clone();
+        let task = self.0.commits.spawn(async move { gateway.propose(op, request, written).await });
+        task.await.map_err(|_| Error::Stopping)?
+    }
+
+    async fn propose(
+        &self,
+        op: AuthorizedOp,
+        request: RequestId,
+        written: Option<Written>,
+    ) -> Result<(Revision, Reply), Error> {
+        let command = Command { request, stamp_ms: self.stamp_ms(), op: op.into_op() };
+        let frees_space = command.frees_space();
+        let options = ProposeOptions { deadline: Instant::now() + COMMIT_DEADLINE, frees_space };
+        let committed = self.0.cluster.propose(command, options).await;
+        let nothing_done = match &committed {
+            Ok(committed) => matches!(committed.reply, Reply::Refused(_)),
+            Err(error) => is_certainly_not_done(error),
+        };
+        if let Some(written) = written.filter(|_| nothing_done) {
+            self.0.blobs.discard(written);
+        }
+        let committed = committed?;
+        Ok((committed.revision, committed.reply.into_result()?))
+    }
+
+    /// The wall clock, held back where it went back.
+    fn stamp_ms(&self) -> u64 {
+        let now_ms = now_ms();
+        self.0.last_stamp_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms)
+    }
+
+    /// The store of blobs.
+    #[must_use]
+    pub fn blobs(&self) -> &Blobs {
+        &self.0.blobs
+    }
+
+    /// The cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.0.cluster
+    }
+
+    /// The facts of this node's own state.
+    #[must_use]
+    pub fn facts(&self) -> &Arc<dyn Facts> {
+        &self.0.facts
+    }
+
+    /// The region that buckets are in.
+    #[must_use]
+    pub fn region(&self) -> &str {
+        &self.0.region
+    }
+
+    /// Objects up to this size travel inside commands, unless the bucket says otherwise.
+    #[must_use]
+    pub fn inline_bytes(&self) -> u64 {
+        self.0.inline_bytes
+    }
+
+    /// Whether small objects travel inside commands in every bucket: on a directory, where a file costs more than a row.
+    #[must_use]
+    pub fn is_inline_always(&self) -> bool {
+        self.0.inline_always
+    }
+
+    /// What the node knows about itself now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.0.cluster.status()
+    }
+
+    /// Whether requests should come here.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.0.draining.load(Ordering::Relaxed) && self.0.cluster.is_ready()
+    }
+
+    /// Whether the backend gives a sign of life.
+    pub async fn is_backend_alive(&self) -> bool {
+        let options = ProbeOptions { deadline: Some(Instant::now() + PROBE_DEADLINE) };
+        self.0.blobs.backend().probe(options).await.is_ok()
+    }
+
+    /// Resolves when the node must stop, with the reason.
+    pub async fn fatal(&self) -> cluster::Error {
+        self.0.cluster.fatal().await
+    }
+
+    /// Asks whoever sends requests to send them elsewhere; requests are still served.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Stops: what was proposed ends, background work ends, the state is synced.
+    ///
+    /// # Errors
+    /// [`Error::Cluster`] when something did not end before the deadline.
+    pub async fn stop(&self, deadline: Instant) -> Result<(), Error> {
+        self.drain();
+        self.0.commits.close();
+        let late = |what: &str| cluster::Error::Unavailable(format!("{what} did not end before the deadline"));
+        timeout_at(deadline, self.0.commits.wait()).await.map_err(|_| late("commits"))?;
+        timeout_at(deadline, self.0.blobs.close()).await.map_err(|_| late("the store of blobs"))?;
+        timeout_at(deadline, self.0.blobs.backend().close()).await.map_err(|_| late("the backend"))?;
+        Ok(self.0.cluster.shutdown(deadline).await?)
+    }
+}
+
+/// Whether a command that failed so was never handed to the log. What is not sure counts as done.
+fn is_certainly_not_done(error: &cluster::Error) -> bool {
+    match error {
+        cluster::Error::NoSpace { .. }
+        | cluster::Error::Busy
+        | cluster::Error::TooLarge { .. }
+        | cluster::Error::Unavailable(_) => true,
+        cluster::Error::UnknownOutcome(_)
+        | cluster::Error::Fatal(_)
+        | cluster::Error::InUse { .. }
+        | cluster::Error::Io { .. }
+        | cluster::Error::Identity { .. }
+        | cluster::Error::LogDamaged { .. }
+        | cluster::Error::StateMismatch(_)
+        | cluster::Error::Store { .. }
+        | cluster::Error::Snapshot { .. } => false,
+    }
+}
+
+/// The facts of this node's own state.
+struct ClusterFacts(Arc<Cluster>);
+
+impl Facts for ClusterFacts {
+    fn local(&self) -> LocalState {
+        // A local view waits for nobody.
+        match self.0.view(Consistency::Local, Instant::now()).now_or_never() {
+            Some(Ok(view)) => {
+                let revision = view.revision();
+                LocalState::new(view, revision)
+            }
+            Some(Err(error)) => LocalState::new(Unreadable(error), 0),
+            None => LocalState::new(Unreadable(cluster::Error::Unavailable("no local view".into())), 0),
+        }
+    }
+}
+
+/// A state that cannot be read: each read says why.
+struct Unreadable(cluster::Error);
+
+impl Unreadable {
+    fn error(&self) -> KvError {
+        KvError { doing: "taking a view of the state", source: Box::new(self.0.clone()) }
+    }
+}
+
+impl KvRead for Unreadable {
+    fn get(&self, _: Keyspace, _: &[u8]) -> Result<Option<Bytes>, KvError> {
+        Err(self.error())
+    }
+
+    fn scan<'a>(&'a self, _: Keyspace, _: KeyRange, _: holdfast_core::kv::Direction) -> Rows<'a> {
+        Box::new(std::iter::once(Err(self.error())))
+    }
+}

@@ -1,0 +1,210 @@
+//! Fills in the SHA-256 of versions that were put together without reading them: finished uploads, appends.
+//!
+//! Where the content is of many blobs that can be joined, they are joined first and the one blob is read, so that one pass
+//! gives the digest and proves the joined bytes. Clients come first: work waits for quiet, but not for ever.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use holdfast_core::command::{Op, SetDigest};
+use holdfast_core::effect::Effect;
+use holdfast_core::queue::PendingDigest;
+use holdfast_core::record::Body;
+use holdfast_core::rules::BLOCK_BYTES;
+use holdfast_core::view::Found;
+use tokio::time::Instant;
+
+use super::join::{self, Joined};
+use super::{Context, Error, Job, Kind, Round};
+use crate::blobs::{self, BodyStream};
+
+/// Versions of one round.
+const DIGEST_PAGE: usize = 64;
+/// How long work waits for quiet.
+const QUIET_PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes hashed at once, off the reactor.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// The job: where it is in the queue.
+#[derive(Default)]
+pub(crate) struct Digest {
+    last: Option<PendingDigest>,
+    failed: Option<Error>,
+    waiting_since: Option<Instant>,
+}
+
+impl Job for Digest {
+    const NAME: &'static str = "digest";
+    const EVERY: Duration = Duration::from_secs(60);
+    const WAKES_ON: Option<Effect> = Some(Effect::DigestQueued);
+
+    async fn round(&mut self, context: &Context) -> Result<Round, Error> {
+        let last = self.last.clone();
+        let page = context.look(move |view, permit| view.pending_digests(permit, last.as_ref(), DIGEST_PAGE)).await?;
+        let is_last = page.len() < DIGEST_PAGE;
+        for pending in page {
+            let since = *self.waiting_since.get_or_insert_with(Instant::now);
+            if !context.is_quiet() && since.elapsed() < QUIET_PATIENCE {
+                return Ok(Round::Again(Duration::from_millis(200)));
+            }
+            self.waiting_since = None;
+            self.last = Some(pending.clone());
+            if let Err(error) = settle(context, pending).await
+                && error.kind() != Kind::Changed
+            {
+                self.failed = Some(error);
+            }
+        }
+        if !is_last {
+            return Ok(Round::More);
+        }
+        self.last = None;
+        self.failed.take().map_or(Ok(Round::Done), Err)
+    }
+}
+
+/// Computes and commits the digest of one version.
+async fn settle(context: &Context, pending: PendingDigest) -> Result<(), Error> {
+    let asked = pending.clone();
+    let found = context.look(move |view, permit| view.find_pending(permit, &asked)).await?;
+    let version = found.as_ref().and_then(|found| found.row.version.as_ref());
+    let sha256 = match (&found, version) {
+        // Gone: the row of the queue goes too.
+        (None, _) | (_, None) => None,
+        (Some(_), Some(version)) if version.sha256.is_some() => None,
+        (Some(found), Some(version)) => Some(digest(context, found, version.body).await?),
+    };
+    let op = SetDigest { bucket: pending.bucket, key: pending.key, place: pending.place, sha256 };
+    context.commit(Op::SetDigest(op)).await?;
+    context.stats.digests_set.fetch_add(u64::from(sha256.is_some()), Ordering::Relaxed);
+    Ok(())
+}
+
+async fn digest(context: &Context, found: &Found, body: Body) -> Result<[u8; 32], Error> {
+    if let Body::Pages(content) = body
+        && context.config.join
+    {
+        match join::join(context, content, Some((&found.bucket.name, &found.key))).await {
+            Ok(Joined::Yes { sha256 }) => return Ok(sha256),
+            Ok(Joined::NotNow | Joined::Never) => {}
+            // A failed join is no reason not to read what is there.
+            Err(error) => tracing::warn!(error = crate::backend::chain(&error), "cannot join a content"),
+        }
+    }
+    let (found, blobs) = (found.clone(), context.blobs.clone());
+    let size = found.row.size();
+    let plan = context.look(move |view, _| Ok(blobs.plan(view, &found, 0..size))).await?;
+    let stream = context.blobs.open(plan?.in_background()).await?;
+    Ok(hash(stream).await?.sha256)
+}
+
+/// Digests of a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hashed {
+    pub(super) size: u64,
+    pub(super) sha256: [u8; 32],
+    /// CRC-32C of each block of 128 KiB.
+    pub(super) crcs: Vec<u32>,
+    /// CRC-32C of all.
+    pub(super) crc: u32,
+}
+
+struct Hasher {
+    sha256: aws_lc_rs::digest::Context,
+    size: u64,
+    block: u32,
+    crcs: Vec<u32>,
+}
+
+impl Hasher {
+    fn update(&mut self, mut bytes: &[u8]) {
+        self.sha256.update(bytes);
+        while !bytes.is_empty() {
+            let filled = self.size % BLOCK_BYTES;
+            let room = usize::try_from(BLOCK_BYTES - filled).unwrap_or(usize::MAX);
+            let (part, rest) = bytes.split_at(room.min(bytes.len()));
+            self.block = crc32c::crc32c_append(self.block, part);
+            self.size += part.len() as u64;
+            if self.size.is_multiple_of(BLOCK_BYTES) {
+                self.crcs.push(std::mem::take(&mut self.block));
+            }
+            bytes = rest;
+        }
+    }
+
+    fn finish(mut self) -> Hashed {
+        if !self.size.is_multiple_of(BLOCK_BYTES) {
+            self.crcs.push(self.block);
+        }
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(self.sha256.finish().as_ref());
+        let crc = combine(0, &self.crcs, self.size);
+        Hashed { size: self.size, sha256, crcs: self.crcs, crc }
+    }
+}
+
+/// CRC-32C of what `crc` covers, followed by a blob of `length` bytes with these block checksums.
+pub(super) fn combine(mut crc: u32, blocks: &[u32], length: u64) -> u32 {
+    for (number, block) in (0u64..).zip(blocks) {
+        let bytes = usize::try_from(BLOCK_BYTES.min(length - number * BLOCK_BYTES)).expect("a block is 128 KiB");
+        crc = crc32c::crc32c_combine(crc, *block, bytes);
+    }
+    crc
+}
+
+/// Hashes a verified body to its end.
+pub(super) async fn hash(stream: BodyStream) -> Result<Hashed, Error> {
+    hash_pieces(stream.map(|piece| piece.map_err(Error::from))).await
+}
+
+/// Hashes pieces to their end, a batch at a time and off the reactor.
+pub(super) async fn hash_pieces<S>(stream: S) -> Result<Hashed, Error>
+where
+    S: Stream<Item = Result<bytes::Bytes, Error>> + Send,
+{
+    let mut stream = std::pin::pin!(stream);
+    let sha256 = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let mut hasher = Hasher { sha256, size: 0, block: 0, crcs: Vec::new() };
+    let mut ended = false;
+    while !ended {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while bytes < BATCH_BYTES {
+            let Some(piece) = stream.next().await else {
+                ended = true;
+                break;
+            };
+            let piece = piece?;
+            bytes += piece.len();
+            batch.push(piece);
+        }
+        let hashing = tokio::task::spawn_blocking(move || {
+            batch.iter().for_each(|piece| hasher.update(piece));
+            hasher
+        });
+        hasher = hashing.await.map_err(|_| Error::Blobs(blobs::Error::Closed))?;
+    }
+    Ok(hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn digests_do_not_depend_on_the_pieces() {
+        let bytes: Vec<u8> = (0..3 * BLOCK_BYTES as usize + 17).map(|i| (i % 251) as u8).collect();
+        for piece in [1000, BLOCK_BYTES as usize, 5 << 20] {
+            let pieces: Vec<_> = bytes.chunks(piece).map(|piece| Ok(bytes::Bytes::copy_from_slice(piece))).collect();
+            let hashed = hash_pieces(futures::stream::iter(pieces)).await.unwrap();
+            assert_eq!(hashed.size, bytes.len() as u64);
+            assert_eq!(hashed.crc, crc32c::crc32c(&bytes));
+            let blocks: Vec<u32> = bytes.chunks(BLOCK_BYTES as usize).map(crc32c::crc32c).collect();
+            assert_eq!(hashed.crcs, blocks);
+            let sha256 = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
+            assert_eq!(hashed.sha256, sha256.as_ref());
+        }
+        let empty = hash_pieces(futures::stream::empty()).await.unwrap();
+        assert_eq!((empty.size, empty.crcs.len(), empty.crc), (0, 0, 0));
+    }
+}

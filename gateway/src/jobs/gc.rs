@@ -1,0 +1,118 @@
+//! Deletes the bytes of condemned blobs, then forgets them.
+//!
+//! A blob is in the queue from the command that took its last reference. Its bytes go when no read of this node is of an
+//! older state (invariant 6), and its row only after that, so a crash in between finds it again. A blob that cannot be
+//! deleted stays in the queue and does not hold up the others.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::{StreamExt as _, stream};
+use holdfast_core::command::{Blobs as BlobList, Op};
+use holdfast_core::effect::Effect;
+use holdfast_core::id::{BlobId, Revision};
+use holdfast_core::path::parse_blob_path;
+use holdfast_core::queue::Condemned;
+use holdfast_core::record::Location;
+use tokio::time::Instant;
+
+use super::{Context, Error, Job, Round};
+use crate::backend::{DeleteOptions, ObjectPath};
+
+/// Blobs of one round.
+pub const GC_PAGE: usize = 256;
+/// Deletes at a time.
+pub const GC_DELETES: usize = 16;
+/// How long one delete may take.
+pub const DELETE_PATIENCE: Duration = Duration::from_secs(30);
+/// Pause while readers hold blobs back.
+const READERS_PAUSE: Duration = Duration::from_secs(1);
+
+/// The job: where it is in the queue.
+#[derive(Default)]
+pub(crate) struct Gc {
+    last: Option<(Revision, BlobId)>,
+    failed: Option<Error>,
+}
+
+impl Job for Gc {
+    const NAME: &'static str = "gc";
+    const EVERY: Duration = Duration::from_secs(60);
+    const WAKES_ON: Option<Effect> = Some(Effect::BlobsCondemned);
+
+    async fn round(&mut self, context: &Context) -> Result<Round, Error> {
+        let last = self.last;
+        let mut page = context.look(move |view, permit| view.condemned(permit, last, GC_PAGE)).await?;
+        let is_last = page.len() < GC_PAGE;
+        let held = hold_back(context, &mut page);
+        self.last = page.last().map(|blob| (blob.revision, blob.blob)).or(last);
+        let deleted = self.delete(context, page).await;
+        forget(context, &deleted).await?;
+        context.stats.blobs_deleted.fetch_add(deleted.len() as u64, Ordering::Relaxed);
+        if !is_last && !held {
+            return Ok(Round::More);
+        }
+        // The next pass begins anew, with what could not be deleted.
+        self.last = None;
+        match self.failed.take() {
+            Some(error) => Err(error),
+            None if held => Ok(Round::Again(READERS_PAUSE)),
+            None => Ok(Round::Done),
+        }
+    }
+}
+
+/// Cuts the page where readers need blobs; whether any do.
+fn hold_back(context: &Context, page: &mut Vec<Condemned>) -> bool {
+    let readers = context.blobs.readers();
+    let clear = page.iter().take_while(|blob| readers.clear_below(blob.revision)).count();
+    let held = clear < page.len();
+    page.truncate(clear);
+    held
+}
+
+impl Gc {
+    /// Deletes the bytes of a page; gives back the blobs whose bytes are gone.
+    async fn delete(&mut self, context: &Context, page: Vec<Condemned>) -> Vec<BlobId> {
+        let deletes = page.into_iter().map(|blob| async move { (blob.blob, delete(context, &blob).await) });
+        let mut results = stream::iter(deletes).buffer_unordered(GC_DELETES);
+        let mut deleted = Vec::new();
+        while let Some((blob, result)) = results.next().await {
+            match result {
+                Ok(true) => deleted.push(blob),
+                Ok(false) => {}
+                Err(error) => self.failed = Some(error),
+            }
+        }
+        deleted
+    }
+}
+
+/// Deletes a blob's bytes, wherever they are; `false` when its row names a file that is not its own.
+async fn delete(context: &Context, condemned: &Condemned) -> Result<bool, Error> {
+    for location in &condemned.row.locations {
+        let Location::Path(path) = location else { continue };
+        if parse_blob_path(path).is_none_or(|(_, blob)| blob != condemned.blob) {
+            tracing::error!(blob = %condemned.blob, path, "not deleted: its row names a file that is not this blob's");
+            return Ok(false);
+        }
+        delete_path(context, path).await?;
+    }
+    context.blobs.forget(condemned.blob).await;
+    Ok(true)
+}
+
+pub(super) async fn delete_path(context: &Context, path: &str) -> Result<(), Error> {
+    let failed = |source| Error::Backend { doing: "delete a blob", source };
+    let path = ObjectPath::new(path).map_err(failed)?;
+    let options = DeleteOptions { deadline: Some(Instant::now() + DELETE_PATIENCE) };
+    context.blobs.backend().delete(&path, options).await.map_err(failed)
+}
+
+/// Tells the state that the bytes of condemned blobs are gone.
+pub(super) async fn forget(context: &Context, blobs: &[BlobId]) -> Result<(), Error> {
+    if !blobs.is_empty() {
+        context.commit(Op::Forget(BlobList { blobs: blobs.to_vec() })).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! Writes an object: bytes first, then one commit that makes them visible.
+
+use holdfast_core::command::{Conditions, Op, PutObject, Target, Written};
+use holdfast_core::error::Error as Refusal;
+use holdfast_core::id::{BucketName, ObjectKey};
+use holdfast_core::record::{Attributes, Durability};
+use holdfast_core::rules::authorize::{Action, AuthorizedOp, Permit};
+use holdfast_core::view::{Bucket, object_resource};
+
+use super::{Call, Done, bucket_ref, fails_already, view_of, written};
+use crate::blobs::{Incoming, WriteOptions};
+use crate::cluster::Consistency;
+use crate::error::Error;
+use crate::gateway::{Gateway, INLINE_BYTES_MAX};
+
+/// What to write, and where.
+pub struct Put {
+    /// Bucket.
+    pub bucket: BucketName,
+    /// Key.
+    pub key: ObjectKey,
+    /// What must hold of the key.
+    pub conditions: Conditions,
+    /// Headers, user metadata, tags.
+    pub attributes: Attributes,
+    /// The bytes; they verify themselves.
+    pub body: Incoming,
+}
+
+impl Gateway {
+    /// Writes an object.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for what the rules refuse, [`Error::Blobs`] for a body that is not what it promised: then nothing
+    /// was written.
+    ///
+    /// # Cancel safety
+    /// Dropped before the commit, nothing is written; after it began, it runs to its end.
+    pub async fn put(&self, call: &Call, put: Put) -> Result<Done<Written>, Error> {
+        let permit = call.permit(Action::PutObject, object_resource(&put.bucket, &put.key))?;
+        let bucket = self.begin_write(call, &permit, &put.key, &put.conditions).await?;
+        let options = self.write_options(&bucket);
+        let bytes = self.blobs().write(&put.bucket, &put.key, put.body, options).await?;
+        let op = Op::PutObject(PutObject {
+            target: Target { bucket: bucket_ref(&bucket), key: put.key, conditions: put.conditions },
+            content: bytes.content.clone(),
+            attributes: put.attributes,
+            nonce: self.blobs().mint(),
+        });
+        let op = AuthorizedOp::new(op, &[permit])?;
+        written(self.commit_with(op, call.request, Some(bytes)).await?)
+    }
+
+    /// Finds the bucket of a write, and refuses at once what cannot succeed, before any of its body is read.
+    pub(super) async fn begin_write(
+        &self,
+        call: &Call,
+        permit: &Permit,
+        key: &ObjectKey,
+        conditions: &Conditions,
+    ) -> Result<Bucket, Error> {
+        let state = self.view(Consistency::Linearizable).await?;
+        let view = view_of(&state);
+        let bucket = view.bucket(permit)?;
+        let conditional = conditions.if_none_match || !conditions.if_match.is_empty();
+        if let (true, Ok(read)) = (conditional, call.on_object(Action::GetObject, &bucket.name, key)) {
+            let found = match view.find(&read, None, None) {
+                Ok(found) => found.row.version,
+                Err(stop) => match Error::from(stop) {
+                    Error::Refused(Refusal::NoSuchKey) => None,
+                    error => return Err(error),
+                },
+            };
+            fails_already(conditions, found.as_ref().map(|version| version.etag.as_str()))?;
+        }
+        Ok(bucket)
+    }
+
+    /// How the bytes of a write to `bucket` are stored.
+    pub(super) fn write_options(&self, bucket: &Bucket) -> WriteOptions {
+        let settings = &bucket.row.settings;
+        let inline = self.is_inline_always() || settings.durability == Some(Durability::Quorum);
+        let most = settings.inline_bytes.unwrap_or(self.inline_bytes()).min(INLINE_BYTES_MAX);
+        WriteOptions { inline_bytes: if inline { most } else { 0 }, deadline: None }
+    }
+}
