@@ -91,7 +91,7 @@ proptest! {
     }
 }
 
-fn decoders() -> Vec<fn(&[u8]) -> Result<(String, Vec<u8>), DecodeError>> {
+fn decoders() -> Vec<samples::Decode> {
     samples::all().into_iter().map(|sample| sample.decode).collect()
 }
 
@@ -231,7 +231,8 @@ fn a_chain_of_copies_and_appends_is_flattened() {
         let Body::Pages(content) = found.row.version.unwrap().body else { panic!("pages") };
         let view = machine.kv.view();
         let row: ContentRow =
-            row(&view, holdfast_core::keyspace::Keyspace::Objects, &holdfast_core::keyspace::key::content(content)).unwrap();
+            row(&view, holdfast_core::keyspace::Keyspace::Objects, &holdfast_core::keyspace::key::content(content))
+                .unwrap();
         deepest = deepest.max(row.depth);
         assert!(row.depth <= BASE_DEPTH_MAX);
     }
@@ -239,6 +240,7 @@ fn a_chain_of_copies_and_appends_is_flattened() {
 }
 
 #[test]
+#[allow(clippy::disallowed_types)] // A thread is how a small stack is had.
 fn nested_and_endless_bytes_need_no_stack_and_no_memory() {
     // A command with an unknown field of a million nested arrays: skipped or refused, on a small stack.
     let mut e = Encoder::new(Vec::new());
@@ -246,7 +248,8 @@ fn nested_and_endless_bytes_need_no_stack_and_no_memory() {
     let mut deep = e.into_writer();
     deep.extend(vec![0x81; 1_000_000]);
     deep.push(0);
-    let small = std::thread::Builder::new().stack_size(128 << 10).spawn(move || assert!(Command::decode(&deep).is_err()));
+    let small =
+        std::thread::Builder::new().stack_size(128 << 10).spawn(move || assert!(Command::decode(&deep).is_err()));
     small.unwrap().join().unwrap();
     // Arrays, maps, texts and bytes that claim to have 2^63 entries.
     for header in [0x9b, 0xbb, 0x7b, 0x5b] {

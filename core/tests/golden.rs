@@ -3,7 +3,7 @@
 //!
 //! `HOLDFAST_GOLDEN=write cargo test -p holdfast-core --test golden` writes files that are missing; it never changes one.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // The files are the test.
 
 mod support;
 
@@ -28,7 +28,8 @@ fn golden(text: &str, bytes: &[u8]) -> String {
 
 /// The bytes in a golden file.
 fn bytes_in(file: &str) -> Vec<u8> {
-    let digits: Vec<u8> = file.lines().filter(|line| !line.starts_with('#')).flat_map(|line| line.trim().bytes()).collect();
+    let digits: Vec<u8> =
+        file.lines().filter(|line| !line.starts_with('#')).flat_map(|line| line.trim().bytes()).collect();
     let digit = |digit: u8| char::from(digit).to_digit(16).expect("a hexadecimal digit") as u8;
     digits.chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
 }
@@ -49,7 +50,8 @@ fn read_golden(name: &str, text: &str, bytes: &[u8]) -> String {
 fn every_record_command_and_reply_is_read_and_written_as_it_was() {
     for sample in samples::all() {
         let file = read_golden(&sample.name, &sample.text, &sample.bytes);
-        let (text, again) = (sample.decode)(&bytes_in(&file)).unwrap_or_else(|error| panic!("{}: {error:?}", sample.name));
+        let (text, again) =
+            (sample.decode)(&bytes_in(&file)).unwrap_or_else(|error| panic!("{}: {error:?}", sample.name));
         assert_eq!(text, sample.text, "{} decodes to another value", sample.name);
         assert_eq!(hex(&again), hex(&bytes_in(&file)), "{} encodes to other bytes", sample.name);
         assert_eq!(golden(&sample.text, &sample.bytes), file, "{}", sample.name);
@@ -66,8 +68,11 @@ fn every_key_is_as_it_was() {
 
 #[test]
 fn no_golden_file_is_forgotten() {
-    let known: BTreeSet<String> =
-        samples::all().into_iter().map(|sample| sample.name).chain(samples::keys().iter().map(|key| key.0.into())).collect();
+    let known: BTreeSet<String> = samples::all()
+        .into_iter()
+        .map(|sample| sample.name)
+        .chain(samples::keys().iter().map(|key| key.0.into()))
+        .collect();
     for entry in std::fs::read_dir(directory()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let kind = name.strip_suffix(".hex").unwrap_or(&name);

@@ -214,7 +214,13 @@ fn corners_of_keys() {
     check(&zeros, "a", Some("\0"), "a\0", &["a\u{1}", "ab"]);
     // The largest code point, whose bytes are the largest that a key has.
     let high = ["\u{10ffff}", "\u{10ffff}\u{10ffff}", "\u{10ffff}/a", "\u{ffff}", "\u{e000}", "\u{d7ff}"];
-    check(&high, "", None, "", &["\u{d7ff}", "\u{e000}", "\u{ffff}", "\u{10ffff}", "\u{10ffff}/a", "\u{10ffff}\u{10ffff}"]);
+    check(
+        &high,
+        "",
+        None,
+        "",
+        &["\u{d7ff}", "\u{e000}", "\u{ffff}", "\u{10ffff}", "\u{10ffff}/a", "\u{10ffff}\u{10ffff}"],
+    );
     check(&high, "", Some("\u{10ffff}"), "", &["\u{d7ff}", "\u{e000}", "\u{ffff}", "\u{10ffff}"]);
     check(&high, "\u{10ffff}", Some("/"), "", &["\u{10ffff}", "\u{10ffff}/", "\u{10ffff}\u{10ffff}"]);
     // A prefix that ends within what would be one letter to a person, not to bytes.

@@ -163,7 +163,9 @@ fn a_view_never_changes(kv: &impl Kv) {
     assert_eq!(first.0.as_ref(), [0]);
     let mut batch = Batch::default();
     (0..20).filter(|number| number % 2 == 0).for_each(|number| batch.delete(Keyspace::History, key(number)));
-    (1..40).filter(|number| number % 2 == 1).for_each(|number| batch.put(Keyspace::History, key(number), b"new".to_vec()));
+    (1..40)
+        .filter(|number| number % 2 == 1)
+        .for_each(|number| batch.put(Keyspace::History, key(number), b"new".to_vec()));
     commit(kv, batch);
     let rest: Vec<Row> = begun.map(|row| row.expect("the engine reads")).collect();
     let expected = (1..20).map(|number| (Bytes::from(key(number)), Bytes::from_static(b"old")));
@@ -175,18 +177,8 @@ fn a_view_never_changes(kv: &impl Kv) {
 }
 
 /// Keys that extend each other, and bytes at both ends.
-const ORDERED: [&[u8]; 10] = [
-    &[0],
-    &[0, 0],
-    &[0, 0xff],
-    &[1],
-    b"a",
-    b"a\x00",
-    b"a\x00b",
-    b"ab",
-    &[0xff],
-    &[0xff, 0xff],
-];
+const ORDERED: [&[u8]; 10] =
+    [&[0], &[0, 0], &[0, 0xff], &[1], b"a", b"a\x00", b"a\x00b", b"ab", &[0xff], &[0xff, 0xff]];
 
 fn keys_are_ordered_bytewise(kv: &impl Kv) {
     let mut batch = Batch::default();

@@ -134,6 +134,7 @@ fn a_merged_batch_lets_the_later_write_win() {
     let mut later = Batch::default();
     later.delete(Keyspace::Names, b"a".to_vec());
     batch.merge(later);
-    let writes: Vec<_> = batch.writes().map(|(keyspace, key, value)| (keyspace, key.to_vec(), value.is_some())).collect();
+    let writes: Vec<_> =
+        batch.writes().map(|(keyspace, key, value)| (keyspace, key.to_vec(), value.is_some())).collect();
     assert_eq!(writes, [(Keyspace::Sys, b"s".to_vec(), true), (Keyspace::Names, b"a".to_vec(), false)]);
 }

@@ -17,8 +17,22 @@ use crate::support::{Dice, START_MS, blob_id, crcs, entry, hex, source, target};
 
 pub const BUCKETS: [&str; 3] = ["aaa", "bbb", "ccc"];
 pub const KEYS: [&str; 16] = [
-    "a", "a/", "a/b", "a/b/c", "a\0", "a\0b", "a/b\0", "a//", "b", "dir/1", "dir/2", "dir/sub/3", "d\u{10ffff}", "é/ü",
-    "é", "z",
+    "a",
+    "a/",
+    "a/b",
+    "a/b/c",
+    "a\0",
+    "a\0b",
+    "a/b\0",
+    "a//",
+    "b",
+    "dir/1",
+    "dir/2",
+    "dir/sub/3",
+    "d\u{10ffff}",
+    "é/ü",
+    "é",
+    "z",
 ];
 const PREFIXES: [&str; 5] = ["a/", "dir/", "dir/sub/", "new/", "é/"];
 const ALGORITHMS: [ChecksumAlgorithm; 5] = [
@@ -171,7 +185,7 @@ impl Generator {
             _ if self.dice.once_in(2) => &KEYS[..3],
             _ => &KEYS,
         };
-        *self.dice.pick(keys)
+        self.dice.pick::<&str>(keys)
     }
 
     /// A key that has a row, if there is one.
@@ -272,7 +286,8 @@ impl Generator {
         let etag = row.and_then(|row| row.version.as_ref()).map_or("none".into(), |object| object.etag.clone());
         let modified_ms = row.map_or(self.now_ms, |row| row.modified_ms);
         if self.dice.once_in(8) {
-            conditions.if_match = vec![self.dice.pick(&[Match::Any, Match::Etag(etag.clone()), Match::Etag("x".into())]).clone()];
+            conditions.if_match =
+                vec![self.dice.pick(&[Match::Any, Match::Etag(etag.clone()), Match::Etag("x".into())]).clone()];
         }
         if self.dice.once_in(12) {
             conditions.if_none_match = vec![self.dice.pick(&[Match::Etag(etag), Match::Etag("x".into())]).clone()];
@@ -303,8 +318,9 @@ impl Generator {
     /// The row that a proposer read a while ago: it may have ended since.
     fn pin(&mut self, naive: &Naive, source: &mut Source, row: &mut Option<Row>) {
         if self.dice.once_in(6) {
-            let ended = naive.ended.iter().filter(|(at, _)| at.1 == source.bucket.id && at.2 == source.key.as_str());
-            if let Some((_, (ended, _))) = ended.last() {
+            let mut ended =
+                naive.ended.iter().filter(|(at, _)| at.1 == source.bucket.id && at.2 == source.key.as_str());
+            if let Some((_, (ended, _))) = ended.next_back() {
                 *row = Some(ended.clone());
             }
         }
@@ -355,7 +371,8 @@ impl Generator {
 
     fn copy(&mut self, naive: &Naive) -> Op {
         let (mut source, mut row) = self.source(naive);
-        let small = |row: &Option<Row>| row.as_ref().and_then(|row| row.version.clone()).filter(|v| v.content.len() < 6 << 20);
+        let small =
+            |row: &Option<Row>| row.as_ref().and_then(|row| row.version.clone()).filter(|v| v.content.len() < 6 << 20);
         let mut checksum = None;
         if self.dice.once_in(4) && small(&row).is_some() {
             self.pin(naive, &mut source, &mut row);
@@ -515,7 +532,10 @@ impl Generator {
             upload: upload_ref.upload,
             parts,
             checksum: self.declared(upload),
-            checksum_type: self.dice.once_in(20).then(|| *self.dice.pick(&[ChecksumType::FullObject, ChecksumType::Composite])),
+            checksum_type: self
+                .dice
+                .once_in(20)
+                .then(|| *self.dice.pick(&[ChecksumType::FullObject, ChecksumType::Composite])),
             size: self.dice.once_in(6).then_some(size),
             nonce: self.nonce(),
         })

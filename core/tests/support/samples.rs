@@ -81,8 +81,11 @@ pub struct Sample {
     pub text: String,
     pub bytes: Vec<u8>,
     /// The value that some bytes decode to, as text, and its bytes; or why they do not.
-    pub decode: fn(&[u8]) -> Result<(String, Vec<u8>), DecodeError>,
+    pub decode: Decode,
 }
+
+/// See [`Sample::decode`].
+pub type Decode = fn(&[u8]) -> Result<(String, Vec<u8>), DecodeError>;
 
 fn sample<R: Record + std::fmt::Debug>(name: &str, record: R) -> Sample {
     Sample {
@@ -93,6 +96,7 @@ fn sample<R: Record + std::fmt::Debug>(name: &str, record: R) -> Sample {
     }
 }
 
+#[allow(clippy::too_many_lines)] // A table.
 pub fn records() -> Vec<Sample> {
     let plain = Version {
         body: Body::Empty,
@@ -113,16 +117,19 @@ pub fn records() -> Vec<Sample> {
     vec![
         sample("record-bucket", bucket.clone()),
         sample("record-bucket-plain", BucketRow { settings: BucketSettings::default(), ..bucket }),
-        sample("record-name", NameRow {
-            place: PLACE,
-            object: ObjectId(7),
-            size: 300,
-            etag: "0123456789abcdef0123456789abcdef-2".into(),
-            modified_ms: 1_700_000_000_001,
-            null: false,
-            checksum: ChecksumAlgorithm::Sha256,
-            checksum_type: ChecksumType::Composite,
-        }),
+        sample(
+            "record-name",
+            NameRow {
+                place: PLACE,
+                object: ObjectId(7),
+                size: 300,
+                etag: "0123456789abcdef0123456789abcdef-2".into(),
+                modified_ms: 1_700_000_000_001,
+                null: false,
+                checksum: ChecksumAlgorithm::Sha256,
+                checksum_type: ChecksumType::Composite,
+            },
+        ),
         sample("record-version-single", history(Some(version()))),
         sample("record-version-pages", history(Some(Version { body: Body::Pages(CONTENT), ..version() }))),
         sample("record-version-empty", HistoryRow { null: false, ended: None, ..history(Some(plain)) }),
@@ -130,52 +137,70 @@ pub fn records() -> Vec<Sample> {
         sample("record-null-pointer", NullRow { place: PLACE }),
         sample("record-object", ObjectRow { links: 2 }),
         sample("record-link", LinkRow { bucket: BucketId(5), key: "dir/é".into() }),
-        sample("record-content", ContentRow {
-            refs: 2,
-            base: Some(ContentId { object: ObjectId(6), revision: 200 }),
-            depth: 1,
-            size: 600,
-            extents: 2,
-            parts_pages: 3,
-        }),
+        sample(
+            "record-content",
+            ContentRow {
+                refs: 2,
+                base: Some(ContentId { object: ObjectId(6), revision: 200 }),
+                depth: 1,
+                size: 600,
+                extents: 2,
+                parts_pages: 3,
+            },
+        ),
         sample("record-extent-page", PageRow { extents: vec![extent(1), extent(2)] }),
-        sample("record-upload", UploadRow {
-            nonce: blob(1),
-            initiated_ms: 1_700_000_000_000,
-            attributes: attributes(),
-            checksum: Some(ChecksumAlgorithm::Sha1),
-            checksum_type: Some(ChecksumType::Composite),
-        }),
-        sample("record-part", PartRow {
-            extents: vec![extent(1)],
-            size: 300,
-            md5: [5; 16],
-            crc64nvme: 77,
-            checksum: Some(checksum()),
-            modified_ms: 1_700_000_000_001,
-        }),
-        sample("record-boundaries", BoundariesRow {
-            parts: vec![
-                Boundary { number: 1, size: 5 << 20, checksum: Some(vec![1, 2, 3, 4]) },
-                Boundary { number: 10_000, size: 0, checksum: None },
-            ],
-        }),
+        sample(
+            "record-upload",
+            UploadRow {
+                nonce: blob(1),
+                initiated_ms: 1_700_000_000_000,
+                attributes: attributes(),
+                checksum: Some(ChecksumAlgorithm::Sha1),
+                checksum_type: Some(ChecksumType::Composite),
+            },
+        ),
+        sample(
+            "record-part",
+            PartRow {
+                extents: vec![extent(1)],
+                size: 300,
+                md5: [5; 16],
+                crc64nvme: 77,
+                checksum: Some(checksum()),
+                modified_ms: 1_700_000_000_001,
+            },
+        ),
+        sample(
+            "record-boundaries",
+            BoundariesRow {
+                parts: vec![
+                    Boundary { number: 1, size: 5 << 20, checksum: Some(vec![1, 2, 3, 4]) },
+                    Boundary { number: 10_000, size: 0, checksum: None },
+                ],
+            },
+        ),
         sample("record-finished-upload", FinishedRow { reply: Reply::Done.encode(), parts_md5: [6; 16] }),
-        sample("record-blob", BlobRow {
-            length: 131_073,
-            refs: 2,
-            locations: vec![Location::Inline, Location::Path("partitions/abc/k.bin".into())],
-            envelope: Envelope::None,
-            crcs: vec![1, 2, 3, 4, 5, 6, 7, 8],
-            condemned: Some(300),
-        }),
-        sample("record-state", StateRow {
-            feature_level: 1,
-            now_ms: 1_700_000_000_000,
-            next_object: 8,
-            replies: 12,
-            replies_floor_ms: 1_699_999_000_000,
-        }),
+        sample(
+            "record-blob",
+            BlobRow {
+                length: 131_073,
+                refs: 2,
+                locations: vec![Location::Inline, Location::Path("partitions/abc/k.bin".into())],
+                envelope: Envelope::None,
+                crcs: vec![1, 2, 3, 4, 5, 6, 7, 8],
+                condemned: Some(300),
+            },
+        ),
+        sample(
+            "record-state",
+            StateRow {
+                feature_level: 1,
+                now_ms: 1_700_000_000_000,
+                next_object: 8,
+                replies: 12,
+                replies_floor_ms: 1_699_999_000_000,
+            },
+        ),
         sample("record-reply", ReplyRow { reply: Reply::Done.encode(), revision: 258 }),
     ]
 }
@@ -231,7 +256,13 @@ fn source() -> Source {
         if_modified_since_ms: Some(1_700_000_000_000),
         if_unmodified_since_ms: Some(1_700_000_001_000),
     };
-    Source { bucket: bucket(), key: key("k"), version: Some(VersionId::Stamp(stamp())), conditions, pinned: Some(PLACE) }
+    Source {
+        bucket: bucket(),
+        key: key("k"),
+        version: Some(VersionId::Stamp(stamp())),
+        conditions,
+        pinned: Some(PLACE),
+    }
 }
 
 fn digests() -> Digests {
@@ -257,6 +288,7 @@ fn upload() -> UploadRef {
 }
 
 /// Each mutation, some in two forms.
+#[allow(clippy::too_many_lines)] // A table.
 pub fn ops() -> Vec<(&'static str, Op)> {
     let nonce = blob(1);
     let put = PutObject { target: target("k"), content: far(), attributes: attributes(), nonce };
@@ -274,71 +306,93 @@ pub fn ops() -> Vec<(&'static str, Op)> {
         ("create-bucket", Op::CreateBucket(CreateBucket { name: bucket().name, settings: settings() })),
         ("delete-bucket", Op::DeleteBucket(bucket())),
         ("set-versioning", Op::SetVersioning(SetVersioning { bucket: bucket(), enabled: true })),
-        ("set-document", Op::SetDocument(SetDocument { bucket: bucket(), kind: Document::Tags, document: Some(vec![1]) })),
+        (
+            "set-document",
+            Op::SetDocument(SetDocument { bucket: bucket(), kind: Document::Tags, document: Some(vec![1]) }),
+        ),
         ("set-settings", Op::SetSettings(SetSettings { bucket: bucket(), settings: settings() })),
         ("put-object", Op::PutObject(put.clone())),
         ("put-object-inline", Op::PutObject(PutObject { content: inline(), ..put.clone() })),
         ("put-object-empty", Op::PutObject(PutObject { content: empty(), ..put })),
         ("delete-objects", Op::DeleteObjects(DeleteObjects { bucket: bucket(), entries: vec![entry, plain], nonce })),
-        ("copy-object", Op::CopyObject(CopyObject {
-            source: source(),
-            target: target("copy"),
-            attributes: Some(attributes()),
-            tags: Some(text_map(&[("tag", "value")])),
-            checksum: Some(checksum()),
-            nonce,
-        })),
-        ("rename-object", Op::RenameObject(RenameObject { source: source(), target: target("new"), prefix: false, nonce })),
-        ("append-object", Op::AppendObject(AppendObject {
-            target: target("k"),
-            offset: 300,
-            content: inline(),
-            attributes: attributes(),
-            nonce,
-        })),
-        ("set-tags", Op::SetTags(SetTags {
-            bucket: bucket(),
-            key: key("k"),
-            version: Some(VersionId::Null),
-            tags: text_map(&[("tag", "value")]),
-        })),
-        ("create-upload", Op::CreateUpload(CreateUpload {
-            bucket: bucket(),
-            key: key("k"),
-            attributes: attributes(),
-            checksum: Some(ChecksumAlgorithm::Crc32),
-            checksum_type: Some(ChecksumType::FullObject),
-            nonce,
-        })),
+        (
+            "copy-object",
+            Op::CopyObject(CopyObject {
+                source: source(),
+                target: target("copy"),
+                attributes: Some(attributes()),
+                tags: Some(text_map(&[("tag", "value")])),
+                checksum: Some(checksum()),
+                nonce,
+            }),
+        ),
+        (
+            "rename-object",
+            Op::RenameObject(RenameObject { source: source(), target: target("new"), prefix: false, nonce }),
+        ),
+        (
+            "append-object",
+            Op::AppendObject(AppendObject {
+                target: target("k"),
+                offset: 300,
+                content: inline(),
+                attributes: attributes(),
+                nonce,
+            }),
+        ),
+        (
+            "set-tags",
+            Op::SetTags(SetTags {
+                bucket: bucket(),
+                key: key("k"),
+                version: Some(VersionId::Null),
+                tags: text_map(&[("tag", "value")]),
+            }),
+        ),
+        (
+            "create-upload",
+            Op::CreateUpload(CreateUpload {
+                bucket: bucket(),
+                key: key("k"),
+                attributes: attributes(),
+                checksum: Some(ChecksumAlgorithm::Crc32),
+                checksum_type: Some(ChecksumType::FullObject),
+                nonce,
+            }),
+        ),
         ("put-part", Op::PutPart(PutPart { upload: upload(), number: 10_000, content: far() })),
-        ("copy-part", Op::CopyPart(CopyPart {
-            upload: upload(),
-            number: 2,
-            source: source(),
-            offset: 10,
-            length: 20,
-            digests: digests(),
-        })),
-        ("complete-upload", Op::CompleteUpload(CompleteUpload {
-            target: target("k"),
-            upload: stamp(),
-            parts: vec![part],
-            checksum: Some(checksum()),
-            checksum_type: Some(ChecksumType::Composite),
-            size: Some(300),
-            nonce,
-        })),
+        (
+            "copy-part",
+            Op::CopyPart(CopyPart {
+                upload: upload(),
+                number: 2,
+                source: source(),
+                offset: 10,
+                length: 20,
+                digests: digests(),
+            }),
+        ),
+        (
+            "complete-upload",
+            Op::CompleteUpload(CompleteUpload {
+                target: target("k"),
+                upload: stamp(),
+                parts: vec![part],
+                checksum: Some(checksum()),
+                checksum_type: Some(ChecksumType::Composite),
+                size: Some(300),
+                nonce,
+            }),
+        ),
         ("abort-upload", Op::AbortUpload(upload())),
         ("condemn", Op::Condemn(Blobs { blobs: vec![blob(4), blob(5)] })),
         ("forget", Op::Forget(Blobs { blobs: vec![blob(4)] })),
         ("trim", Op::Trim(Trim { rows: 1000 })),
         ("join", Op::Join(Join { content: CONTENT, joined: vec![blob(1), blob(2)], blob: joined })),
-        ("set-digest", Op::SetDigest(SetDigest {
-            bucket: BucketId(1),
-            key: key("k"),
-            place: PLACE,
-            sha256: Some([9; 32]),
-        })),
+        (
+            "set-digest",
+            Op::SetDigest(SetDigest { bucket: BucketId(1), key: key("k"), place: PLACE, sha256: Some([9; 32]) }),
+        ),
     ]
 }
 
