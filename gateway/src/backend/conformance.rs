@@ -12,7 +12,8 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::error::chain;
 use super::{
-    Backend, Body, Condition, DeleteOptions, Error, GetOptions, HeadOptions, ListOptions, ObjectPath, PutOptions, Result, Stored,
+    Backend, Body, Condition, DeleteOptions, Error, GetOptions, HeadOptions, ListOptions, ObjectPath, PutOptions,
+    Result, Stored,
 };
 
 mod reads;
@@ -91,13 +92,17 @@ fn name(text: &str) -> std::result::Result<ObjectPath, String> {
 
 /// Bytes that differ at every position and for every seed, so that misplaced ones are noticed.
 fn pattern(seed: u64, range: std::ops::Range<u64>) -> Bytes {
-    range.map(|at| ((at.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed.wrapping_mul(0xff51_afd7_ed55_8ccd)) >> 32) as u8).collect()
+    range
+        .map(|at| ((at.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed.wrapping_mul(0xff51_afd7_ed55_8ccd)) >> 32) as u8)
+        .collect()
 }
 
 /// The same bytes in pieces, for a body without a known length.
 fn pattern_stream(seed: u64, length: u64, piece: u64) -> Body {
     let starts = (0..length.div_ceil(piece)).map(move |n| n * piece);
-    Body::stream(stream::iter(starts).map(move |start| Ok::<_, std::io::Error>(pattern(seed, start..length.min(start + piece)))))
+    Body::stream(
+        stream::iter(starts).map(move |start| Ok::<_, std::io::Error>(pattern(seed, start..length.min(start + piece)))),
+    )
 }
 
 async fn put(store: &Store, path: &str, bytes: impl Into<Body>) -> std::result::Result<Stored, String> {
@@ -113,13 +118,19 @@ async fn read(store: &Store, path: &str) -> std::result::Result<Bytes, String> {
     read_range(store, path, None).await
 }
 
-async fn read_range(store: &Store, path: &str, range: Option<std::ops::Range<u64>>) -> std::result::Result<Bytes, String> {
+async fn read_range(
+    store: &Store,
+    path: &str,
+    range: Option<std::ops::Range<u64>>,
+) -> std::result::Result<Bytes, String> {
     let failed = |error| format!("get {path:?}: {}", chain(&error));
     let fetched = store.get(&name(path)?, GetOptions { range, deadline: None }).await.map_err(failed)?;
     let promised = fetched.length;
     let pieces: Vec<Bytes> = fetched.stream.try_collect().await.map_err(failed)?;
     let bytes: Bytes = pieces.concat().into();
-    ensure(bytes.len() as u64 == promised, || format!("get {path:?} promised {promised} bytes and delivered {}", bytes.len()))?;
+    ensure(bytes.len() as u64 == promised, || {
+        format!("get {path:?} promised {promised} bytes and delivered {}", bytes.len())
+    })?;
     Ok(bytes)
 }
 
@@ -134,7 +145,9 @@ async fn expect_absent(store: &Store, path: &str) -> Verdict {
 
 async fn expect_bytes(store: &Store, path: &str, expected: &Bytes) -> Verdict {
     let bytes = read(store, path).await?;
-    ensure(bytes == expected, || format!("{path:?} holds {} bytes that are not the {} put", bytes.len(), expected.len()))
+    ensure(bytes == expected, || {
+        format!("{path:?} holds {} bytes that are not the {} put", bytes.len(), expected.len())
+    })
 }
 
 async fn delete(store: &Store, path: &str) -> Verdict {

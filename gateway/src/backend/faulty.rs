@@ -15,8 +15,8 @@ use rand::{Rng, SeedableRng};
 
 use super::body::{Body, exact};
 use super::{
-    Backend, Capabilities, DeleteOptions, Error, Fetched, GetOptions, Head, HeadOptions, JoinOptions, JoinSource, ListOptions,
-    ObjectPath, Page, Probe, ProbeOptions, PutOptions, Result, Stored, SweepOptions, Swept, within,
+    Backend, Capabilities, DeleteOptions, Error, Fetched, GetOptions, Head, HeadOptions, JoinOptions, JoinSource,
+    ListOptions, ObjectPath, Page, Probe, ProbeOptions, PutOptions, Result, Stored, SweepOptions, Swept, within,
 };
 
 /// A call of the seam.
@@ -214,7 +214,13 @@ impl Faulty {
     }
 
     /// Runs a call with the fault that hits all kinds of calls.
-    async fn disturbed<T>(&self, op: Op, name: &str, fault: Option<Fault>, call: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn disturbed<T>(
+        &self,
+        op: Op,
+        name: &str,
+        fault: Option<Fault>,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         if op.is_write() || op == Op::Delete {
             self.check_writable()?;
         }
@@ -269,7 +275,9 @@ fn short(path: &ObjectPath, fetched: Fetched, after: u64) -> Fetched {
                 let left = left - piece.len() as u64;
                 Some((Ok(piece), Some((stream, left, path))))
             }
-            Ok(_) => Some((Err(Error::unavailable("get", path, "injected fault: connection to the backend broke")), None)),
+            Ok(_) => {
+                Some((Err(Error::unavailable("get", path, "injected fault: connection to the backend broke")), None))
+            }
             Err(error) => Some((Err(error), None)),
         }
     });

@@ -26,8 +26,9 @@ use tokio::time::Instant;
 
 use super::body::Body;
 use super::{
-    Backend, Capabilities, DeleteOptions, Error, Fetched, GetOptions, Head, HeadOptions, JoinOptions, JoinSource, ListOptions,
-    ObjectPath, Page, Probe, ProbeOptions, PutOptions, Result, Stored, SweepOptions, Swept, check_limit, within,
+    Backend, Capabilities, DeleteOptions, Error, Fetched, GetOptions, Head, HeadOptions, JoinOptions, JoinSource,
+    ListOptions, ObjectPath, Page, Probe, ProbeOptions, PutOptions, Result, Stored, SweepOptions, Swept, check_limit,
+    within,
 };
 
 mod durable;

@@ -13,9 +13,9 @@ use futures::stream;
 
 use super::body::{Body, BodyReader, exact};
 use super::{
-    Backend, Capabilities, Condition, DeleteOptions, ETag, Entry, Error, Fetched, GetOptions, Head, HeadOptions, JoinOptions,
-    JoinSource, ListOptions, ObjectPath, Page, Probe, ProbeOptions, PutOptions, Result, Stored, SweepOptions, Swept, check_limit,
-    covered, within,
+    Backend, Capabilities, Condition, DeleteOptions, ETag, Entry, Error, Fetched, GetOptions, Head, HeadOptions,
+    JoinOptions, JoinSource, ListOptions, ObjectPath, Page, Probe, ProbeOptions, PutOptions, Result, Stored,
+    SweepOptions, Swept, check_limit, covered, within,
 };
 
 /// Pieces in which a blob is delivered.
@@ -67,7 +67,11 @@ impl Memory {
         let mut blobs = self.blobs();
         let used: u64 = blobs.values().map(|blob| blob.bytes.len() as u64).sum();
         if used.saturating_add(stored.length) > self.capacity_bytes {
-            return Err(Error::NoSpace { action: "put", path: path.to_string(), source: "memory store is full".into() });
+            return Err(Error::NoSpace {
+                action: "put",
+                path: path.to_string(),
+                source: "memory store is full".into(),
+            });
         }
         let blob = Blob { bytes, etag, last_modified: SystemTime::now() };
         match (blobs.entry(path.clone()), condition) {

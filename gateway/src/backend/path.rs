@@ -131,7 +131,10 @@ mod tests {
         check("a/.tmp/x", Ok(()));
         check(&"x".repeat(251), Err("has a segment longer than 250 bytes"));
         check(&["y".repeat(250), "y".repeat(250), "y".repeat(250), "y".repeat(147)].join("/"), Ok(()));
-        check(&["y".repeat(250), "y".repeat(250), "y".repeat(250), "y".repeat(148)].join("/"), Err("is longer than 900 bytes"));
+        check(
+            &["y".repeat(250), "y".repeat(250), "y".repeat(250), "y".repeat(148)].join("/"),
+            Err("is longer than 900 bytes"),
+        );
     }
 
     #[test]

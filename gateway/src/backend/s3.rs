@@ -32,8 +32,9 @@ use tokio_util::task::TaskTracker;
 use super::body::{Body, exact};
 use super::url::{Credentials, S3Url};
 use super::{
-    Backend, Capabilities, DeleteOptions, ETag, Entry, Error, Fetched, GetOptions, Head, HeadOptions, JoinOptions, JoinSource,
-    ListOptions, ObjectPath, Page, Probe, ProbeOptions, PutOptions, Result, Stored, SweepOptions, Swept, check_limit, within,
+    Backend, Capabilities, DeleteOptions, ETag, Entry, Error, Fetched, GetOptions, Head, HeadOptions, JoinOptions,
+    JoinSource, ListOptions, ObjectPath, Page, Probe, ProbeOptions, PutOptions, Result, Stored, SweepOptions, Swept,
+    check_limit, within,
 };
 
 mod call;
@@ -124,7 +125,13 @@ impl S3 {
         let mut loader = aws_config::defaults(BehaviorVersion::latest()).region(region);
         if let Credentials::Fixed { access_key_id, secret_access_key } = credentials {
             let secret = secret_access_key.as_str();
-            loader = loader.credentials_provider(aws_sdk_s3::config::Credentials::new(access_key_id, secret, None, None, "holdfast"));
+            loader = loader.credentials_provider(aws_sdk_s3::config::Credentials::new(
+                access_key_id,
+                secret,
+                None,
+                None,
+                "holdfast",
+            ));
         }
         let mut config = aws_sdk_s3::config::Builder::from(&loader.load().await)
             .force_path_style(url.path_style)
@@ -175,10 +182,11 @@ impl Bucket {
         // HTTP counts the last byte in.
         let range = options.range.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end - 1));
         let send = || self.client.get_object().bucket(&self.bucket).key(&key).set_range(range.clone()).send();
-        let output = self.small_call("get", path, options.deadline, send).await.map_err(|failure| match &options.range {
-            Some(range) if failure.status == Some(416) => outside(path, range),
-            _ => failure.error,
-        })?;
+        let output =
+            self.small_call("get", path, options.deadline, send).await.map_err(|failure| match &options.range {
+                Some(range) if failure.status == Some(416) => outside(path, range),
+                _ => failure.error,
+            })?;
         let (length, head) = opened(path, options.range.as_ref(), &output)?;
         let pieces = pieces(path, output.body, self.settings.stall_timeout, options.deadline);
         Ok(Fetched { length, head, stream: exact(path, length, pieces) })
@@ -211,9 +219,11 @@ impl Bucket {
                 let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(&prefix).max_keys(limit);
                 request.set_start_after(after.clone()).send()
             };
-            let output = self.small_call("list", &prefix, options.deadline, send).await.map_err(|failure| failure.error)?;
+            let output =
+                self.small_call("list", &prefix, options.deadline, send).await.map_err(|failure| failure.error)?;
             let entries: Vec<Entry> = output.contents().iter().filter_map(|object| self.entry(object)).collect();
-            let is_cut = output.is_truncated() == Some(true);
+            // MinIO sometimes calls a full page the last one when the next key lies in another directory.
+            let is_cut = output.is_truncated() == Some(true) || output.contents().len() >= options.limit;
             let next = is_cut.then(|| entries.last().map(|entry| entry.path.clone())).flatten();
             if next.is_some() || !is_cut {
                 return Ok(Page { entries, next });
@@ -221,7 +231,7 @@ impl Bucket {
             // A whole page of keys that are no names of ours: go on behind it.
             match output.contents().last().and_then(|object| object.key()) {
                 Some(last) => after = Some(last.to_owned()),
-                None => return Err(Error::unavailable("list", &prefix, "an empty page says that there is more")),
+                None => return Err(Error::unavailable("list", &prefix, "an empty page claims that there is more")),
             }
         }
     }
@@ -250,7 +260,9 @@ fn opened(path: &ObjectPath, range: Option<&Range<u64>>, output: &GetObjectOutpu
             let content_range = output.content_range().unwrap_or_default();
             let total = content_range.rsplit_once('/').and_then(|(_, total)| total.parse().ok());
             let Some(total) = total else {
-                return Err(Error::Unsupported { what: format!("ranges: it answered with content-range {content_range:?}") });
+                return Err(Error::Unsupported {
+                    what: format!("ranges: it answered with content-range {content_range:?}"),
+                });
             };
             if range.end > total {
                 return Err(outside(path, range));

@@ -58,9 +58,17 @@ impl Minio {
         // MinIO cannot pick a port itself. Another process may take this one in between, hence a few tries.
         for _ in 0..5 {
             let data = tempfile::tempdir().expect("temporary directory");
-            let port = StdListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
+            let port =
+                StdListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
             let child = Command::new(&binary)
-                .args(["server", "--quiet", "--address", &format!("127.0.0.1:{port}"), "--console-address", "127.0.0.1:0"])
+                .args([
+                    "server",
+                    "--quiet",
+                    "--address",
+                    &format!("127.0.0.1:{port}"),
+                    "--console-address",
+                    "127.0.0.1:0",
+                ])
                 .arg(data.path())
                 .env("MINIO_ROOT_USER", USER)
                 .env("MINIO_ROOT_PASSWORD", PASSWORD)

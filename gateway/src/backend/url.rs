@@ -342,9 +342,13 @@ mod tests {
 
     #[test]
     fn an_endpoint_means_path_style_unless_told_otherwise() {
-        let BackendUrl::S3(url) = parse("s3://photos/p/?endpoint=http://h:9000/").expect("valid") else { panic!("not s3") };
+        let BackendUrl::S3(url) = parse("s3://photos/p/?endpoint=http://h:9000/").expect("valid") else {
+            panic!("not s3")
+        };
         assert_eq!((url.endpoint.as_deref(), url.path_style, &*url.prefix), (Some("http://h:9000"), true, "p"));
-        let BackendUrl::S3(url) = parse("s3://photos?endpoint=http://h&path_style=false").expect("valid") else { panic!() };
+        let BackendUrl::S3(url) = parse("s3://photos?endpoint=http://h&path_style=false").expect("valid") else {
+            panic!()
+        };
         assert!(!url.path_style);
     }
 

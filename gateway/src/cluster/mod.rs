@@ -45,13 +45,14 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::engine::EngineView;
+
 pub use self::engine::{CACHE_BYTES, Engine};
 pub use self::error::{Error, Kind};
 pub use self::identity::Identity;
 use self::log::files::{LogFiles, RealFiles};
 use self::log::{Log, LogStats, SEGMENT_BYTES};
-pub use self::machine::Effects;
+pub use self::engine::EngineView;
+pub use self::machine::{Effects, SnapshotData};
 use self::raft::{Consensus, Outcome, Pending, Proposal};
 pub use self::raft::Node;
 use self::space::Space;

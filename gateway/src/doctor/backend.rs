@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::{Finding, Report, Verdict};
 use crate::backend::{
-    Backend, Condition, DeleteOptions, Error, GetOptions, HeadOptions, JoinOptions, JoinSource, ListOptions, ObjectPath,
-    ProbeOptions, PutOptions, chain,
+    Backend, Condition, DeleteOptions, Error, GetOptions, HeadOptions, JoinOptions, JoinSource, ListOptions,
+    ObjectPath, ProbeOptions, PutOptions, chain,
 };
 
 /// Longest time for all checks together.
@@ -56,9 +56,10 @@ fn found(check: &'static str, outcome: Outcome<String>) -> Finding {
     let (verdict, text) = match outcome {
         Ok(text) => (Verdict::Ok, text),
         Err(Trouble::Broken(text)) => (Verdict::Fail, text),
-        Err(Trouble::Failed(what, error)) if error.is_no_space() => {
-            (Verdict::Warn, format!("{what} was not possible because the backend is full; reads and deletes still work"))
-        }
+        Err(Trouble::Failed(what, error)) if error.is_no_space() => (
+            Verdict::Warn,
+            format!("{what} was not possible because the backend is full; reads and deletes still work"),
+        ),
         Err(Trouble::Failed(what, error)) => (Verdict::Fail, format!("{what} failed: {}", chain(&error))),
     };
     Finding { check, verdict, text }
@@ -85,10 +86,16 @@ impl<'a> Checks<'a> {
     }
 
     fn path(&self, name: &str) -> ObjectPath {
-        ObjectPath::new(format!("{}/{name}", self.base)).expect("a fixed name under a hexadecimal one follows the rules")
+        ObjectPath::new(format!("{}/{name}", self.base))
+            .expect("a fixed name under a hexadecimal one follows the rules")
     }
 
-    async fn put(&self, path: &ObjectPath, bytes: Bytes, condition: Condition) -> Result<crate::backend::Stored, Error> {
+    async fn put(
+        &self,
+        path: &ObjectPath,
+        bytes: Bytes,
+        condition: Condition,
+    ) -> Result<crate::backend::Stored, Error> {
         let options = PutOptions { condition, deadline: Some(self.deadline), ..PutOptions::default() };
         self.backend.put(path, bytes.into(), options).await
     }
@@ -105,7 +112,11 @@ impl<'a> Checks<'a> {
     }
 
     async fn reachable(&self) -> Outcome<String> {
-        let probe = self.backend.probe(ProbeOptions { deadline: Some(self.deadline) }).await.map_err(failed("a first request"))?;
+        let probe = self
+            .backend
+            .probe(ProbeOptions { deadline: Some(self.deadline) })
+            .await
+            .map_err(failed("a first request"))?;
         Ok(format!("answers in {} ms", probe.took.as_millis()))
     }
 
@@ -137,7 +148,9 @@ impl<'a> Checks<'a> {
         match self.read(path, None).await {
             Ok(read) if read == bytes => Ok("a blob is read back right after its put".into()),
             Ok(_) => broken("other bytes are read than were put"),
-            Err(Error::NotFound { .. }) => broken("a blob is not found right after its put: the store is not consistent"),
+            Err(Error::NotFound { .. }) => {
+                broken("a blob is not found right after its put: the store is not consistent")
+            }
             Err(error) => Err(Trouble::Failed("reading a blob right after its put", error)),
         }
     }
@@ -181,8 +194,12 @@ impl<'a> Checks<'a> {
         let skew = skew(head.last_modified, before, after);
         let (verdict, text) = match skew {
             close if close < SKEW_WARN => (Verdict::Ok, "the clocks agree".to_owned()),
-            far if far <= SKEW_MAX => (Verdict::Warn, format!("the clocks differ by {} s; synchronise them", far.as_secs())),
-            far => (Verdict::Fail, format!("the clocks differ by {} s, more than {} s", far.as_secs(), SKEW_MAX.as_secs())),
+            far if far <= SKEW_MAX => {
+                (Verdict::Warn, format!("the clocks differ by {} s; synchronise them", far.as_secs()))
+            }
+            far => {
+                (Verdict::Fail, format!("the clocks differ by {} s, more than {} s", far.as_secs(), SKEW_MAX.as_secs()))
+            }
         };
         Ok(Finding { check: "clock", verdict, text })
     }
@@ -202,7 +219,9 @@ impl<'a> Checks<'a> {
         let outcome = match (&winners[..], trouble) {
             (_, Some(error)) => Err(Trouble::Failed("a create-only put in a race", error)),
             (&[winner], None) => self.race_won(&path, winner).await,
-            (winners, None) => broken(format!("of {RACERS} racing creators {} won: create-only is not atomic", winners.len())),
+            (winners, None) => {
+                broken(format!("of {RACERS} racing creators {} won: create-only is not atomic", winners.len()))
+            }
         };
         found("racing-creators", outcome)
     }
@@ -221,7 +240,8 @@ impl<'a> Checks<'a> {
 
     async fn replaced(&self) -> Outcome<String> {
         let path = self.path("replace");
-        let put = async |text: &'static str, condition| self.put(&path, Bytes::from_static(text.as_bytes()), condition).await;
+        let put =
+            async |text: &'static str, condition| self.put(&path, Bytes::from_static(text.as_bytes()), condition).await;
         let first = put("first", Condition::IfAbsent).await.map_err(failed("a put"))?;
         let second = put("second", Condition::IfMatch(first.etag.clone())).await;
         second.map_err(failed("a put that names the current version"))?;
@@ -284,7 +304,9 @@ impl<'a> Checks<'a> {
         let listed = self.backend.list(options).await.map_err(failed("listing"))?;
         match listed.entries.first() {
             None => Ok("a deleted blob is neither found nor listed".into()),
-            Some(entry) => broken(format!("{} is listed right after its delete: listings are not consistent", entry.path)),
+            Some(entry) => {
+                broken(format!("{} is listed right after its delete: listings are not consistent", entry.path))
+            }
         }
     }
 }

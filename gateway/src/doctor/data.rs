@@ -45,7 +45,8 @@ pub enum LockError {
 pub fn lock_data_directory(directory: &Path) -> Result<DataLock, LockError> {
     let failed = |source| LockError::Io { directory: directory.to_owned(), source };
     let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(false).mode(0o600).open(directory.join(LOCK_FILE)).map_err(failed)?;
+    let file =
+        options.write(true).create(true).truncate(false).mode(0o600).open(directory.join(LOCK_FILE)).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(DataLock { _file: file }),
         Err(TryLockError::WouldBlock) => Err(LockError::InUse { directory: directory.to_owned() }),
@@ -119,8 +120,12 @@ fn permissions(directory: &Path) -> Finding {
         _ if metadata.uid() != own.as_raw() => {
             check(Verdict::Fail, format!("belongs to user {}, this process is user {}", metadata.uid(), own.as_raw()))
         }
-        _ if mode & 0o022 != 0 => check(Verdict::Fail, format!("others may write to it (mode {mode:04o}); run chmod 700")),
-        _ if mode & 0o077 != 0 => check(Verdict::Warn, format!("others may look into it (mode {mode:04o}); run chmod 700")),
+        _ if mode & 0o022 != 0 => {
+            check(Verdict::Fail, format!("others may write to it (mode {mode:04o}); run chmod 700"))
+        }
+        _ if mode & 0o077 != 0 => {
+            check(Verdict::Warn, format!("others may look into it (mode {mode:04o}); run chmod 700"))
+        }
         _ => check(Verdict::Ok, "only its owner has access".into()),
     }
 }
@@ -154,11 +159,15 @@ fn file_system(directory: &Path) -> Finding {
     };
     match FILE_SYSTEMS.iter().find(|(number, ..)| *number == kind) {
         Some((_, name, Verdict::Ok)) => check(Verdict::Ok, format!("on {name}, a local file system")),
-        Some((_, name @ ("tmpfs" | "ramfs"), _)) => check(Verdict::Warn, format!("on {name}: everything is lost at a restart")),
+        Some((_, name @ ("tmpfs" | "ramfs"), _)) => {
+            check(Verdict::Warn, format!("on {name}: everything is lost at a restart"))
+        }
         Some((_, name, Verdict::Warn)) => {
             check(Verdict::Warn, format!("on {name}: whether syncs reach a disk depends on what is below it"))
         }
-        Some((_, name, Verdict::Fail)) => check(Verdict::Fail, format!("on {name}, a network file system; use a local disk")),
+        Some((_, name, Verdict::Fail)) => {
+            check(Verdict::Fail, format!("on {name}, a network file system; use a local disk"))
+        }
         None => check(Verdict::Warn, format!("on a file system of unknown kind ({kind:#x})")),
     }
 }
@@ -193,7 +202,9 @@ fn sync(directory: &Path) -> Finding {
         (Ok(took), Ok(())) if took > SYNC_WARN => {
             check(Verdict::Warn, format!("a sync takes {} ms; every write waits for one", took.as_millis()))
         }
-        (Ok(took), Ok(())) => check(Verdict::Ok, format!("files and directories sync in {:.1} ms", took.as_secs_f64() * 1000.0)),
+        (Ok(took), Ok(())) => {
+            check(Verdict::Ok, format!("files and directories sync in {:.1} ms", took.as_secs_f64() * 1000.0))
+        }
     }
 }
 

@@ -141,10 +141,10 @@ async fn each_lie_is_found_and_named() {
 
 #[tokio::test]
 async fn a_full_store_is_fit_and_an_unreachable_one_is_not() {
-    let full = Faulty::scripted(Memory::shared(), vec![
-        Rule::always(Op::Put, Fault::NoSpace),
-        Rule::always(Op::Join, Fault::NoSpace),
-    ]);
+    let full = Faulty::scripted(
+        Memory::shared(),
+        vec![Rule::always(Op::Put, Fault::NoSpace), Rule::always(Op::Join, Fault::NoSpace)],
+    );
     let report = check_backend(&full).await;
     assert!(report.is_fit(), "{report}");
     assert!(report.to_string().contains("the backend is full"), "{report}");

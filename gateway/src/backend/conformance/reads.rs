@@ -8,8 +8,8 @@ use futures::StreamExt;
 use super::super::error::chain;
 use super::super::{Error, GetOptions, HeadOptions, ListOptions, PutOptions};
 use super::{
-    Store, Verdict, delete, ensure, expect_absent, expect_bytes, expect_error, name, names_by, names_under, pattern, pattern_stream,
-    put, read_range,
+    Store, Verdict, delete, ensure, expect_absent, expect_bytes, expect_error, name, names_by, names_under, pattern,
+    pattern_stream, put, read_range,
 };
 
 /// Long enough that every implementation cuts it into pieces, and no multiple of anything.
@@ -34,7 +34,8 @@ pub(super) async fn long_blob(store: Store) -> Verdict {
     for (path, length) in [("long/known", Some(LONG_BYTES)), ("long/unknown", None)] {
         let body = pattern_stream(3, LONG_BYTES, 300_000);
         let options = PutOptions { length, ..PutOptions::default() };
-        let stored = store.put(&name(path)?, body, options).await.map_err(|error| format!("{path}: {}", chain(&error)))?;
+        let stored =
+            store.put(&name(path)?, body, options).await.map_err(|error| format!("{path}: {}", chain(&error)))?;
         ensure(stored.length == LONG_BYTES, || format!("{path}: stored {} bytes", stored.length))?;
         let mut fetched = store.get(&name(path)?, GetOptions::default()).await.map_err(|error| chain(&error))?;
         let mut at = 0;
@@ -62,7 +63,9 @@ pub(super) async fn ranges(store: Store) -> Verdict {
     }
     read_range(&store, "r/empty", Some(0..0)).await?;
     let backwards = Range { start: 9, end: 8 };
-    for (path, range) in [("r/blob", 0..LENGTH + 1), ("r/blob", LENGTH..LENGTH + 1), ("r/blob", backwards), ("r/empty", 0..1)] {
+    for (path, range) in
+        [("r/blob", 0..LENGTH + 1), ("r/blob", LENGTH..LENGTH + 1), ("r/blob", backwards), ("r/empty", 0..1)]
+    {
         let got = store.get(&name(path)?, GetOptions { range: Some(range.clone()), deadline: None }).await;
         expect_error(&got, |error| matches!(error, Error::RangeOutside { .. }), &format!("range {range:?} of {path}"))?;
     }
@@ -120,7 +123,8 @@ pub(super) async fn odd_names(store: Store) -> Verdict {
 pub(super) async fn listing(store: Store) -> Verdict {
     // Directories and files whose order differs when segments rather than bytes are compared.
     let mut names = vec![
-        "a/b!", "a/b!/c", "a/b-c", "a/b/c", "a/b/d/e", "a/b.c", "a/b0", "a/bb/c", "a/b~", "a.txt", "a0", "b/x", "b/y/z", "é/x", "z",
+        "a/b!", "a/b!/c", "a/b-c", "a/b/c", "a/b/d/e", "a/b.c", "a/b0", "a/bb/c", "a/b~", "a.txt", "a0", "b/x",
+        "b/y/z", "é/x", "z",
     ];
     names.retain(|name| *name != "a/b!");
     for name in &names {
@@ -138,7 +142,8 @@ pub(super) async fn listing(store: Store) -> Verdict {
             for limit in [1, 2, 3, 5, 1000] {
                 let after = after.map(name).transpose()?;
                 let listed = names_by(&store, prefix, after.clone(), limit).await?;
-                let what = || format!("prefix {prefix:?} after {after:?} by {limit}: {listed:?}, expected {expected:?}");
+                let what =
+                    || format!("prefix {prefix:?} after {after:?} by {limit}: {listed:?}, expected {expected:?}");
                 ensure(listed == expected, what)?;
             }
         }
@@ -156,7 +161,9 @@ pub(super) async fn listing_is_current(store: Store) -> Verdict {
         put(&store, &path, pattern(round, 0..round)).await?;
         let page = store.list(ListOptions::under("current/")).await.map_err(|error| chain(&error))?;
         let entry = page.entries.last().ok_or("nothing listed")?;
-        ensure(entry.path.as_str() == path && entry.length == round, || format!("{path} was put, the last is {entry:?}"))?;
+        ensure(entry.path.as_str() == path && entry.length == round, || {
+            format!("{path} was put, the last is {entry:?}")
+        })?;
         if round % 2 == 0 {
             delete(&store, &path).await?;
             let listed = names_under(&store, "current/").await?;
@@ -171,7 +178,10 @@ pub(super) async fn head(store: Store) -> Verdict {
     let head = store.head(&name("h/blob")?, HeadOptions::default()).await.map_err(|error| chain(&error))?;
     ensure(head.length == 1234, || format!("length {}", head.length))?;
     ensure(head.etag == stored.etag, || format!("put said {:?}, head says {:?}", stored.etag, head.etag))?;
-    let fetched = store.get(&name("h/blob")?, GetOptions { range: Some(3..7), deadline: None }).await.map_err(|error| chain(&error))?;
+    let fetched = store
+        .get(&name("h/blob")?, GetOptions { range: Some(3..7), deadline: None })
+        .await
+        .map_err(|error| chain(&error))?;
     ensure(fetched.head == head, || format!("get of a range says {:?}, head says {head:?}", fetched.head))?;
     let now = SystemTime::now();
     let distance = now.duration_since(head.last_modified).unwrap_or_else(|error| error.duration());

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::super::error::chain;
 use super::super::{Body, Condition, ETag, Error, JoinOptions, JoinSource, PutOptions, Stored, SweepOptions};
 use super::{
-    Store, Verdict, delete as remove, ensure, expect_absent, expect_bytes, expect_error, name, names_under, pattern, pattern_stream,
-    put, put_if,
+    Store, Verdict, delete as remove, ensure, expect_absent, expect_bytes, expect_error, name, names_under, pattern,
+    pattern_stream, put, put_if,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -45,7 +45,10 @@ pub(super) async fn racing_creators(store: Store) -> Verdict {
 }
 
 /// The number of the one that succeeded; all others must have got the expected error.
-fn only_winner(results: &[super::Result<Stored>], is_expected: impl Fn(&Error) -> bool) -> std::result::Result<u64, String> {
+fn only_winner(
+    results: &[super::Result<Stored>],
+    is_expected: impl Fn(&Error) -> bool,
+) -> std::result::Result<u64, String> {
     let mut winners = Vec::new();
     for (seed, result) in (0..).zip(results) {
         match result {
@@ -109,18 +112,26 @@ fn failing_body(bytes: u64) -> Body {
 }
 
 pub(super) async fn failing_bodies(store: Store) -> Verdict {
-    for (bytes, declared) in [(0, None), (100, Some(200)), (100, None), (3 * MIB, None), (20 * MIB, None), (20 * MIB, Some(30 * MIB))] {
+    for (bytes, declared) in
+        [(0, None), (100, Some(200)), (100, None), (3 * MIB, None), (20 * MIB, None), (20 * MIB, Some(30 * MIB))]
+    {
         let path = name(&format!("f/{bytes}"))?;
         let options = PutOptions { length: declared, ..PutOptions::default() };
         let result = store.put(&path, failing_body(bytes), options).await;
-        expect_error(&result, |error| matches!(error, Error::Body { .. }), &format!("a body that fails after {bytes} bytes"))?;
+        expect_error(
+            &result,
+            |error| matches!(error, Error::Body { .. }),
+            &format!("a body that fails after {bytes} bytes"),
+        )?;
         expect_absent(&store, path.as_str()).await?;
     }
     Ok(())
 }
 
 pub(super) async fn wrong_lengths(store: Store) -> Verdict {
-    for (bytes, declared) in [(100, 99), (100, 101), (0, 1), (20 * MIB, 20 * MIB - 1), (20 * MIB, 20 * MIB + 1), (9 * MIB, 0)] {
+    for (bytes, declared) in
+        [(100, 99), (100, 101), (0, 1), (20 * MIB, 20 * MIB - 1), (20 * MIB, 20 * MIB + 1), (9 * MIB, 0)]
+    {
         let path = name(&format!("w/{bytes}.{declared}"))?;
         let options = PutOptions { length: Some(declared), ..PutOptions::default() };
         let result = store.put(&path, pattern_stream(1, bytes, MIB), options).await;
@@ -217,7 +228,9 @@ pub(super) async fn join(store: Store) -> Verdict {
         put(&store, &path, pattern_stream(seed, length, MIB)).await?;
         sources.push(JoinSource { path: name(&path)?, length });
     }
-    for (target, chosen) in [("parts", &[0, 1, 2, 3][..]), ("short", &[3, 0, 4, 3]), ("one", &[4]), ("none", &[]), ("empty", &[2])] {
+    for (target, chosen) in
+        [("parts", &[0, 1, 2, 3][..]), ("short", &[3, 0, 4, 3]), ("one", &[4]), ("none", &[]), ("empty", &[2])]
+    {
         let target = format!("j/joined {target}");
         let chosen_sources: Vec<JoinSource> = chosen.iter().map(|&at| sources[at].clone()).collect();
         let joined = store.join(&chosen_sources, &name(&target)?, JoinOptions::default()).await;

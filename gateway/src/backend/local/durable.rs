@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::future::try_join_all;
 use tokio::sync::oneshot;
 
-use super::super::{Error, Result};
+use super::super::{BoxError, Error, Result, chain};
 use super::store::Store;
 
 /// Most directories remembered. When full, all are forgotten: each then costs one sync more, once.
@@ -118,8 +118,16 @@ pub(super) struct Syncer {
     waiting: Mutex<HashMap<String, Vec<oneshot::Sender<Answer>>>>,
 }
 
-/// The cause of a failed sync.
-type Answer = std::result::Result<(), String>;
+/// How a sync went, for all who waited for it.
+type Answer = std::result::Result<(), Cause>;
+
+#[derive(Clone, Debug)]
+enum Cause {
+    /// The store is closed for writes.
+    Poisoned(String),
+    /// The sync did not even begin.
+    NotBegun(String),
+}
 
 impl Syncer {
     fn waiting(&self) -> MutexGuard<'_, HashMap<String, Vec<oneshot::Sender<Answer>>>> {
@@ -156,8 +164,8 @@ impl Syncer {
     fn run(store: &Store, directory: &str) {
         while let Some(served) = store.syncer.take(directory) {
             let answer = match store.sync_directory(directory) {
-                Err(Error::Poisoned { cause }) => Err(cause),
-                Err(other) => Err(other.to_string()),
+                Err(Error::Poisoned { cause }) => Err(Cause::Poisoned(cause)),
+                Err(other) => Err(Cause::NotBegun(chain(&other))),
                 Ok(()) => Ok(()),
             };
             for waiter in served {
@@ -182,10 +190,16 @@ async fn sync_one(store: &Arc<Store>, directory: &str) -> Result<()> {
     }
     match answer.await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(cause)) => Err(Error::Poisoned { cause }),
+        Ok(Err(Cause::Poisoned(cause))) => Err(Error::Poisoned { cause }),
+        Ok(Err(Cause::NotBegun(cause))) => Err(unknown(directory, cause)),
         // The runtime goes down before the sync ran.
-        Err(gone) => Err(Error::Unknown { action: "sync", path: directory.to_owned(), source: gone.into() }),
+        Err(gone) => Err(unknown(directory, gone)),
     }
+}
+
+/// The change is visible, and may be gone after a crash.
+fn unknown(directory: &str, source: impl Into<BoxError>) -> Error {
+    Error::Unknown { action: "make durable", path: directory.to_owned(), source: source.into() }
 }
 
 #[cfg(test)]

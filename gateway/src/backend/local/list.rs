@@ -118,7 +118,8 @@ impl Listing<'_> {
     fn is_wanted(&self, child: &Child) -> bool {
         let (path, prefix) = (child.path.as_str(), self.options.prefix.as_str());
         if child.is_directory() {
-            (path.starts_with(prefix) || prefix.starts_with(path)) && (path > self.after || self.after.starts_with(path))
+            (path.starts_with(prefix) || prefix.starts_with(path))
+                && (path > self.after || self.after.starts_with(path))
         } else {
             path.starts_with(prefix) && path > self.after
         }

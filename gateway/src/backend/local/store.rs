@@ -43,12 +43,24 @@ pub(super) struct Store {
     /// Keeps the shared lock.
     lock: File,
     #[cfg(test)]
-    pub failing_sync: std::sync::Mutex<Option<io::ErrorKind>>,
+    pub hooks: std::sync::Mutex<Hooks>,
+}
+
+/// What tests make syncs do, and what they see of them.
+#[cfg(test)]
+#[derive(Default)]
+pub(super) struct Hooks {
+    pub fail: Option<io::ErrorKind>,
+    pub delay: Duration,
+    pub synced: Vec<String>,
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("directory", &self.directory).field("poison", &self.poison).finish_non_exhaustive()
+        f.debug_struct("Store")
+            .field("directory", &self.directory)
+            .field("poison", &self.poison)
+            .finish_non_exhaustive()
     }
 }
 
@@ -81,14 +93,19 @@ impl Store {
             temp_count: AtomicU64::new(0),
             lock,
             #[cfg(test)]
-            failing_sync: Default::default(),
+            hooks: Default::default(),
         };
         if alone {
             let swept = store.sweep(Duration::ZERO)?;
             if swept.removed > 0 {
-                tracing::info!(store = store.name, removed = swept.removed, "removed unfinished writes of an earlier run");
+                tracing::info!(
+                    store = store.name,
+                    removed = swept.removed,
+                    "removed unfinished writes of an earlier run"
+                );
             }
-            rustix::fs::flock(&store.lock, FlockOperation::NonBlockingLockShared).map_err(|error| failed(error.into()))?;
+            rustix::fs::flock(&store.lock, FlockOperation::NonBlockingLockShared)
+                .map_err(|error| failed(error.into()))?;
         }
         Ok(store)
     }
@@ -136,7 +153,7 @@ impl Store {
 
     /// Syncs an unfinished file. Only lack of space is forgiven: the caller drops the file, and nothing else was at stake.
     pub fn sync_file(&self, file: &File, path: &str) -> Result<()> {
-        match self.raw_sync(file.as_fd()) {
+        match self.raw_sync(path, file.as_fd()) {
             Ok(()) => Ok(()),
             Err(error) if is_no_space(&error) => Err(io_error("put", path, error)),
             Err(error) => Err(self.poison(path, &error)),
@@ -144,21 +161,33 @@ impl Store {
     }
 
     /// Syncs a directory. One that is gone needs no sync: whoever removed it syncs its parent.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] when the sync failed, another error when it could not even begin.
     pub fn sync_directory(&self, directory: &str) -> Result<()> {
-        let synced = self.open_directory(directory).and_then(|file| self.raw_sync(file.as_fd()));
-        match synced {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(self.poison(directory, &error)),
-            Ok(()) => Ok(()),
-        }
+        let file = match self.open_directory(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened.map_err(|error| io_error("sync", directory, error))?,
+        };
+        self.raw_sync(directory, file.as_fd()).map_err(|error| self.poison(directory, &error))
     }
 
-    fn raw_sync(&self, file: impl AsFd) -> io::Result<()> {
+    fn raw_sync(&self, what: &str, file: impl AsFd) -> io::Result<()> {
         #[cfg(test)]
-        if let Some(kind) = *self.failing_sync.lock().expect("no panic while held") {
-            return Err(kind.into());
-        }
+        self.run_hooks(what)?;
+        tracing::trace!(store = self.name, what, "sync");
         Ok(rustix::fs::fsync(file)?)
+    }
+
+    #[cfg(test)]
+    fn run_hooks(&self, what: &str) -> io::Result<()> {
+        let (delay, fail) = {
+            let mut hooks = self.hooks.lock().expect("no panic while held");
+            hooks.synced.push(what.to_owned());
+            (hooks.delay, hooks.fail)
+        };
+        std::thread::sleep(delay);
+        fail.map_or(Ok(()), |kind| Err(kind.into()))
     }
 
     /// Opens a directory for reading and syncing. The capability alone gives handles that can only be walked through.
@@ -177,7 +206,7 @@ impl Store {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
         let file = self.temps.open_with(&name, &options)?.into_std();
-        Ok(TempFile { store: Arc::clone(self), name, file, is_moved: false })
+        Ok(TempFile { store: Arc::clone(self), name, file, is_moved: false, written: 0, started: 0 })
     }
 
     /// Removes unfinished files that nobody touched for a while.
@@ -215,6 +244,10 @@ pub(super) struct TempFile {
     pub name: String,
     pub file: File,
     pub is_moved: bool,
+    /// Bytes written so far.
+    pub written: u64,
+    /// How many of these the kernel was asked to bring to the disk.
+    pub started: u64,
 }
 
 impl Drop for TempFile {
@@ -239,7 +272,8 @@ impl Drop for TempFile {
 
 /// Creates the directory and makes it, and every ancestor it had to create, durable.
 fn create_durably(directory: &Path) -> io::Result<PathBuf> {
-    let missing: Vec<&Path> = directory.ancestors().filter(|path| !path.as_os_str().is_empty()).take_while(|path| !path.exists()).collect();
+    let missing: Vec<&Path> =
+        directory.ancestors().filter(|path| !path.as_os_str().is_empty()).take_while(|path| !path.exists()).collect();
     for path in missing.iter().rev() {
         match std::fs::DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -285,10 +319,16 @@ pub(super) fn io_error(action: &'static str, path: impl fmt::Display, error: io:
     match error.kind() {
         // A file where the name wants a directory: nothing with that name can exist.
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Error::NotFound { path },
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Error::Denied { action, path, source: error.into() },
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::NoSpace { action, path, source: error.into() },
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            Error::Denied { action, path, source: error.into() }
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::NoSpace { action, path, source: error.into() }
+        }
         io::ErrorKind::ResourceBusy => Error::Busy { action, path, retry_after: None, source: error.into() },
-        io::ErrorKind::InvalidFilename => Error::invalid(format_args!("the file system refuses the name {path}: {error}")),
+        io::ErrorKind::InvalidFilename => {
+            Error::invalid(format_args!("the file system refuses the name {path}: {error}"))
+        }
         _ if is_fd_limit => Error::Busy { action, path, retry_after: None, source: error.into() },
         _ => Error::Unavailable { action, path, source: error.into() },
     }

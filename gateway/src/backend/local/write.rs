@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
+use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use cap_std::fs::Dir;
-use rustix::fs::RenameFlags;
+use rustix::fs::{Advice, RenameFlags};
 use rustix::io::Errno;
 
 use super::super::body::{Body, BodyReader};
@@ -17,6 +18,8 @@ use super::durable::{Plan, sync_directories};
 use super::read::{head_of, open};
 use super::store::{Store, TempFile, io_error};
 
+/// Bytes of an unfinished file after which the kernel is asked to begin writing them.
+const WRITEBACK_BYTES: u64 = 8 * 1024 * 1024;
 /// Most slices in one vectored write; the kernel takes no more.
 const SLICES_MAX: usize = 1024;
 /// Bytes that one blocking job copies in a join, so that a join nobody waits for any more stops soon.
@@ -54,7 +57,19 @@ fn append(store: &Arc<Store>, temp: Option<TempFile>, path: &ObjectPath, pieces:
     for some in pieces.chunks(SLICES_MAX) {
         write_all(&mut temp.file, some).map_err(failed)?;
     }
+    temp.written += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+    if temp.written - temp.started >= WRITEBACK_BYTES {
+        start_writeback(&temp.file, temp.started..temp.written);
+        temp.started = temp.written;
+    }
     Ok(temp)
+}
+
+/// Makes the kernel begin to write what it holds of a file, so that the disk works while the rest arrives and the sync at the
+/// end has less to wait for. Giving up cached pages has that side effect: pages that are still dirty are written, not dropped.
+fn start_writeback(file: &File, range: std::ops::Range<u64>) {
+    // Only advice: a file system may ignore it.
+    let _ = rustix::fs::fadvise(file, range.start, NonZeroU64::new(range.end - range.start), Advice::DontNeed);
 }
 
 fn write_all(file: &mut File, pieces: &[Bytes]) -> io::Result<()> {
@@ -84,7 +99,13 @@ async fn make_durable(store: &Arc<Store>, published: Published) -> Result<Stored
 }
 
 /// Syncs an unfinished file and gives it its name, with all directories this takes.
-fn publish(store: &Store, mut temp: TempFile, path: &ObjectPath, length: u64, condition: &Condition) -> Result<Published> {
+fn publish(
+    store: &Store,
+    mut temp: TempFile,
+    path: &ObjectPath,
+    length: u64,
+    condition: &Condition,
+) -> Result<Published> {
     store.check_writable()?;
     store.sync_file(&temp.file, path.as_str())?;
     let failed = |error| io_error("put", path, error);
@@ -111,7 +132,9 @@ fn publish(store: &Store, mut temp: TempFile, path: &ObjectPath, length: u64, co
 /// A file stands where the name needs a directory: the name cannot be given as long as that file is there.
 fn blocked(path: &ObjectPath) -> impl Fn(io::Error) -> Error {
     move |error| match error.kind() {
-        io::ErrorKind::NotADirectory => Error::invalid(format_args!("a blob is in the way of {path}: a part of its name is a blob itself")),
+        io::ErrorKind::NotADirectory => {
+            Error::invalid(format_args!("a blob is in the way of {path}: a part of its name is a blob itself"))
+        }
         _ => io_error("put", path, error),
     }
 }
@@ -227,7 +250,8 @@ fn copy(from: &File, temp: &mut TempFile, path: &ObjectPath, range: std::ops::Ra
             Ok(0) => return Err(Error::Truncated { path: path.to_string(), expected: range.end, got: offset }),
             Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
-                offset += copy_by_hand(from, &mut temp.file, offset, wanted).map_err(|error| io_error("join", path, error))?;
+                offset += copy_by_hand(from, &mut temp.file, offset, wanted)
+                    .map_err(|error| io_error("join", path, error))?;
             }
             Err(error) => return Err(io_error("join", path, error.into())),
         }
@@ -249,9 +273,10 @@ pub(super) async fn delete(store: &Arc<Store>, path: &ObjectPath) -> Result<()> 
     let survivor = store.blocking("delete", move |store| {
         {
             let _apart = store.replacing.read().unwrap_or_else(PoisonError::into_inner);
-            match store.root.remove_file(path.as_str()).map_err(|error| io_error("delete", &path, error)) {
-                Ok(()) | Err(Error::NotFound { .. }) => {}
-                Err(error) => return Err(error),
+            match store.root.remove_file(path.as_str()) {
+                // No blob has a name that is missing, or that only directories have.
+                Err(error) if is_no_file(&error) => {}
+                removed => removed.map_err(|error| io_error("delete", &path, error))?,
             }
         }
         Ok(prune(store, path.parent()))
@@ -260,12 +285,18 @@ pub(super) async fn delete(store: &Arc<Store>, path: &ObjectPath) -> Result<()> 
     sync_directories(store, &[survivor.await?]).await
 }
 
+fn is_no_file(error: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | IsADirectory)
+}
+
 /// Removes directories that have become empty, upwards, and returns the first one that stays.
 fn prune(store: &Store, mut directory: &str) -> String {
     while !directory.is_empty() {
         match store.durable.remove(store, directory) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Gone already, or part of a name that is no directory.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
             // Not empty, or not ours to remove.
             Err(_) => break,
         }

@@ -161,11 +161,18 @@ impl Bucket {
             certainty = certainty.max(failure.certainty);
             failure.certainty = certainty;
             let resume = Instant::now() + self.pause(attempt, &failure);
-            let is_over = !failure.is_temporary || attempt >= self.settings.tries || limit.is_some_and(|limit| resume >= limit);
+            let is_over =
+                !failure.is_temporary || attempt >= self.settings.tries || limit.is_some_and(|limit| resume >= limit);
             if is_over {
                 return Err(failure);
             }
-            tracing::debug!(action = call.action, path = call.path, attempt, error = chain(&failure.error), "trying again");
+            tracing::debug!(
+                action = call.action,
+                path = call.path,
+                attempt,
+                error = chain(&failure.error),
+                "trying again"
+            );
             sleep_until(resume).await;
             attempt += 1;
         }
@@ -237,7 +244,8 @@ where
         None => unanswered(action, path, error),
         Some(status) => answered(action, path, status, code.as_deref(), retry_after.map(Duration::from_secs), error),
     };
-    let is_temporary = is_temporary && !matches!(error, Error::Denied { .. } | Error::NoSpace { .. } | Error::Unsupported { .. });
+    let is_temporary =
+        is_temporary && !matches!(error, Error::Denied { .. } | Error::NoSpace { .. } | Error::Unsupported { .. });
     Failure { error, status, code, certainty, is_temporary }
 }
 
@@ -288,7 +296,8 @@ where
     let source = error.into();
     match (status, code) {
         (_, "RequestTimeTooSkewed") => Error::ClockSkew { action, path, source },
-        (507, _) | (_, "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" | "QuotaExceeded" | "InsufficientCapacity") => {
+        (507, _)
+        | (_, "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" | "QuotaExceeded" | "InsufficientCapacity") => {
             Error::NoSpace { action, path, source }
         }
         (_, "NoSuchBucket") => Error::invalid("the bucket of the backend does not exist"),

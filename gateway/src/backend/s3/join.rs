@@ -100,7 +100,8 @@ async fn copy_part(bucket: &Bucket, upload: &Upload, number: u64, piece: Piece) 
     let source = format!("{}/{}", bucket.bucket, utf8_percent_encode(&key, PLAIN));
     let range = format!("bytes={}-{}", piece.range.start, piece.range.end - 1);
     let send = || {
-        let request = bucket.client.upload_part_copy().bucket(&bucket.bucket).key(&upload.target.key).upload_id(&upload.id);
+        let request =
+            bucket.client.upload_part_copy().bucket(&bucket.bucket).key(&upload.target.key).upload_id(&upload.id);
         request.part_number(number).copy_source(&source).copy_source_range(&range).send()
     };
     let bytes = piece.range.end - piece.range.start;
@@ -119,7 +120,8 @@ async fn stream_through(
     options: JoinOptions,
 ) -> Result<Stored> {
     let body = Body::stream(bytes_of(Arc::clone(bucket), sources, options.clone()));
-    let put_options = PutOptions { length: Some(length), condition: options.condition, deadline: options.deadline, in_parts: false };
+    let put_options =
+        PutOptions { length: Some(length), condition: options.condition, deadline: options.deadline, in_parts: false };
     put(bucket, target, body, put_options).await.map_err(|error| match error {
         // The body is our own, so its failure is one of a source.
         Error::Body { path, source } => match source.downcast::<Error>() {
@@ -156,7 +158,8 @@ mod tests {
 
     #[test]
     fn long_sources_are_cut_evenly_and_short_ones_are_streamed() {
-        let pieces = pieces_to_copy(&[source("a", COPY_BYTES_MAX + 1), source("e", 0), source("b", 1)]).expect("copied");
+        let pieces =
+            pieces_to_copy(&[source("a", COPY_BYTES_MAX + 1), source("e", 0), source("b", 1)]).expect("copied");
         let lengths: Vec<u64> = pieces.iter().map(|piece| piece.range.end - piece.range.start).collect();
         assert_eq!(lengths, [COPY_BYTES_MAX / 2 + 1, COPY_BYTES_MAX / 2, 1]);
         assert_eq!(pieces_to_copy(&[source("a", PART_BYTES_MIN - 1), source("b", 1)]), None);

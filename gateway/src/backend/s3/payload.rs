@@ -31,7 +31,13 @@ impl Payload {
 
     /// The body from its beginning.
     pub fn body(&self) -> ByteStream {
-        let sending = Sending { pieces: Arc::clone(&self.pieces), at: 0, offset: 0, left: self.length, progress: Arc::clone(&self.progress) };
+        let sending = Sending {
+            pieces: Arc::clone(&self.pieces),
+            at: 0,
+            offset: 0,
+            left: self.length,
+            progress: Arc::clone(&self.progress),
+        };
         ByteStream::new(SdkBody::from_body_1_x(sending))
     }
 }

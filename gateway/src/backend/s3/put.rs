@@ -65,7 +65,10 @@ pub(super) async fn put(bucket: &Arc<Bucket>, path: &ObjectPath, body: Body, opt
     let mut reader = BodyReader::new(path, body, options.length)?;
     let declared = reader.declared();
     if declared.is_some_and(|declared| declared > PART_BYTES_MAX * PARTS_MAX) {
-        return Err(Error::invalid(format_args!("a blob of {} bytes is too long for this backend", declared.unwrap_or(0))));
+        return Err(Error::invalid(format_args!(
+            "a blob of {} bytes is too long for this backend",
+            declared.unwrap_or(0)
+        )));
     }
     let target = Target::new(bucket, path, options.condition, options.deadline);
     let first_bytes = match declared {
@@ -134,7 +137,8 @@ async fn settle(bucket: &Bucket, target: &Target, length: u64, failure: Failure)
     if failure.certainty == Certainty::NotDone {
         return Err(if failure.is_condition() { target.refused() } else { failure.error });
     }
-    let unknown = |source: Error| Error::Unknown { action: "put", path: target.path.to_string(), source: source.into() };
+    let unknown =
+        |source: Error| Error::Unknown { action: "put", path: target.path.to_string(), source: source.into() };
     let send = || bucket.client.head_object().bucket(&bucket.bucket).key(&target.key).send();
     // Not bound to the put's deadline, which is often what failed it; the caller's wait ends there anyhow.
     let found = match bucket.small_call("put", &target.path, None, send).await {
@@ -173,7 +177,8 @@ impl Upload {
             let request = bucket.client.create_multipart_upload().bucket(&bucket.bucket).key(&target.key);
             request.metadata(MARK, &target.mark).send()
         };
-        let created = bucket.small_call("put", &target.path, target.deadline, send).await.map_err(|failure| failure.error)?;
+        let created =
+            bucket.small_call("put", &target.path, target.deadline, send).await.map_err(|failure| failure.error)?;
         match created.upload_id() {
             Some(id) if !id.is_empty() => {
                 Ok(Upload { bucket: Arc::clone(bucket), id: id.to_owned(), target: Arc::new(target), is_over: false })
@@ -182,7 +187,13 @@ impl Upload {
         }
     }
 
-    async fn send_part(bucket: Arc<Bucket>, target: Arc<Target>, id: String, number: i32, part: Payload) -> Result<CompletedPart> {
+    async fn send_part(
+        bucket: Arc<Bucket>,
+        target: Arc<Target>,
+        id: String,
+        number: i32,
+        part: Payload,
+    ) -> Result<CompletedPart> {
         let send = || {
             let request = bucket.client.upload_part().bucket(&bucket.bucket).key(&target.key).upload_id(&id);
             let request = request.part_number(number).content_length(part.length.cast_signed());
@@ -259,7 +270,9 @@ pub(super) async fn abort(bucket: &Bucket, key: &str, id: &str) -> bool {
 pub(super) fn part_number(path: &ObjectPath, number: u64) -> Result<i32> {
     match i32::try_from(number) {
         Ok(small) if number <= PARTS_MAX => Ok(small),
-        _ => Err(Error::invalid(format_args!("the body of {path} is too long for this backend: it needs more than {PARTS_MAX} parts"))),
+        _ => Err(Error::invalid(format_args!(
+            "the body of {path} is too long for this backend: it needs more than {PARTS_MAX} parts"
+        ))),
     }
 }
 

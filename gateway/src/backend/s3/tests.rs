@@ -65,12 +65,14 @@ async fn minio_passes_the_suite() {
 async fn a_half_received_get_is_an_error_and_never_short() {
     let Some(bench) = Bench::start(impatient()).await else { return };
     bench.put("blob", vec![7; LONG]).await.expect("stored");
-    for after in [0, 1000, 1 << 20, LONG as u64 - 1] {
-        bench.proxy.plan("GET /blobs/bench/blob", Damage::CutReply(after.max(600)), 1);
+    // The headers of a reply are shorter than the first of these.
+    for after in [2000, 1 << 20, LONG as u64 - 1] {
+        bench.proxy.plan("GET /blobs/bench/blob", Damage::CutReply(after), 1);
         let fetched = bench.through.get(&path("blob"), GetOptions::default()).await.expect("headers arrive");
         assert_eq!(fetched.length, LONG as u64);
         let read: Result<Vec<Bytes>> = fetched.stream.try_collect().await;
-        let error = read.expect_err("cut short");
+        let error =
+            read.map(|pieces| pieces.iter().map(Bytes::len).sum::<usize>()).expect_err(&format!("cut after {after}"));
         assert!(matches!(error, Error::Unavailable { .. } | Error::Truncated { .. }), "{}", chain(&error));
     }
 }
@@ -210,7 +212,8 @@ async fn errors_say_what_is_wrong() {
     assert_eq!(error.kind(), ErrorKind::Denied, "{}", chain(&error));
 
     // Nobody listens: the put was never sent, so it is known not to have happened.
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("port").port();
+    let closed =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("port").port();
     let store = minio.store_at("x", closed, impatient()).await;
     let error = store.put(&path("a"), Body::empty(), PutOptions::default()).await.expect_err("nobody there");
     assert!(matches!(error, Error::Unavailable { .. }), "{}", chain(&error));
