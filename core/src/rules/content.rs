@@ -11,7 +11,7 @@ use crate::apply::Txn;
 use crate::command::{NewBlob, NewContent, NewPlace};
 use crate::effect::Effect;
 use crate::error::Error;
-use crate::id::{BlobId, Millis, ObjectId, Revision};
+use crate::id::{BlobId, BucketId, Millis, ObjectId, ObjectKey, Revision};
 use crate::keyspace::{Keyspace, key, key::Queue};
 use crate::kv::{Direction, KeyRange};
 use crate::record::{
@@ -181,6 +181,12 @@ pub(crate) fn store(
 fn queue_join(txn: &mut Txn<'_>, id: ContentId) {
     txn.put_bytes(Keyspace::Queues, key::queued_content(id), Vec::new());
     txn.effect(Effect::JoinQueued);
+}
+
+/// Tells the job that joins a content a name for the blob it makes: the key of the row of `names` that the content was
+/// written for. A hint: the name may go, or lead elsewhere.
+pub(crate) fn name_join(txn: &mut Txn<'_>, id: ContentId, bucket: BucketId, object: &ObjectKey) {
+    txn.put_bytes(Keyspace::Queues, key::queued_content(id), key::name(bucket, object.as_str()));
 }
 
 fn put_content(txn: &mut Txn<'_>, id: ContentId, row: &ContentRow) {

@@ -376,6 +376,11 @@ pub(crate) fn write(
         txn.put_bytes(Keyspace::Queues, key::queued_digest(bucket.id, object.as_str(), place), Vec::new());
         txn.effect(Effect::DigestQueued);
     }
+    if let Body::Pages(content) = version.body
+        && content.revision == txn.revision()
+    {
+        content::name_join(txn, content, bucket.id, object);
+    }
     let (etag, checksum, size) = (version.etag.clone(), version.shown_checksum(), version.size);
     let row =
         HistoryRow { nonce: draft.nonce, null, modified_ms: draft.modified_ms, version: Some(version), ended: None };
