@@ -213,8 +213,8 @@ impl View<'_> {
     pub fn is_trim_due(&self, permit: &Permit, now_ms: Millis) -> Result<bool, Stop> {
         permit.require(&[Action::Maintain])?;
         for queue in [Queue::Ended, Queue::Finished, Queue::Forgotten] {
-            let first = self.reader.rows(Keyspace::Queues, after(queue, None)).next().transpose()?;
-            if first.and_then(|(row_key, _)| key::due_ms(&row_key)).is_some_and(|due_ms| due_ms <= now_ms) {
+            let Some(row) = self.reader.rows(Keyspace::Queues, after(queue, None)).next() else { continue };
+            if key::due_ms(&row?.0).is_some_and(|due_ms| due_ms <= now_ms) {
                 return Ok(true);
             }
         }

@@ -258,7 +258,8 @@ fn release_content(txn: &mut Txn<'_>, id: ContentId) -> Result<(), Stop> {
     // A loop, not recursion: bases are at most BASE_DEPTH_MAX deep, and each may lose its last reference in turn.
     while let Some(id) = next {
         let mut row = load_content(txn, id)?;
-        row.refs = row.refs.checked_sub(1).ok_or_else(|| corrupt("content", "it has fewer references than versions"))?;
+        row.refs =
+            row.refs.checked_sub(1).ok_or_else(|| corrupt("content", "it has fewer references than versions"))?;
         if row.refs > 0 {
             put_content(txn, id, &row);
             return Ok(());
