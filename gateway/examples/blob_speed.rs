@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use holdfast::api::s3::digest::Digests as BodyDigests;
 use holdfast::backend::local::Local;
-use holdfast::blobs::{BodyStream, Blobs, Error, Facts, Incoming, LocalState, Settings, Verified, WriteOptions};
+use holdfast::blobs::{Blobs, BodyStream, Error, Facts, Incoming, LocalState, Settings, Verified, WriteOptions};
 use holdfast_core::apply::apply;
 use holdfast_core::command::{BucketRef, Command, Conditions, CreateBucket, Digests, Op, PutObject, Reply, Target};
 use holdfast_core::id::{BucketName, ObjectKey, RequestId};
@@ -33,7 +33,8 @@ impl State {
     fn apply(&self, op: Op) -> Reply {
         let mut revision = self.revision.lock().expect("nobody panics");
         *revision += 1;
-        let command = Command { request: RequestId::new(*revision, rand::random()), stamp_ms: holdfast::blobs::now_ms(), op };
+        let command =
+            Command { request: RequestId::new(*revision, rand::random()), stamp_ms: holdfast::blobs::now_ms(), op };
         let applied = apply(&self.kv.view(), *revision, &command).expect("memory does not fail");
         self.kv.commit(applied.batch).expect("memory does not fail");
         applied.reply
@@ -64,7 +65,8 @@ fn checksums(bytes: &[u8]) {
 }
 
 fn incoming(bytes: &Bytes, digests: &BodyDigests) -> Incoming {
-    let pieces: Vec<Result<Bytes, Error>> = (0..bytes.len()).step_by(64 << 10).map(|at| Ok(bytes.slice(at..(at + (64 << 10)).min(bytes.len())))).collect();
+    let pieces: Vec<Result<Bytes, Error>> =
+        (0..bytes.len()).step_by(64 << 10).map(|at| Ok(bytes.slice(at..(at + (64 << 10)).min(bytes.len())))).collect();
     let verified = Verified {
         size: bytes.len() as u64,
         digests: Digests { md5: digests.md5, sha256: digests.sha256, crc64nvme: digests.crc64nvme, checksum: None },
@@ -85,12 +87,14 @@ async fn drink(mut stream: BodyStream) -> anyhow::Result<usize> {
 async fn main() -> anyhow::Result<()> {
     let bytes: Bytes = (0..BYTES).map(|i| (i * 31 % 251) as u8).collect::<Vec<u8>>().into();
     checksums(&bytes);
-    let directory = std::env::args().nth(1).map_or_else(|| std::env::temp_dir().join("holdfast-blob-speed"), Into::into);
+    let directory =
+        std::env::args().nth(1).map_or_else(|| std::env::temp_dir().join("holdfast-blob-speed"), Into::into);
     let state = Arc::new(State::default());
     let settings = Settings { cache_bytes: 64 << 20, generation: 1 };
     let blobs = Blobs::new(Arc::new(Local::open(&directory).await?), state.clone(), settings);
     let name: BucketName = "speed".parse()?;
-    let created = state.apply(Op::CreateBucket(CreateBucket { name: name.clone(), settings: BucketSettings::default() }));
+    let created =
+        state.apply(Op::CreateBucket(CreateBucket { name: name.clone(), settings: BucketSettings::default() }));
     let Reply::BucketCreated(id) = created else { anyhow::bail!("{created:?}") };
     let bucket = BucketRef { name: name.clone(), id };
     for (length, rounds) in [(BYTES, ROUNDS), (1 << 20, 64), (4 << 10, 500)] {
@@ -110,7 +114,8 @@ async fn main() -> anyhow::Result<()> {
             let started = Instant::now();
             for round in 0..rounds {
                 let key: ObjectKey = format!("{length}-{round}.bin").parse()?;
-                let permit = authorize(Caller::Root, Action::GetObject, object_resource(&name, &key), &Context::default())?;
+                let permit =
+                    authorize(Caller::Root, Action::GetObject, object_resource(&name, &key), &Context::default())?;
                 let plan = {
                     let local = state.local();
                     let view = local.view();

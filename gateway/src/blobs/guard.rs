@@ -71,7 +71,8 @@ impl Readers {
 
     fn clear_below_at(&self, revision: Revision, now: Instant) -> bool {
         let mut state = locked(&self.0);
-        let held = state.alive.range(..(revision, 0)).any(|(_, since)| now.saturating_duration_since(*since) < READER_AGE_MAX);
+        let held =
+            state.alive.range(..(revision, 0)).any(|(_, since)| now.saturating_duration_since(*since) < READER_AGE_MAX);
         if !held {
             state.floor = state.floor.max(revision);
         }

@@ -170,8 +170,13 @@ impl World {
     }
 
     pub(crate) fn delete(&self, key: &str) {
-        let entry =
-            DeleteEntry { key: key.parse().unwrap(), version: None, if_match: vec![], if_size: None, if_modified_ms: None };
+        let entry = DeleteEntry {
+            key: key.parse().unwrap(),
+            version: None,
+            if_match: vec![],
+            if_size: None,
+            if_modified_ms: None,
+        };
         let (bucket, nonce) = (self.bucket.clone(), self.blobs.mint());
         self.state.apply(Op::DeleteObjects(DeleteObjects { bucket, entries: vec![entry], nonce }));
     }
@@ -217,7 +222,9 @@ async fn small_bodies_travel_in_the_command_and_others_are_stored() {
     let world = World::new();
     let (bucket, key): (BucketName, ObjectKey) = ("photos".parse().unwrap(), "a/b.txt".parse().unwrap());
     for declared in [true, false] {
-        for (length, limit, inline) in [(1, 1, true), (2, 1, false), (1000, 1000, true), (1001, 1000, false), (1, 0, false)] {
+        for (length, limit, inline) in
+            [(1, 1, true), (2, 1, false), (1000, 1000, true), (1001, 1000, false), (1, 0, false)]
+        {
             let bytes = bytes_of(length, 0);
             let options = WriteOptions { inline_bytes: limit, deadline: None };
             let written = world.blobs.write(&bucket, &key, incoming(&bytes, declared), options).await.unwrap();
@@ -272,8 +279,18 @@ async fn a_body_that_fails_stores_nothing() {
     let broken = stream::iter([Ok(half.clone()), Err(BadDigest)]);
     let cases: Vec<(Incoming, bool)> = vec![
         (Incoming::new(None, broken, async { Ok::<_, BadDigest>(verified(b"")) }), true),
-        (Incoming::new(Some(whole.len() as u64), stream::iter([Ok::<_, BadDigest>(whole.clone())]), async { Err(BadDigest) }), true),
-        (Incoming::new(Some(whole.len() as u64), stream::iter([Ok::<_, BadDigest>(half)]), async { Ok::<_, BadDigest>(good) }), false),
+        (
+            Incoming::new(Some(whole.len() as u64), stream::iter([Ok::<_, BadDigest>(whole.clone())]), async {
+                Err(BadDigest)
+            }),
+            true,
+        ),
+        (
+            Incoming::new(Some(whole.len() as u64), stream::iter([Ok::<_, BadDigest>(half)]), async {
+                Ok::<_, BadDigest>(good)
+            }),
+            false,
+        ),
         (Incoming::new(Some(1), stream::iter([Ok::<_, BadDigest>(whole)]), async { Err(BadDigest) }), false),
     ];
     for (incoming, is_body) in cases {

@@ -221,7 +221,11 @@ async fn run<J: Job>(mut job: J, context: Context) {
             }
             Err(error) => {
                 context.stats.rounds_failed.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(job = J::NAME, error = crate::backend::chain(&error), "a round failed and is tried again");
+                tracing::warn!(
+                    job = J::NAME,
+                    error = crate::backend::chain(&error),
+                    "a round failed and is tried again"
+                );
                 let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
                 pause = (pause * 2).min(PAUSE_MAX);
                 Round::Again(jittered)

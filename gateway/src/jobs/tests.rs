@@ -13,8 +13,8 @@ use holdfast_core::rules::BLOB_AGE_MS_MAX;
 use super::*;
 use crate::backend::faulty::{Fault, Op as Call, Rule};
 use crate::backend::{Backend as _, Body, Condition, ObjectPath, PutOptions};
-use crate::blobs::{Facts as _, now_ms};
 use crate::blobs::tests::{MemState, World, bytes_of, collect};
+use crate::blobs::{Facts as _, now_ms};
 
 #[async_trait]
 impl Ledger for MemState {
@@ -210,7 +210,10 @@ async fn the_sweep_goes_on_where_it_was_after_a_failure() {
     }
     let mut sweep = orphans::Sweep::default();
     sweep.round(&context).await.unwrap();
-    world.backend.set_script(vec![Rule::once(Call::List, Fault::Busy), Rule { skip: 3, ..Rule::once(Call::Delete, Fault::Before) }]);
+    world.backend.set_script(vec![
+        Rule::once(Call::List, Fault::Busy),
+        Rule { skip: 3, ..Rule::once(Call::Delete, Fault::Before) },
+    ]);
     assert!(sweep.round(&context).await.is_err());
     assert!(sweep.round(&context).await.is_err());
     assert_eq!(world.files().await.len(), 1);
@@ -256,7 +259,7 @@ async fn a_finished_upload_becomes_one_file_and_gets_its_digest() {
     // A read that began before goes on, then the parts go.
     assert!(collect(world.blobs.open(plan).await.unwrap()).await.unwrap() == whole);
     drain(&mut gc::Gc::default(), &context).await.unwrap();
-    assert_eq!(world.files().await, [path.clone()]);
+    assert_eq!(world.files().await, std::slice::from_ref(path));
 }
 
 #[tokio::test]
@@ -265,7 +268,11 @@ async fn a_join_that_went_wrong_leaves_the_sources() {
     let context = context(&world);
     let parts = [bytes_of(5 << 20, 1), bytes_of(99, 3)];
     world.upload("big.bin", &parts).await;
-    for fault in [Rule::once(Call::Join, Fault::After), Rule::once(Call::Join, Fault::NoSpace), Rule::once(Call::Get, Fault::ShortGet(100))] {
+    for fault in [
+        Rule::once(Call::Join, Fault::After),
+        Rule::once(Call::Join, Fault::NoSpace),
+        Rule::once(Call::Get, Fault::ShortGet(100)),
+    ] {
         world.backend.set_script(vec![fault]);
         let content = context.look(|view, permit| view.to_join(permit, None, 10)).await.unwrap().pop().unwrap().content;
         assert!(join::join(&context, content, None).await.is_err());
@@ -283,7 +290,9 @@ async fn a_join_that_went_wrong_leaves_the_sources() {
 async fn appends_are_joined_whatever_they_are_made_of() {
     let world = World::new();
     let context = context(&world);
-    for (key, count, length, inline) in [("small", 20, 100, 1 << 20), ("inline", 100, 1000, 1 << 20), ("mixed", 60, 3000, 0)] {
+    for (key, count, length, inline) in
+        [("small", 20, 100, 1 << 20), ("inline", 100, 1000, 1 << 20), ("mixed", 60, 3000, 0)]
+    {
         let mut whole = Vec::new();
         for i in 0..count {
             let piece = bytes_of(length, i as u8);
