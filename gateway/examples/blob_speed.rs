@@ -2,6 +2,8 @@
 //!
 //! Also compares the two CRC-32C implementations at hand. Nothing is asserted: rates depend on the machine.
 
+#![expect(clippy::print_stdout, reason = "printing is what it is for")]
+
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 

@@ -184,7 +184,8 @@ where
         });
         hasher = hashing.await.map_err(|_| Error::Blobs(blobs::Error::Closed))?;
     }
-    Ok(hasher.finish())
+    // Combining the checksums of a long blob takes a while, too.
+    tokio::task::spawn_blocking(move || hasher.finish()).await.map_err(|_| Error::Blobs(blobs::Error::Closed))
 }
 
 #[cfg(test)]

@@ -267,13 +267,13 @@ async fn a_join_that_went_wrong_leaves_the_sources() {
     world.upload("big.bin", &parts).await;
     for fault in [Rule::once(Call::Join, Fault::After), Rule::once(Call::Join, Fault::NoSpace), Rule::once(Call::Get, Fault::ShortGet(100))] {
         world.backend.set_script(vec![fault]);
-        let content = context.look(|view, permit| view.to_join(permit, None, 10)).await.unwrap().pop().unwrap();
+        let content = context.look(|view, permit| view.to_join(permit, None, 10)).await.unwrap().pop().unwrap().content;
         assert!(join::join(&context, content, None).await.is_err());
     }
     world.blobs.close().await;
     assert_eq!((world.files().await.len(), blobs_of(&world, "big.bin").len()), (2, 2));
     // Without a name at hand the job names the new blob as its first source.
-    let content = context.look(|view, permit| view.to_join(permit, None, 10)).await.unwrap().pop().unwrap();
+    let content = context.look(|view, permit| view.to_join(permit, None, 10)).await.unwrap().pop().unwrap().content;
     assert!(matches!(join::join(&context, content, None).await, Ok(join::Joined::Yes { .. })));
     assert_eq!(blobs_of(&world, "big.bin").len(), 1);
     assert!(world.read("big.bin", 0..(5 << 20) + 99).await.unwrap() == parts.concat());
@@ -299,6 +299,30 @@ async fn appends_are_joined_whatever_they_are_made_of() {
         assert_eq!(sha256(&world, key), sha256_of(&whole), "{key}");
         assert!(world.read(key, 0..whole.len() as u64).await.unwrap() == whole);
     }
+}
+
+#[tokio::test]
+async fn appends_that_were_shared_with_their_history_are_joined_later() {
+    let world = World::new();
+    let context = context(&world);
+    let mut whole = Vec::new();
+    for i in 0..100 {
+        let piece = bytes_of(1000, i);
+        world.append("logs/app.log", whole.len() as u64, &piece, 1 << 20).await;
+        whole.extend_from_slice(&piece);
+    }
+    drain(&mut digest::Digest::default(), &context).await.unwrap();
+    assert_eq!(sha256(&world, "logs/app.log"), sha256_of(&whole));
+    assert_eq!(blobs_of(&world, "logs/app.log").len(), 100, "older contents see the same pages");
+    outlive_history(&world);
+    trim(&context).await;
+    let mut join = join::Join::default();
+    join.round(&context).await.unwrap();
+    drain(&mut join, &context).await.unwrap();
+    assert_eq!(blobs_of(&world, "logs/app.log").len(), 1);
+    let files = world.files().await;
+    assert!(files.len() == 1 && files[0].starts_with("partitions/photos/logs/app."), "{files:?}");
+    assert!(world.read("logs/app.log", 0..whole.len() as u64).await.unwrap() == whole);
 }
 
 #[tokio::test]
