@@ -12,7 +12,7 @@
 //! A thread looks every [`PROBE`]; when space returns it restores the balloon and the reserve, and work goes on without a
 //! restart. Others may fill the disk between two looks: so an admission whose last glance is older than [`GLANCE`] takes
 //! one, and the state machine waits in [`Space::await_store_room`] rather than let the store run into a full disk.
-//! Reads are never refused.
+//! Reads are never refused. A data file system must hold about 200 MiB beside the state, or it is never "normal".
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
