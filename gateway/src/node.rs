@@ -7,7 +7,6 @@
 //! A backend that is not consistent is refused here, with what was found. A node that hits a fatal error stops at once: a dead
 //! node is recoverable, a wrong one is not.
 
-mod cors;
 mod ledger;
 mod metrics;
 
@@ -27,7 +26,7 @@ use crate::api::gate::keys::Keys;
 use crate::api::gate::metrics::HttpMetrics;
 use crate::api::gate::{Gate, GateOptions, s3s_config};
 use crate::api::http::HttpRoute;
-use crate::api::s3::S3Api;
+use crate::api::s3::{BucketCors, S3Api};
 use crate::api::s3::body::BodyBudget;
 use crate::backend::{self, BackendUrl};
 use crate::config::{Config, credentials};
@@ -218,7 +217,7 @@ fn build_gate(
         hosts,
         owner_id: OWNER_ACCOUNT.to_owned(),
         host_id: gateway.cluster().identity().cluster_id.to_string(),
-        cors: Arc::new(cors::BucketCors::new(gateway.clone())),
+        cors: Arc::new(BucketCors(gateway.clone())),
         budget,
         metrics: http,
     };

@@ -85,7 +85,8 @@ impl<'a> Comparison<'a> {
         let mut after: Option<String> = self.dice.once_in(3).then(|| (*self.dice.pick(&BUCKETS)).to_owned());
         let start = after.clone();
         loop {
-            let (page, more) = self.view.buckets(&all, prefix, after.as_deref(), limit).map_err(|stop| format!("{stop:?}"))?;
+            let (page, more) =
+                self.view.buckets(&all, prefix, after.as_deref(), limit).map_err(|stop| format!("{stop:?}"))?;
             ensure_eq!(page.len() == limit || !more, true, "a page of buckets is full when there is more");
             listed.extend(page);
             if !more {
@@ -99,7 +100,11 @@ impl<'a> Comparison<'a> {
         for bucket in &listed {
             let naive = &self.naive.buckets[bucket.name.as_str()];
             let row = &bucket.row;
-            ensure_eq!((row.id, row.created_ms, row.versioning), (naive.id, naive.created_ms, naive.versioning), "bucket");
+            ensure_eq!(
+                (row.id, row.created_ms, row.versioning),
+                (naive.id, naive.created_ms, naive.versioning),
+                "bucket"
+            );
             ensure_eq!(row.settings, naive.settings, "settings");
             ensure_eq!(row.usage, usage(naive), "usage");
         }
@@ -118,7 +123,10 @@ impl<'a> Comparison<'a> {
     fn query(&mut self) -> Query {
         Query {
             prefix: (*self.dice.pick(&["", "", "a", "a/", "a\0", "dir/", "é", "zz", "a/b/"])).into(),
-            delimiter: self.dice.pick(&[None, Some("/"), Some("/"), Some("b"), Some("ir/"), Some("\0"), Some("")]).map(Into::into),
+            delimiter: self
+                .dice
+                .pick(&[None, Some("/"), Some("/"), Some("b"), Some("ir/"), Some("\0"), Some("")])
+                .map(Into::into),
             after: if self.dice.once_in(3) { self.marker() } else { String::new() },
             limit: *self.dice.pick(&[1, 1, 2, 3, 5, 1000]),
         }
@@ -201,7 +209,8 @@ impl<'a> Comparison<'a> {
             }));
         }
         let listed: Vec<Entry<Place>> = listed.iter().map(version_place).collect();
-        let expected = naive_entries(items.iter().map(|(key, row)| (key.as_str(), row.place)), &query, marker.is_some());
+        let expected =
+            naive_entries(items.iter().map(|(key, row)| (key.as_str(), row.place)), &query, marker.is_some());
         ensure_eq!(listed, expected, "versions {query:?} after {marker:?}");
         Ok(())
     }
@@ -247,7 +256,11 @@ impl<'a> Comparison<'a> {
             ensure_eq!(parts.len(), upload.parts.len(), "number of parts");
             for ((number, part), (expected_number, expected)) in parts.iter().zip(&upload.parts) {
                 ensure_eq!(number, expected_number, "part number");
-                ensure_eq!((part.size, part.modified_ms), (expected.content.len(), expected.modified_ms), "part {number}");
+                ensure_eq!(
+                    (part.size, part.modified_ms),
+                    (expected.content.len(), expected.modified_ms),
+                    "part {number}"
+                );
                 ensure_eq!((part.md5, &part.checksum), (expected.md5, &expected.checksum), "digests of part {number}");
                 ensure_eq!(self.bytes_at(&part.extents)?, expected.content, "bytes of part {number}");
             }
@@ -317,13 +330,19 @@ impl<'a> Comparison<'a> {
         let from = self.dice.below(size + 1);
         let random = from..from + self.dice.below(size - from + 1);
         for range in [0..size, random] {
-            let extents = self.view.extents(found, range.clone()).map_err(|stop| format!("{:?}: {stop:?}", found.key))?;
+            let extents =
+                self.view.extents(found, range.clone()).map_err(|stop| format!("{:?}: {stop:?}", found.key))?;
             let mut position = range.start;
             for extent in &extents {
                 ensure_eq!(extent.offset, position, "offset of an extent of {:?}", found.key);
                 position += extent.length;
             }
-            ensure_eq!(self.bytes_at(&extents)?, object.content.slice(range.clone()), "bytes {range:?} of {:?}", found.key);
+            ensure_eq!(
+                self.bytes_at(&extents)?,
+                object.content.slice(range.clone()),
+                "bytes {range:?} of {:?}",
+                found.key
+            );
         }
         ensure_refused(self.view.extents(found, size..size + 1), &Error::InvalidRange)
     }
@@ -348,7 +367,8 @@ impl<'a> Comparison<'a> {
             let range = extent.blob_offset..extent.blob_offset + extent.length;
             let blocks = blocks_of(&range);
             let sums = self.view.block_checksums(extent, &source.row, blocks.clone());
-            let sums: Vec<u8> = sums.map_err(|stop| format!("{stop:?}"))?.iter().flat_map(|crc| crc.to_be_bytes()).collect();
+            let sums: Vec<u8> =
+                sums.map_err(|stop| format!("{stop:?}"))?.iter().flat_map(|crc| crc.to_be_bytes()).collect();
             let expected = &crcs(blob.len())[blocks.start as usize * 4..blocks.end as usize * 4];
             ensure_eq!(sums, expected, "block checksums of {extent:?}");
             content.extend(&blob.slice(range));
@@ -397,19 +417,14 @@ fn compare_names(listed: &[Entry<NameRow>], latest: &BTreeMap<String, Row>, quer
         let (_, row, object) = live().find(|(live, ..)| *live == key).unwrap();
         let shown = object.shown_checksum();
         let facts = (name.size, &name.etag, name.modified_ms, name.null, name.checksum, name.checksum_type);
-        let expected =
-            (object.content.len(), &object.etag, row.modified_ms, row.null, shown.algorithm, shown.kind);
+        let expected = (object.content.len(), &object.etag, row.modified_ms, row.null, shown.algorithm, shown.kind);
         ensure_eq!(facts, expected, "name of {key:?}");
     }
     Ok(())
 }
 
 /// A listing the slow way: roll up, sort, cut. With `resumed`, the rest of the key `after` comes first.
-fn naive_entries<'k>(
-    items: impl Iterator<Item = (&'k str, Place)>,
-    query: &Query,
-    resumed: bool,
-) -> Vec<Entry<Place>> {
+fn naive_entries<'k>(items: impl Iterator<Item = (&'k str, Place)>, query: &Query, resumed: bool) -> Vec<Entry<Place>> {
     let mut entries: Vec<Entry<Place>> = Vec::new();
     for (key, place) in items.filter(|(key, _)| key.starts_with(&query.prefix)) {
         let delimiter = query.delimiter.as_ref().filter(|delimiter| !delimiter.is_empty());

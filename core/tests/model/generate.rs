@@ -17,8 +17,22 @@ use crate::support::{Dice, START_MS, blob_id, crcs, entry, hex, source, target};
 
 pub const BUCKETS: [&str; 3] = ["aaa", "bbb", "ccc"];
 pub const KEYS: [&str; 16] = [
-    "a", "a/", "a/b", "a/b/c", "a\0", "a\0b", "a/b\0", "a//", "b", "dir/1", "dir/2", "dir/sub/3", "d\u{10ffff}", "é/ü",
-    "é", "z",
+    "a",
+    "a/",
+    "a/b",
+    "a/b/c",
+    "a\0",
+    "a\0b",
+    "a/b\0",
+    "a//",
+    "b",
+    "dir/1",
+    "dir/2",
+    "dir/sub/3",
+    "d\u{10ffff}",
+    "é/ü",
+    "é",
+    "z",
 ];
 const PREFIXES: [&str; 5] = ["a/", "dir/", "dir/sub/", "new/", "é/"];
 const ALGORITHMS: [ChecksumAlgorithm; 5] = [
@@ -29,10 +43,47 @@ const ALGORITHMS: [ChecksumAlgorithm; 5] = [
     ChecksumAlgorithm::Sha256,
 ];
 
+/// What a seed dwells on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    Everything,
+    Appends,
+    Uploads,
+    Renames,
+}
+
+/// A kind of command with its weight in each mood.
+type Kind = ([u64; 4], fn(&mut Generator, &Naive, &MemView) -> Op);
+
+const KINDS: [Kind; 21] = [
+    ([2, 1, 1, 2], |generator, _, _| generator.create_bucket()),
+    ([2, 1, 1, 3], |generator, naive, _| generator.delete_bucket(naive)),
+    ([3, 1, 1, 1], |generator, naive, _| generator.set_versioning(naive)),
+    ([1, 0, 0, 0], |generator, naive, _| generator.set_document(naive)),
+    ([1, 1, 1, 1], |generator, naive, _| generator.set_settings(naive)),
+    ([20, 4, 6, 30], |generator, naive, _| generator.put(naive)),
+    ([15, 16, 8, 12], |generator, naive, _| generator.delete(naive)),
+    ([8, 10, 5, 8], |generator, naive, _| generator.copy(naive)),
+    ([7, 6, 3, 26], |generator, naive, _| generator.rename(naive)),
+    ([9, 34, 4, 6], |generator, naive, _| generator.append(naive)),
+    ([2, 1, 1, 1], |generator, naive, _| generator.set_tags(naive)),
+    ([3, 1, 6, 1], |generator, naive, _| generator.create_upload(naive)),
+    ([9, 3, 34, 3], |generator, naive, _| generator.put_part(naive)),
+    ([4, 3, 10, 1], |generator, naive, _| generator.copy_part(naive)),
+    ([5, 3, 14, 2], |generator, naive, _| generator.complete(naive)),
+    ([1, 1, 1, 1], |generator, naive, _| generator.abort(naive)),
+    ([2, 1, 1, 1], |generator, _, view| generator.condemn(view)),
+    ([2, 3, 2, 2], |generator, _, view| generator.forget(view)),
+    ([3, 6, 4, 4], |generator, _, _| generator.trim()),
+    ([2, 7, 3, 1], |generator, _, view| generator.join(view)),
+    ([1, 1, 1, 1], |generator, _, view| generator.set_digest(view)),
+];
+
 /// The commands of one seed.
 #[derive(Debug)]
 pub struct Generator {
     dice: Dice,
+    mood: Mood,
     minted: u64,
     now_ms: u64,
     /// What the uploads of all commands put at their paths.
@@ -41,7 +92,8 @@ pub struct Generator {
 
 impl Generator {
     pub fn new(seed: u64) -> Self {
-        Self { dice: Dice::new(seed), minted: 0, now_ms: START_MS, uploaded: BTreeMap::new() }
+        let mood = [Mood::Everything, Mood::Appends, Mood::Uploads, Mood::Renames][(seed % 4) as usize];
+        Self { dice: Dice::new(seed), mood, minted: 0, now_ms: START_MS, uploaded: BTreeMap::new() }
     }
 
     /// The next command, given what is there.
@@ -64,29 +116,37 @@ impl Generator {
         if naive.buckets.is_empty() {
             return self.create_bucket();
         }
-        match self.dice.below(100) {
-            0..=1 => self.create_bucket(),
-            2 => Op::DeleteBucket(self.bucket(naive)),
-            3..=5 => Op::SetVersioning(SetVersioning { bucket: self.bucket(naive), enabled: !self.dice.once_in(3) }),
-            6 => self.set_document(naive),
-            7 => Op::SetSettings(SetSettings { bucket: self.bucket(naive), settings: self.settings() }),
-            8..=27 => self.put(naive),
-            28..=42 => self.delete(naive),
-            43..=50 => self.copy(naive),
-            51..=57 => self.rename(naive),
-            58..=66 => self.append(naive),
-            67..=68 => self.set_tags(naive),
-            69..=71 => self.create_upload(naive),
-            72..=79 => self.put_part(naive),
-            80..=83 => self.copy_part(naive),
-            84..=88 => self.complete(naive),
-            89 => self.abort(naive),
-            90..=91 => self.condemn(view),
-            92..=93 => self.forget(view),
-            94..=96 => Op::Trim(Trim { rows: *self.dice.pick(&[0, 1, 3, 1000, 1000, 1001]) }),
-            97..=98 => self.join(view),
-            _ => self.set_digest(view),
+        let weight = |kind: &Kind| kind.0[self.mood as usize];
+        let mut at = self.dice.below(KINDS.iter().map(weight).sum());
+        for kind in &KINDS {
+            match at.checked_sub(kind.0[self.mood as usize]) {
+                Some(rest) => at = rest,
+                None => return kind.1(self, naive, view),
+            }
         }
+        unreachable!("the number is below the sum of the weights")
+    }
+
+    fn trim(&mut self) -> Op {
+        Op::Trim(Trim { rows: *self.dice.pick(&[0, 1, 3, 1000, 1000, 1001]) })
+    }
+
+    fn set_versioning(&mut self, naive: &Naive) -> Op {
+        let enabled = !self.dice.once_in(3);
+        Op::SetVersioning(SetVersioning { bucket: self.bucket(naive), enabled })
+    }
+
+    fn set_settings(&mut self, naive: &Naive) -> Op {
+        Op::SetSettings(SetSettings { bucket: self.bucket(naive), settings: self.settings() })
+    }
+
+    /// An empty bucket, if there is one.
+    fn delete_bucket(&mut self, naive: &Naive) -> Op {
+        let empty = naive.buckets.iter().find(|(_, bucket)| bucket.keys.is_empty());
+        Op::DeleteBucket(match empty {
+            Some((name, bucket)) => BucketRef { name: name.parse().unwrap(), id: bucket.id },
+            None => self.bucket(naive),
+        })
     }
 
     fn nonce(&mut self) -> BlobId {
@@ -120,8 +180,12 @@ impl Generator {
 
     fn key(&mut self) -> &'static str {
         // Half of the commands meet at three keys.
-        let keys: &[&'static str] = if self.dice.once_in(2) { &KEYS[..3] } else { &KEYS };
-        *self.dice.pick(keys)
+        let keys: &[&'static str] = match self.mood {
+            Mood::Appends | Mood::Uploads => &KEYS[..3],
+            _ if self.dice.once_in(2) => &KEYS[..3],
+            _ => &KEYS,
+        };
+        self.dice.pick::<&str>(keys)
     }
 
     /// A key that has a row, if there is one.
@@ -165,7 +229,7 @@ impl Generator {
         let (seed, size) = match self.dice.below(60) {
             0..=5 => (0, 0),
             _ if self.dice.once_in(large_once_in) => match self.dice.below(12) {
-                0 => (self.dice.below(2) + 100, 70 << 20),
+                huge if huge == 0 || huge < 5 && self.mood == Mood::Appends => (self.dice.below(2) + 100, 70 << 20),
                 _ => (self.dice.below(4) + 200, (5 << 20) + self.dice.below(2)),
             },
             6..=12 => (self.minted + 1000, 100_000 + self.dice.below(200_000)),
@@ -222,7 +286,8 @@ impl Generator {
         let etag = row.and_then(|row| row.version.as_ref()).map_or("none".into(), |object| object.etag.clone());
         let modified_ms = row.map_or(self.now_ms, |row| row.modified_ms);
         if self.dice.once_in(8) {
-            conditions.if_match = vec![self.dice.pick(&[Match::Any, Match::Etag(etag.clone()), Match::Etag("x".into())]).clone()];
+            conditions.if_match =
+                vec![self.dice.pick(&[Match::Any, Match::Etag(etag.clone()), Match::Etag("x".into())]).clone()];
         }
         if self.dice.once_in(12) {
             conditions.if_none_match = vec![self.dice.pick(&[Match::Etag(etag), Match::Etag("x".into())]).clone()];
@@ -253,8 +318,9 @@ impl Generator {
     /// The row that a proposer read a while ago: it may have ended since.
     fn pin(&mut self, naive: &Naive, source: &mut Source, row: &mut Option<Row>) {
         if self.dice.once_in(6) {
-            let ended = naive.ended.iter().filter(|(at, _)| at.1 == source.bucket.id && at.2 == source.key.as_str());
-            if let Some((_, (ended, _))) = ended.last() {
+            let mut ended =
+                naive.ended.iter().filter(|(at, _)| at.1 == source.bucket.id && at.2 == source.key.as_str());
+            if let Some((_, (ended, _))) = ended.next_back() {
                 *row = Some(ended.clone());
             }
         }
@@ -290,6 +356,9 @@ impl Generator {
         let rows = bucket.and_then(|bucket| bucket.keys.get(&key)).map(Vec::as_slice).unwrap_or_default();
         let mut delete = entry(&key);
         delete.version = self.dice.once_in(2).then(|| self.version(rows));
+        if let (true, Some(row)) = (self.dice.once_in(3), rows.last()) {
+            delete.version = Some(row.id());
+        }
         if self.dice.once_in(6) {
             let object = rows.last().and_then(|row| row.version.as_ref());
             let etag = object.map_or("x".into(), |object| object.etag.clone());
@@ -302,7 +371,8 @@ impl Generator {
 
     fn copy(&mut self, naive: &Naive) -> Op {
         let (mut source, mut row) = self.source(naive);
-        let small = |row: &Option<Row>| row.as_ref().and_then(|row| row.version.clone()).filter(|v| v.content.len() < 6 << 20);
+        let small =
+            |row: &Option<Row>| row.as_ref().and_then(|row| row.version.clone()).filter(|v| v.content.len() < 6 << 20);
         let mut checksum = None;
         if self.dice.once_in(4) && small(&row).is_some() {
             self.pin(naive, &mut source, &mut row);
@@ -349,7 +419,7 @@ impl Generator {
         let size = found.and_then(|found| found.live(&key)).map_or(0, |(_, object)| object.content.len());
         let offset = if self.dice.once_in(12) { *self.dice.pick(&[0, 1, u64::MAX]) } else { size };
         let target = self.target(naive, &bucket, &key);
-        let (content, attributes) = (self.content(6), self.attributes());
+        let (content, attributes) = (self.content(3), self.attributes());
         Op::AppendObject(AppendObject { target, offset, content, attributes, nonce: self.nonce() })
     }
 
@@ -373,20 +443,29 @@ impl Generator {
 
     /// An upload in progress, if there is one.
     fn upload<'n>(&mut self, naive: &'n Naive) -> (UploadRef, Option<&'n Upload>) {
-        let bucket = self.bucket(naive);
-        let uploads = naive.buckets.get(bucket.name.as_str()).map(|bucket| &bucket.uploads);
-        let uploads = uploads.filter(|uploads| !uploads.is_empty() && !self.dice.once_in(30));
-        let Some(uploads) = uploads else {
+        let all: Vec<_> = naive
+            .buckets
+            .iter()
+            .flat_map(|(name, bucket)| bucket.uploads.iter().map(move |upload| (name, bucket.id, upload)))
+            .collect();
+        if all.is_empty() || self.dice.once_in(30) {
             let upload = UploadId { place: Place { revision: 2, ordinal: 0 }, nonce: self.nonce() };
-            return (UploadRef { bucket, key: self.key().parse().unwrap(), upload }, None);
-        };
-        let ((key, place), upload) = uploads.iter().nth(self.dice.below(uploads.len() as u64) as usize).unwrap();
+            return (UploadRef { bucket: self.bucket(naive), key: self.key().parse().unwrap(), upload }, None);
+        }
+        // The oldest are met most often, so that some gather many parts.
+        let at = self.dice.below(all.len() as u64).min(self.dice.below(all.len() as u64));
+        let (name, id, ((key, place), upload)) = all[at as usize];
+        let bucket = BucketRef { name: name.parse().unwrap(), id };
         let id = UploadId { place: *place, nonce: upload.nonce };
         (UploadRef { bucket, key: key.parse().unwrap(), upload: id }, Some(upload))
     }
 
     fn part_number(&mut self) -> u16 {
-        *self.dice.pick(&[1, 1, 1, 2, 2, 2, 3, 7, 10_000, 0, 10_001])
+        match self.dice.below(60) {
+            0 => 0,
+            1 => 10_001,
+            _ => *self.dice.pick(&[1, 1, 1, 2, 2, 2, 3, 7, 10_000]),
+        }
     }
 
     fn part_checksum(&mut self, upload: Option<&Upload>, content: &Content) -> Option<Checksum> {
@@ -396,7 +475,7 @@ impl Generator {
 
     fn put_part(&mut self, naive: &Naive) -> Op {
         let (upload_ref, upload) = self.upload(naive);
-        let mut content = self.content(3);
+        let mut content = self.content(2);
         let bytes = content.blob.as_ref().map(|blob| self.uploaded[&blob.id].clone()).unwrap_or_default();
         if bytes.len() == content.size {
             content.digests.checksum = self.part_checksum(upload, &bytes);
@@ -437,7 +516,7 @@ impl Generator {
         let (upload_ref, upload) = self.upload(naive);
         let mut parts = Vec::new();
         for (number, part) in upload.iter().flat_map(|upload| &upload.parts) {
-            if self.dice.once_in(5) {
+            if self.dice.once_in(9) {
                 continue;
             }
             let etag = if self.dice.once_in(40) { "0".repeat(32) } else { hex(&part.md5) };
@@ -453,7 +532,10 @@ impl Generator {
             upload: upload_ref.upload,
             parts,
             checksum: self.declared(upload),
-            checksum_type: self.dice.once_in(10).then(|| *self.dice.pick(&[ChecksumType::FullObject, ChecksumType::Composite])),
+            checksum_type: self
+                .dice
+                .once_in(20)
+                .then(|| *self.dice.pick(&[ChecksumType::FullObject, ChecksumType::Composite])),
             size: self.dice.once_in(6).then_some(size),
             nonce: self.nonce(),
         })

@@ -7,7 +7,7 @@
 //! `HOLDFAST_MODEL_SEEDS=N` runs N seeds instead of a few, `HOLDFAST_MODEL_SEED=S` only that one. A failure prints its
 //! seed and the shortest list of commands that was found to fail.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)] // Settings of a run; a shared cache.
 
 mod compare;
 mod content;
@@ -28,6 +28,7 @@ use holdfast_core::id::*;
 use holdfast_core::keyspace::{Keyspace, key, key::Queue};
 use holdfast_core::kv::{Batch, Direction, KeyRange, Kv, KvRead, MemKv, MemView, Overlay};
 use holdfast_core::rules::BLOB_AGE_MS_MAX;
+use holdfast_core::snapshot::{Decoder, Encoder, Piece};
 
 use compare::Comparison;
 use content::Content;
@@ -36,7 +37,7 @@ use naive::Naive;
 use support::Dice;
 
 /// Seeds of a run without settings: a minute on the small machine that runs CI.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 80;
 const COMMANDS: usize = 500;
 
 /// The rows of a keyspace.
@@ -111,7 +112,10 @@ fn run(seed: u64, commands: usize) -> (Script, BTreeMap<BlobId, Content>, Result
 fn guarded<T>(body: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
-        Err(format!("it panics: {}", text.or(panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()))
+        Err(format!(
+            "it panics: {}",
+            text.or(panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
+        ))
     })
 }
 
@@ -223,11 +227,23 @@ fn replays_give_equal_bytes(seed: u64, script: &Script, pair: &Pair) -> Result<(
     Ok(())
 }
 
+/// The same state on another node, by way of a snapshot.
 fn copied(view: &MemView) -> MemKv {
-    let kv = MemKv::default();
-    let mut batch = Batch::default();
-    view.rows().for_each(|(keyspace, key, value)| batch.put(keyspace, key.to_vec(), value.clone()));
-    kv.commit(batch).unwrap();
+    let (mut bytes, kv, mut decoder) = (Vec::new(), MemKv::default(), Decoder::default());
+    let mut encoder = Encoder::start(&mut bytes);
+    for (keyspace, key, value) in view.rows() {
+        encoder.row(keyspace, key, value, &mut bytes).unwrap();
+    }
+    encoder.finish(1, &mut bytes);
+    for chunk in bytes.chunks(10_000) {
+        decoder.feed(chunk);
+        while let Some(Piece::Rows(rows)) = decoder.next_piece().unwrap() {
+            let mut batch = Batch::default();
+            rows.into_iter().for_each(|row| batch.put(row.keyspace, row.key.to_vec(), row.value));
+            kv.commit(batch).unwrap();
+        }
+    }
+    decoder.finish().unwrap();
     kv
 }
 
@@ -259,7 +275,8 @@ fn nothing_is_left(pair: &mut Pair) -> Result<(), String> {
         let bucket = pair.naive.buckets[&name].clone();
         let bucket_ref = BucketRef { name: name.parse().unwrap(), id: bucket.id };
         for (key, rows) in &bucket.keys {
-            let entries = rows.iter().map(|row| DeleteEntry { version: Some(row.id()), ..support::entry(key) }).collect();
+            let entries =
+                rows.iter().map(|row| DeleteEntry { version: Some(row.id()), ..support::entry(key) }).collect();
             let nonce = BlobId::default();
             step(pair, 1, Op::DeleteObjects(DeleteObjects { bucket: bucket_ref.clone(), entries, nonce }))?;
         }
@@ -270,10 +287,13 @@ fn nothing_is_left(pair: &mut Pair) -> Result<(), String> {
         }
     }
     for _ in 0..2 {
-        while step(pair, BLOB_AGE_MS_MAX + 60_001, Op::Trim(Trim { rows: 1000 }))? != (Reply::Trimmed { rows: 0, more: false }) {}
+        while step(pair, BLOB_AGE_MS_MAX + 60_001, Op::Trim(Trim { rows: 1000 }))?
+            != (Reply::Trimmed { rows: 0, more: false })
+        {}
         let condemned = KeyRange::prefix(&key::queue(Queue::Condemned));
         let condemned = pair.kv.view().scan(Keyspace::Queues, condemned, Direction::Forward).collect::<Vec<_>>();
-        let blobs: Vec<BlobId> = condemned.into_iter().map(|row| key::queued_blob_parts(&row.unwrap().0).unwrap().1).collect();
+        let blobs: Vec<BlobId> =
+            condemned.into_iter().map(|row| key::queued_blob_parts(&row.unwrap().0).unwrap().1).collect();
         for blobs in blobs.chunks(1000) {
             step(pair, 1, Op::Forget(Blobs { blobs: blobs.to_vec() }))?;
         }
@@ -289,7 +309,8 @@ fn nothing_is_left(pair: &mut Pair) -> Result<(), String> {
 /// The comparison must be able to fail: each of these models is wrong in one way that a run has to notice.
 #[test]
 fn a_wrong_model_is_noticed() {
-    let wrong: [(&str, fn(&mut Naive)); 3] = [
+    type Spoil = fn(&mut Naive);
+    let wrong: [(&str, Spoil); 3] = [
         ("a version's bytes", |naive| {
             let rows = naive.buckets.values_mut().flat_map(|bucket| bucket.keys.values_mut()).flatten();
             rows.filter_map(|row| row.version.as_mut()).for_each(|object| object.content = Content::of(1, 1));
@@ -322,4 +343,56 @@ fn a_command_older_than_its_reply_is_expired() {
     let applied = machine.apply(&old);
     assert_eq!(applied.reply, Reply::Refused(Error::Expired));
     assert!(applied.batch.is_empty());
+}
+
+/// The commands must reach what they are meant to reach: each kind succeeds often enough, and so do the rare shapes.
+#[test]
+fn the_commands_reach_every_rule() {
+    let mut done: BTreeMap<String, u32> = BTreeMap::new();
+    for seed in 0..16 {
+        let (script, _, pair) = run(seed, COMMANDS);
+        drop(pair.unwrap());
+        let kv = MemKv::default();
+        for (revision, command) in &script {
+            let applied = apply(&kv.view(), *revision, command).unwrap();
+            for what in reached(&command.op, &applied.reply, &applied.batch) {
+                *done.entry(what).or_default() += 1;
+            }
+            kv.commit(applied.batch).unwrap();
+        }
+    }
+    println!("{done:#?}");
+    let kinds = "CreateBucket DeleteBucket SetVersioning SetDocument SetSettings PutObject DeleteObjects CopyObject RenameObject \
+        AppendObject SetTags CreateUpload PutPart CopyPart CompleteUpload AbortUpload Condemn Forget Trim Join SetDigest";
+    let shapes =
+        ["AppendObject page 1", "AppendObject depth 2", "CompleteUpload 2 parts", "RenameObject many", "Trim rows"];
+    for what in kinds.split_whitespace().chain(shapes) {
+        assert!(done.get(what).is_some_and(|times| *times >= 5), "{what} happens too seldom: {:?}", done.get(what));
+    }
+}
+
+fn reached(op: &Op, reply: &Reply, batch: &Batch) -> Vec<String> {
+    let debug = format!("{op:?}");
+    let name = debug.split('(').next().unwrap().to_owned();
+    if let Reply::Refused(error) = reply {
+        let error = format!("{error:?}");
+        return vec![format!("{name} refused {}", error.split([' ', '(']).next().unwrap())];
+    }
+    let pages = batch.writes().filter(|(keyspace, _, value)| *keyspace == Keyspace::Extents && value.is_some());
+    let page = pages.filter_map(|(_, key, _)| key::page_parts(key)).map(|(page, _)| page).max();
+    let bases = batch.writes().filter(|(keyspace, ..)| *keyspace == Keyspace::Objects);
+    let depth = bases.filter_map(|(_, _, value)| holdfast_core::record::Record::decode(value?).ok());
+    let depth = depth.map(|row: holdfast_core::record::ContentRow| row.depth).max();
+    let mut all = vec![name.clone()];
+    all.extend(page.map(|page| format!("{name} page {page}")));
+    all.extend(depth.map(|depth| format!("{name} depth {depth}")));
+    match reply {
+        Reply::Renamed(rows) if *rows > 1 => all.push(format!("{name} many")),
+        Reply::Trimmed { rows, .. } if *rows > 0 => all.push(format!("{name} rows")),
+        _ => {}
+    }
+    if let Op::CompleteUpload(op) = op {
+        all.push(format!("{name} {} parts", op.parts.len()));
+    }
+    all
 }

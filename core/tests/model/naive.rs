@@ -136,10 +136,13 @@ pub struct Naive {
     pub finished: BTreeMap<Place, Finished>,
     pub tombstones: BTreeSet<(u64, BlobId)>,
     /// Revision → what each key was, of each bucket, after the commands that changed it.
-    pub past: BTreeMap<BucketId, Vec<(u64, BTreeMap<String, Row>)>>,
+    pub past: BTreeMap<BucketId, Vec<Moment>>,
     /// Reads below this are not promised.
     pub floors: BTreeMap<BucketId, u64>,
 }
+
+/// What each key was after a revision.
+pub type Moment = (u64, BTreeMap<String, Row>);
 
 type Outcome = Result<Reply, Vec<Error>>;
 
@@ -162,13 +165,7 @@ const PAST_MAX: usize = 60;
 
 impl Naive {
     /// Takes the command in and compares the reply. Before it the state's rows were `before`.
-    pub fn apply(
-        &mut self,
-        revision: u64,
-        command: &Command,
-        actual: &Reply,
-        before: &MemView,
-    ) -> Result<(), String> {
+    pub fn apply(&mut self, revision: u64, command: &Command, actual: &Reply, before: &MemView) -> Result<(), String> {
         self.now_ms = self.now_ms.max(command.stamp_ms);
         let mut step = Step { revision, ordinal: 0, actual, before };
         let mut next = self.clone();
@@ -315,7 +312,15 @@ impl Naive {
     }
 
     /// Adds a row on top of a key, by the versioning rules.
-    fn push(&mut self, step: &mut Step<'_>, bucket: &BucketRef, key: &str, nonce: BlobId, modified_ms: u64, version: Option<Object>) -> Row {
+    fn push(
+        &mut self,
+        step: &mut Step<'_>,
+        bucket: &BucketRef,
+        key: &str,
+        nonce: BlobId,
+        modified_ms: u64,
+        version: Option<Object>,
+    ) -> Row {
         let place = step.place();
         let null = self.buckets[bucket.name.as_str()].versioning != Versioning::Enabled;
         if null {
@@ -820,7 +825,8 @@ fn prefix_moves(bucket: &Bucket, op: &RenameObject) -> Result<Vec<(String, Strin
     if !under(to).is_empty() {
         errors.push(Error::PrefixExists);
     }
-    let moves: Vec<_> = under(from).into_iter().map(|key| (key.clone(), format!("{to}{}", &key[from.len()..]))).collect();
+    let moves: Vec<_> =
+        under(from).into_iter().map(|key| (key.clone(), format!("{to}{}", &key[from.len()..]))).collect();
     if moves.is_empty() {
         errors.push(Error::NoSuchKey);
     }
@@ -888,7 +894,8 @@ fn assembled(upload: &Upload, op: &CompleteUpload) -> Result<Object, Vec<Error>>
         return Err(errors);
     }
     let algorithm = upload.checksum.unwrap_or(ChecksumAlgorithm::Crc64Nvme);
-    let default = if algorithm == ChecksumAlgorithm::Crc64Nvme { ChecksumType::FullObject } else { ChecksumType::Composite };
+    let default =
+        if algorithm == ChecksumAlgorithm::Crc64Nvme { ChecksumType::FullObject } else { ChecksumType::Composite };
     let kind = upload.checksum_type.unwrap_or(default);
     let mut content = Content::default();
     parts.iter().for_each(|(_, part)| content.extend(&part.content));

@@ -11,26 +11,24 @@ mod status;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use holdfast_core::id::{RequestId, Revision};
-use holdfast_core::rules::authorize::{Action, Caller, Context, Resource, authorize};
+use holdfast_core::id::Revision;
+use holdfast_core::rules::authorize::{Action, Resource, authorize};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use percent_encoding::percent_decode_str;
 use s3s::route::S3Route;
 use s3s::{Body, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 use serde_json::Value;
 
-use crate::api::gate::{Internal, Peer};
-use crate::api::s3::error::{invalid, not_built, to_s3};
+use crate::api::gate::Internal;
+use crate::api::s3::error::{invalid, not_built};
+use crate::api::s3::{call_of, to_s3};
 use crate::error::Error;
 use crate::gateway::Gateway;
-use crate::ops::{Call, Freshness};
 use crate::telemetry::{METRICS_CONTENT_TYPE, Metrics};
 
 /// Parts of later issues that have a path already.
 const NOT_BUILT: [&str; 4] = ["sql", "watch", "locks", "indexes"];
 const REVISION: HeaderName = HeaderName::from_static("x-holdfast-revision");
-const CONSISTENCY: &str = "x-holdfast-consistency";
-const MIN_REVISION: &str = "x-holdfast-min-revision";
 /// Most bytes of a JSON document.
 const DOCUMENT_BYTES_MAX: usize = 64 << 10;
 
@@ -134,26 +132,6 @@ impl HttpRoute {
     }
 }
 
-/// Who asks, and which state the answer may come from.
-fn call_of(request: &S3Request<Body>) -> S3Result<Call> {
-    let id = request.extensions.get::<RequestId>().copied().unwrap_or_default();
-    let caller = if request.credentials.is_some() { Caller::Root } else { Caller::Anonymous };
-    let secure_transport = request.extensions.get::<Peer>().is_some_and(|peer| peer.tls);
-    Ok(Call { caller, context: Context { secure_transport }, request: id, freshness: freshness(&request.headers)? })
-}
-
-fn freshness(headers: &HeaderMap) -> S3Result<Freshness> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let local = match text(CONSISTENCY) {
-        None | Some("linearizable") => false,
-        Some("local") => true,
-        Some(_) => return Err(invalid("x-holdfast-consistency must be linearizable or local")),
-    };
-    let min_revision = text(MIN_REVISION).map(str::parse).transpose();
-    let min_revision = min_revision.map_err(|_| invalid("x-holdfast-min-revision must be a number"))?;
-    Ok(Freshness { local, min_revision })
-}
-
 /// A JSON answer, with the revision it is from.
 fn json(value: Value, revision: Option<Revision>) -> S3Response<Body> {
     let mut reply = S3Response::new(Body::from(value.to_string()));
@@ -178,17 +156,5 @@ mod tests {
     fn unbuilt_parts_are_known_by_their_path() {
         assert!(is_under("v1/locks", "locks") && is_under("v1/locks/a", "locks"));
         assert!(!is_under("v1/locksmith", "locks") && !is_under("v2/locks", "locks"));
-    }
-
-    #[test]
-    fn freshness_is_linearizable_unless_asked() {
-        let headers = |name: &'static str, value: &'static str| {
-            HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))])
-        };
-        assert_eq!(freshness(&HeaderMap::new()).unwrap(), Freshness::default());
-        assert!(freshness(&headers(CONSISTENCY, "local")).unwrap().local);
-        assert_eq!(freshness(&headers(MIN_REVISION, "7")).unwrap().min_revision, Some(7));
-        assert!(freshness(&headers(CONSISTENCY, "weak")).is_err());
-        assert!(freshness(&headers(MIN_REVISION, "-1")).is_err());
     }
 }

@@ -2,10 +2,10 @@
 
 pub mod body;
 mod buckets;
-mod convert;
+pub(crate) mod convert;
 mod copying;
 pub mod digest;
-mod error;
+pub(crate) mod error;
 mod incoming;
 mod listing;
 mod multipart;

@@ -10,7 +10,7 @@ use holdfast_core::command::{
     NewContent, NewPlace, Op, PutObject, PutPart, Reply, Target, UploadRef,
 };
 use holdfast_core::effect::Effect;
-use holdfast_core::id::{BucketId, BucketName, ObjectKey, RequestId, UploadId};
+use holdfast_core::id::{BucketName, ObjectKey, RequestId, UploadId};
 use holdfast_core::kv::{Kv as _, MemKv};
 use holdfast_core::record::{Attributes, BucketSettings};
 use holdfast_core::rules::BLOCK_BYTES;
@@ -101,10 +101,6 @@ impl World {
         let create = CreateBucket { name: name.clone(), settings: BucketSettings::default() };
         let Reply::BucketCreated(id) = state.apply(Op::CreateBucket(create)) else { panic!("no bucket") };
         Self { state, backend, blobs, bucket: BucketRef { name, id } }
-    }
-
-    pub(crate) fn bucket(&self) -> BucketId {
-        self.bucket.id
     }
 
     fn target(&self, key: &str) -> Target {

@@ -125,7 +125,8 @@ impl Serialize for Outcome {
 impl<'de> Deserialize<'de> for Outcome {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let bytes = Option::<Vec<u8>>::deserialize(deserializer)?;
-        let reply = bytes.map(|bytes| <Reply as Record>::decode(&bytes)).transpose().map_err(serde::de::Error::custom)?;
+        let reply =
+            bytes.map(|bytes| <Reply as Record>::decode(&bytes)).transpose().map_err(serde::de::Error::custom)?;
         Ok(Self(reply))
     }
 }

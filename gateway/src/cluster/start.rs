@@ -58,7 +58,7 @@ impl Cluster {
             .enable_all()
             .build()
             .map_err(|source| Error::io("start threads for", &config.data_dir, source))?;
-        let machine = Arc::new(machine::Shared::new(opened.store));
+        let machine = Arc::new(machine::Shared::new(opened.store, Some(opened.space.clone())));
         let raft = start_consensus(&runtime, &config, opened.identity.node_id, &opened.log, &machine).await?;
         let view = machine.store.view();
         let revision_offset = engine::revision_offset(&view).map_err(|error| machine.store.failed(error))?;
@@ -104,7 +104,8 @@ impl Cluster {
         let handle = runtime.as_ref().expect("the cluster was just opened").handle();
         let gate = Gate { node: self.identity.node_id, raft: self.raft.clone(), open: self.sole_leader.clone() };
         gate.update();
-        let watcher = gate.run(self.log.failure(), self.machine.failure.subscribe(), self.fatal.clone(), self.stop.clone());
+        let watcher =
+            gate.run(self.log.failure(), self.machine.failure.subscribe(), self.fatal.clone(), self.stop.clone());
         self.tasks.spawn_on(watcher, handle);
         let keeper = Keeper {
             raft: self.raft.clone(),

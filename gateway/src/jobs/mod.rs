@@ -52,8 +52,6 @@ pub const PAUSE_MAX: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_millis(100);
 /// While another node leads.
 const FOLLOWER_PAUSE: Duration = Duration::from_secs(5);
-/// How long clients must be quiet before work that can wait begins.
-const QUIET: Duration = Duration::from_secs(1);
 
 /// How jobs work.
 #[derive(Clone, Copy, Debug)]
@@ -64,12 +62,22 @@ pub struct JobsConfig {
     pub sweep_every: Duration,
     /// Whether contents of many blobs are joined.
     pub join: bool,
+    /// How long clients must have moved no bytes before work that can wait begins.
+    pub quiet: Duration,
+    /// How long a digest waits for that.
+    pub quiet_patience: Duration,
 }
 
 impl Default for JobsConfig {
     fn default() -> Self {
         let day = Duration::from_secs(24 * 60 * 60);
-        Self { orphan_age: day, sweep_every: day / 4, join: true }
+        Self {
+            orphan_age: day,
+            sweep_every: day / 4,
+            join: true,
+            quiet: Duration::from_secs(1),
+            quiet_patience: Duration::from_secs(60),
+        }
     }
 }
 
@@ -170,7 +178,7 @@ impl Context {
 
     /// Whether clients have moved no bytes for a while.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.blobs.busy().quiet_for().is_some_and(|quiet| quiet >= QUIET)
+        self.blobs.busy().quiet_for().is_some_and(|quiet| quiet >= self.config.quiet)
     }
 }
 

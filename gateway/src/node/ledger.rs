@@ -35,10 +35,14 @@ impl Ledger for GatewayLedger {
         match committed {
             Ok(Ok((_, reply))) => Ok(reply),
             Ok(Err(GatewayError::Refused(refusal))) => Ok(Reply::Refused(refusal)),
-            Ok(Err(GatewayError::Cluster(error @ cluster::Error::UnknownOutcome(_)))) => {
-                Err(jobs::Error::UnknownOutcome(Arc::new(error)))
-            }
-            Ok(Err(error)) => Err(jobs::Error::NotCommitted(Arc::new(error))),
+            // Only what is sure counts as not done: a job gives bytes back on it.
+            Ok(Err(GatewayError::Cluster(
+                error @ (cluster::Error::NoSpace { .. }
+                | cluster::Error::Busy
+                | cluster::Error::TooLarge { .. }
+                | cluster::Error::Unavailable(_)),
+            ))) => Err(jobs::Error::NotCommitted(Arc::new(error))),
+            Ok(Err(error)) => Err(jobs::Error::UnknownOutcome(Arc::new(error))),
             Err(late) => Err(jobs::Error::UnknownOutcome(Arc::new(late))),
         }
     }

@@ -67,12 +67,13 @@ impl Gateway {
     /// # Errors
     /// [`Error::Refused`], [`Error::SourceIsDeleteMarker`], [`Error::SourceTooLarge`].
     pub async fn copy(&self, call: &Call, copy: Copy) -> Result<Done<Written>, Error> {
-        let mut attempt = 1;
+        let (mut call, mut attempt) = (*call, 1);
         loop {
-            match self.copy_once(call, copy.clone()).await {
+            match self.copy_once(&call, copy.clone()).await {
                 Err(error) if error.is_changed() && attempt < ATTEMPTS_MAX => attempt += 1,
                 done => return done,
             }
+            call = call.again();
         }
     }
 
@@ -116,13 +117,14 @@ impl Gateway {
         from: &CopySource,
         part: Part,
     ) -> Result<Done<PartWritten>, Error> {
-        let mut attempt = 1;
+        let (mut call, mut attempt) = (*call, 1);
         loop {
-            let open = self.open_upload(call, name).await?;
-            match self.copy_part_once(call, open, name, number, from, part).await {
+            let open = self.open_upload(&call, name).await?;
+            match self.copy_part_once(&call, open, name, number, from, part).await {
                 Err(error) if error.is_changed() && attempt < ATTEMPTS_MAX => attempt += 1,
                 done => return done,
             }
+            call = call.again();
         }
     }
 

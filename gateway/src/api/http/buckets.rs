@@ -9,9 +9,10 @@ use s3s::{Body, S3Request, S3Response, S3Result};
 use serde::Deserialize;
 use serde_json::json as object;
 
-use super::{DOCUMENT_BYTES_MAX, call_of, decoded, json};
+use super::{DOCUMENT_BYTES_MAX, decoded, json};
 use crate::api::s3::convert::{bucket_name, iso_8601};
-use crate::api::s3::error::{invalid, to_s3};
+use crate::api::s3::error::invalid;
+use crate::api::s3::{call_of, to_s3};
 use crate::gateway::Gateway;
 use crate::ops::Done;
 
@@ -82,7 +83,7 @@ fn understood(document: &[u8]) -> S3Result<BucketSettings> {
         "strict" => Ok(OnParseError::Strict),
         _ => Err(invalid("on_parse_error must be record or strict")),
     });
-    let history_ms = settings.history.map(|text| {
+    let history_ms = settings.history.map(|text: String| {
         parse_duration(&text).ok_or_else(|| invalid("history must be a duration such as 30s, 10m, 24h or 7d"))
     });
     Ok(BucketSettings {

@@ -3,6 +3,8 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command as Process, Stdio};
 
+use tokio::task::JoinSet;
+
 use super::*;
 use crate::cluster::{LOG_DIR, STATE_DIR};
 
@@ -15,22 +17,19 @@ async fn crash_child() {
     let Ok(dir) = std::env::var(CHILD_DIR) else { return };
     let (dir, round) = dir.split_once('#').unwrap();
     let small = ClusterConfig { snapshot_bytes: 256 << 10, log_keep_bytes: 512 << 10, ..config(Path::new(dir)) };
-    let cluster = Arc::new(Cluster::open(small).await.unwrap());
-    let writers: Vec<_> = (0..WRITERS)
-        .map(|writer| {
-            let (cluster, round) = (cluster.clone(), round.to_owned());
-            tokio::spawn(async move {
-                for number in 0.. {
-                    let key = format!("{round}-{writer}-{number}");
-                    put(&cluster, &key, key.repeat(20).as_bytes()).await.unwrap();
-                    println!("\nacknowledged {key}");
-                }
-            })
-        })
-        .collect();
-    for writer in writers {
-        writer.await.unwrap();
+    let cluster = Arc::new(open(small).await.unwrap());
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        let (cluster, round) = (cluster.clone(), round.to_owned());
+        writers.spawn(async move {
+            for number in 0.. {
+                let key = format!("{round}-{writer}-{number}");
+                put(&cluster, &key, key.repeat(20).as_bytes()).await.unwrap();
+                println!("\nacknowledged {key}");
+            }
+        });
     }
+    writers.join_all().await;
 }
 
 #[tokio::test]
@@ -57,7 +56,7 @@ async fn kill_9_loses_no_acknowledged_command() {
         child.wait().unwrap();
         assert!(acknowledged.len() >= until, "the child wrote until it was killed");
     }
-    let cluster = Cluster::open(config(dir.path())).await.unwrap();
+    let cluster = open(config(dir.path())).await.unwrap();
     let view = cluster.view(Consistency::Linearizable, soon()).await.unwrap();
     for key in &acknowledged {
         assert_eq!(sample::value(&view, key), Some(key.repeat(20).into_bytes()), "{key}");
@@ -67,7 +66,7 @@ async fn kill_9_loses_no_acknowledged_command() {
 }
 
 async fn refused(dir: &Path) -> String {
-    let error = Cluster::open(config(dir)).await.err().expect("the node does not start");
+    let error = open(config(dir)).await.err().expect("the node does not start");
     assert_eq!(error.kind(), Kind::Corrupt, "{error}");
     error.to_string()
 }
@@ -75,7 +74,7 @@ async fn refused(dir: &Path) -> String {
 /// Writes enough that a snapshot is taken and the log is purged.
 async fn purged_cluster(dir: &Path) {
     let small = ClusterConfig { snapshot_bytes: 100 << 10, log_keep_bytes: 0, ..config(dir) };
-    let cluster = Cluster::open(small).await.unwrap();
+    let cluster = open(small).await.unwrap();
     for number in 0.. {
         put(&cluster, &format!("key-{}", number % 500), &[4; 20_000]).await.unwrap();
         if cluster.status().log.first_index > Some(20) {
@@ -90,7 +89,7 @@ async fn purged_cluster(dir: &Path) {
 async fn snapshots_let_the_log_go_and_a_restart_needs_it_not() {
     let dir = tempfile::tempdir().unwrap();
     purged_cluster(dir.path()).await;
-    let cluster = Cluster::open(config(dir.path())).await.unwrap();
+    let cluster = open(config(dir.path())).await.unwrap();
     assert_eq!(value(&cluster, "key-3").await, Some(vec![4; 20_000]));
     assert!(cluster.status().snapshot_index.is_some());
     close(cluster).await;
@@ -108,13 +107,13 @@ async fn missing_state_with_a_purged_log_refuses_to_start() {
 #[tokio::test]
 async fn missing_state_with_a_whole_log_is_rebuilt() {
     let dir = tempfile::tempdir().unwrap();
-    let cluster = Cluster::open(config(dir.path())).await.unwrap();
+    let cluster = open(config(dir.path())).await.unwrap();
     for number in 0..200 {
         put(&cluster, &format!("key-{number}"), &[5]).await.unwrap();
     }
     close(cluster).await;
     std::fs::remove_dir_all(dir.path().join(STATE_DIR)).unwrap();
-    let cluster = Cluster::open(config(dir.path())).await.unwrap();
+    let cluster = open(config(dir.path())).await.unwrap();
     for number in 0..200 {
         assert_eq!(value(&cluster, &format!("key-{number}")).await, Some(vec![5]));
     }
@@ -165,11 +164,11 @@ fn copy_dir(from: &Path, to: &Path) {
 #[tokio::test]
 async fn state_and_log_of_different_times_refuse_to_start() {
     let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let cluster = Cluster::open(config(dir.path())).await.unwrap();
+    let cluster = open(config(dir.path())).await.unwrap();
     put(&cluster, "key", b"old").await.unwrap();
     close(cluster).await;
     copy_dir(dir.path(), copy.path());
-    let cluster = Cluster::open(config(dir.path())).await.unwrap();
+    let cluster = open(config(dir.path())).await.unwrap();
     for _ in 0..20 {
         put(&cluster, "key", b"new").await.unwrap();
     }

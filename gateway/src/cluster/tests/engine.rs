@@ -34,8 +34,11 @@ fn all(view: &impl KvRead, range: &KeyRange, direction: Direction) -> Vec<(Bytes
 
 fn compare(random: &mut StdRng, disk: &impl KvRead, memory: &impl KvRead) {
     for direction in [Direction::Forward, Direction::Reverse] {
-        let ranges =
-            [KeyRange::prefix(&[]), KeyRange::prefix(&key(random)), KeyRange { from: key(random), to: Some(key(random)) }];
+        let ranges = [
+            KeyRange::prefix(&[]),
+            KeyRange::prefix(&key(random)),
+            KeyRange { from: key(random), to: Some(key(random)) },
+        ];
         for range in ranges {
             assert_eq!(all(disk, &range, direction), all(memory, &range, direction), "{range:?} {direction:?}");
         }

@@ -10,7 +10,10 @@ use crate::cluster::log::files::{LogFile, LogFiles, RealFiles};
 /// What was done to files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::cluster) enum Event {
-    Write { offset: u64, bytes: usize },
+    Write {
+        offset: u64,
+        bytes: usize,
+    },
     Sync,
     /// Noted by a test.
     Note(&'static str),
@@ -27,7 +30,7 @@ pub(in crate::cluster) struct Faults {
     /// Only this many bytes of the next write reach the file, then it fails. `u64::MAX`: off.
     pub tear_after: AtomicU64,
     pub free_bytes: AtomicU64,
-    pub sync_gate: Mutex<()>,
+    sync_gate: Mutex<()>,
     events: Mutex<Vec<Event>>,
 }
 
@@ -46,8 +49,36 @@ impl FaultyFiles {
         self.0.events.lock().unwrap().push(Event::Note(what));
     }
 
+    /// Lets no sync return until the result is dropped.
+    pub async fn hold_syncs(&self) -> HeldSyncs {
+        let (release, hold) = std::sync::mpsc::channel::<()>();
+        let (ready, held) = tokio::sync::oneshot::channel();
+        let faults = self.0.clone();
+        let thread = std::thread::spawn(move || {
+            let _gate = faults.sync_gate.lock().unwrap();
+            ready.send(()).unwrap();
+            // Ends when the other side is dropped.
+            let _ = hold.recv();
+        });
+        held.await.unwrap();
+        HeldSyncs { release: Some(release), thread: Some(thread) }
+    }
+
     pub fn take_events(&self) -> Vec<Event> {
         std::mem::take(&mut self.0.events.lock().unwrap())
+    }
+}
+
+/// See [`FaultyFiles::hold_syncs`].
+pub(in crate::cluster) struct HeldSyncs {
+    release: Option<std::sync::mpsc::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for HeldSyncs {
+    fn drop(&mut self) {
+        self.release.take();
+        self.thread.take().unwrap().join().unwrap();
     }
 }
 

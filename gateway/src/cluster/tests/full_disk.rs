@@ -38,7 +38,7 @@ async fn check_full(cluster: &Cluster) {
     assert!(error.to_string().contains("the disk is full"), "{error}");
     assert_eq!(value(cluster, "kept").await, Some(b"value".to_vec()), "reads go on");
     for number in 0..50 {
-        cluster.propose(sample::delete(&format!("old-{number}")), frees()).await.unwrap();
+        propose(cluster, sample::delete(&format!("old-{number}")), frees()).await.unwrap();
     }
     assert_eq!(value(cluster, "old-3").await, None, "deletes work");
     assert!(cluster.status().disk_full);
@@ -64,7 +64,7 @@ async fn full_disk_by_the_numbers_refuses_all_but_deletes_and_recovers() {
     files.0.free_bytes.store(WORK_BYTES - 1, Ordering::SeqCst);
     tokio::time::sleep(3 * PROBE).await;
     assert!(!dir.path().join("balloon").exists(), "the balloon was given up");
-    let error = cluster.propose(sample::delete("old-55"), frees()).await.unwrap_err();
+    let error = propose(&cluster, sample::delete("old-55"), frees()).await.unwrap_err();
     assert!(matches!(error, Error::NoSpace { .. }), "nothing may enter when the store could not write: {error}");
     assert_eq!(value(&cluster, "kept").await, Some(b"value".to_vec()), "reads go on");
     files.0.no_creation.store(false, Ordering::SeqCst);
@@ -85,14 +85,14 @@ async fn full_log_disk_lets_deletes_use_the_reserve() {
     let mut refused = None;
     for number in 0..4000 {
         let options = ProposeOptions { deadline: Instant::now() + Duration::from_millis(700), frees_space: false };
-        if let Err(error) = cluster.propose(sample::put(&format!("fill-{number}"), &[3; 3000]), options).await {
+        if let Err(error) = propose(&cluster, sample::put(&format!("fill-{number}"), &[3; 3000]), options).await {
             refused = Some(error);
             break;
         }
     }
     assert!(matches!(refused, Some(Error::NoSpace { .. })), "{refused:?}");
     for number in 0..50 {
-        cluster.propose(sample::delete(&format!("old-{number}")), frees()).await.unwrap();
+        propose(&cluster, sample::delete(&format!("old-{number}")), frees()).await.unwrap();
     }
     assert_eq!(value(&cluster, "kept").await, Some(b"value".to_vec()));
     assert!(cluster.status().fatal.is_none());
@@ -138,15 +138,15 @@ async fn full_disk_on_a_real_file_system_refuses_all_but_deletes_and_recovers() 
         return;
     };
     let data = disk.path().join("data");
-    let cluster = Cluster::open(config(&data)).await.unwrap();
+    let cluster = open(config(&data)).await.unwrap();
     prepare(&cluster).await;
     fill(&disk, 4096);
     check_full(&cluster).await;
     close(cluster).await;
     // And a node starts on a full disk.
-    let cluster = Cluster::open(config(&data)).await.unwrap();
+    let cluster = open(config(&data)).await.unwrap();
     assert_eq!(value(&cluster, "kept").await, Some(b"value".to_vec()));
-    cluster.propose(sample::delete("old-55"), frees()).await.unwrap();
+    propose(&cluster, sample::delete("old-55"), frees()).await.unwrap();
     assert!(matches!(put(&cluster, "more", b"value").await, Err(Error::NoSpace { .. })));
     std::fs::remove_file(disk.path().join("others")).unwrap();
     let took = recovery(&cluster).await;

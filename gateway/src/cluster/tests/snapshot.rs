@@ -17,7 +17,7 @@ struct Side {
 
 fn open(dir: &Path) -> Side {
     let (store, _) = Store::open(dir, 4 << 20).unwrap();
-    let shared = Arc::new(machine::Shared::new(store));
+    let shared = Arc::new(machine::Shared::new(store, None));
     Side { machine: Machine::new(shared.clone()).unwrap(), shared }
 }
 
