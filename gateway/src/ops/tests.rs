@@ -304,9 +304,8 @@ async fn versions_are_listed_and_a_marker_hides_the_key() {
     let listed = node.gateway.list_versions(&root(), &bucket(), query, None).await.unwrap().value;
     let latest: Vec<_> = listed.entries.iter().map(|entry| matches!(entry, Entry::Item(_, v) if v.is_latest)).collect();
     assert_eq!(latest, [true, false, false]);
-    let copied = node
-        .gateway
-        .copy(&root(), Copy { source: CopySource { version: marker, ..source("key") }, ..copy("key", "x", None) });
-    assert!(matches!(copied.await.unwrap_err(), Error::SourceIsDeleteMarker));
+    let from_marker = Copy { source: CopySource { version: marker, ..source("key") }, ..copy("key", "x", None) };
+    let copied = node.gateway.copy(&root(), from_marker).await;
+    assert!(matches!(copied.unwrap_err(), Error::SourceIsDeleteMarker));
     node.stop().await;
 }
