@@ -99,7 +99,8 @@ fn is_health(path: &str) -> bool {
 }
 
 fn no_route() -> S3Error {
-    let mut error = S3Error::with_message(S3ErrorCode::Custom("NoSuchEndpoint".into()), "There is nothing at this path.");
+    let mut error =
+        S3Error::with_message(S3ErrorCode::Custom("NoSuchEndpoint".into()), "There is nothing at this path.");
     error.set_status_code(StatusCode::NOT_FOUND);
     error
 }

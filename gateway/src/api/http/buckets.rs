@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_core::record::{
-    BucketSettings, Durability, HISTORY_MS_DEFAULT, OnParseError, Versioning,
-};
+use holdfast_core::record::{BucketSettings, Durability, HISTORY_MS_DEFAULT, OnParseError, Versioning};
 use s3s::{Body, S3Request, S3Response, S3Result};
 use serde::Deserialize;
 use serde_json::json as object;
