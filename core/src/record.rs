@@ -518,6 +518,9 @@ pub struct UploadRow {
     /// Declared type.
     #[n(4)]
     pub checksum_type: Option<ChecksumType>,
+    /// Extents of its parts beyond one each: parts that were copied in pieces. Absent is none.
+    #[n(5)]
+    pub extra_extents: Option<u64>,
 }
 
 /// A part of an upload in progress. Key: upload place, part number.

@@ -327,6 +327,33 @@ fn a_trim_of_large_objects_stops_early_and_says_so() {
     assert!(trims > 1);
 }
 
+/// An upload of parts that were copied in many pieces holds no more than an object could, so that dropping it is bounded.
+#[test]
+fn an_upload_holds_no_more_extents_than_an_object_may() {
+    let mut machine = Machine::new();
+    let bucket = machine.create_bucket("abc");
+    for offset in 0..1000 {
+        written(machine.append(&bucket, "pieces", offset, 1));
+    }
+    let place = machine.find(&bucket, "pieces", None).place;
+    let upload = start_upload(&mut machine, &bucket, "k", None, None);
+    let copy = |machine: &mut Machine, number| {
+        let upload = UploadRef { bucket: bucket.clone(), key: "k".parse().unwrap(), upload };
+        let source = Source { pinned: Some(place), ..source(&bucket, "pieces") };
+        let digests = far_content(BlobId::default(), 1000).digests;
+        machine.run(Op::CopyPart(CopyPart { upload, number, source, offset: 0, length: 1000, digests }))
+    };
+    for number in 1..=20 {
+        assert!(matches!(copy(&mut machine, number), Reply::PartWritten(_)));
+    }
+    assert_eq!(copy(&mut machine, 21), Reply::Refused(Error::TooManyExtents));
+    assert!(matches!(copy(&mut machine, 20), Reply::PartWritten(_)), "one in place of another");
+    put_part(&mut machine, &bucket, "k", upload, 20, 5);
+    assert!(matches!(copy(&mut machine, 21), Reply::PartWritten(_)), "room again");
+    let abort = UploadRef { bucket: bucket.clone(), key: "k".parse().unwrap(), upload };
+    assert_eq!(machine.run(Op::AbortUpload(abort)), Reply::Done);
+}
+
 fn start_upload(
     machine: &mut Machine,
     bucket: &BucketRef,

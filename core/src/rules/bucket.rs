@@ -10,8 +10,9 @@ use crate::record::{BucketRow, BucketSettings, Usage, Versioning};
 use crate::rules::{HISTORY_MS_MAX, INLINE_BYTES_MAX, multipart};
 use crate::state::Stop;
 
-/// Uploads and parts that go with a bucket when it is removed.
-const UPLOAD_ROWS_MAX: usize = 10_000;
+/// Uploads that go with a bucket when it is removed. Their parts hold at most what one upload may hold; a bucket with more
+/// is refused until some are aborted.
+const UPLOADS_MAX: usize = 10_000;
 
 pub(crate) fn create(txn: &mut Txn<'_>, op: &CreateBucket) -> Result<Reply, Stop> {
     if txn.reader().bucket(&op.name)?.is_some() {
@@ -41,14 +42,14 @@ pub(crate) fn delete(txn: &mut Txn<'_>, op: &BucketRef) -> Result<Reply, Stop> {
     let mut uploads = Vec::new();
     for upload in txn.reader().rows(Keyspace::Parts, KeyRange::prefix(&key::uploads_prefix(row.id, ""))) {
         uploads.push(upload?.0.to_vec());
-        if uploads.len() > UPLOAD_ROWS_MAX {
+        if uploads.len() > UPLOADS_MAX {
             return Err(Error::BucketNotEmpty.into());
         }
     }
-    let mut rows_left = UPLOAD_ROWS_MAX;
+    let mut extents_left = multipart::UPLOAD_EXTENTS_MAX;
     for upload in uploads {
         let (_, place) = key::upload_parts(&upload)?;
-        rows_left = multipart::drop_parts(txn, place, rows_left)?.ok_or(Error::BucketNotEmpty)?;
+        extents_left = multipart::drop_parts(txn, place, extents_left)?.ok_or(Error::BucketNotEmpty)?;
         txn.delete(Keyspace::Parts, upload);
     }
     for kind in [Document::Cors, Document::Tags] {

@@ -17,8 +17,8 @@ use crate::record::{
 };
 use crate::rules::object::{self, Draft};
 use crate::rules::{
-    EXTENTS_PER_PAGE_MAX, FINISHED_MS, OBJECT_BYTES_MAX, PART_BYTES_MAX, PART_BYTES_MIN, PARTS_MAX, bucket, content,
-    digest,
+    EXTENTS_MAX, EXTENTS_PER_PAGE_MAX, FINISHED_MS, OBJECT_BYTES_MAX, PART_BYTES_MAX, PART_BYTES_MIN, PARTS_MAX,
+    bucket, content, digest,
 };
 use crate::state::Stop;
 use crate::view::{self, shown_version};
@@ -36,6 +36,7 @@ pub(crate) fn create(txn: &mut Txn<'_>, op: &CreateUpload) -> Result<Reply, Stop
         attributes: op.attributes.clone(),
         checksum: op.checksum,
         checksum_type: op.checksum_type,
+        extra_extents: None,
     };
     txn.put(Keyspace::Parts, key::upload(bucket.id, op.key.as_str(), place), &row);
     bucket.usage.uploads += 1;
@@ -64,7 +65,7 @@ pub(crate) fn put_part(txn: &mut Txn<'_>, op: &PutPart) -> Result<Reply, Stop> {
         checksum: digests.checksum.clone(),
         modified_ms: txn.now_ms(),
     };
-    store_part(txn, op.upload.upload.place, op.number, part)
+    store_part(txn, &op.upload, upload, op.number, part)
 }
 
 /// A part carries the checksum that the upload declared, so that completing can assemble them.
@@ -105,19 +106,27 @@ pub(crate) fn copy_part(txn: &mut Txn<'_>, op: &CopyPart) -> Result<Reply, Stop>
         checksum: op.digests.checksum.clone(),
         modified_ms: txn.now_ms(),
     };
-    let mut reply = store_part(txn, op.upload.upload.place, op.number, part)?;
+    let mut reply = store_part(txn, &op.upload, upload, op.number, part)?;
     if let Reply::PartWritten(written) = &mut reply {
         written.source_version = shown_version(&source_bucket, &row, place);
     }
     Ok(reply)
 }
 
-fn store_part(txn: &mut Txn<'_>, upload: Place, number: u16, part: PartRow) -> Result<Reply, Stop> {
+fn store_part(
+    txn: &mut Txn<'_>,
+    upload: &UploadRef,
+    upload_row: UploadRow,
+    number: u16,
+    part: PartRow,
+) -> Result<Reply, Stop> {
     if !(1..=PARTS_MAX).contains(&number) {
         return Err(Error::invalid("part number must be an integer between 1 and 10000, inclusive").into());
     }
-    let row_key = key::part(upload, number);
-    if let Some(old) = txn.reader().row::<PartRow>(Keyspace::Parts, &row_key)? {
+    let row_key = key::part(upload.upload.place, number);
+    let old: Option<PartRow> = txn.reader().row(Keyspace::Parts, &row_key)?;
+    count_extents(txn, upload, upload_row, old.as_ref(), &part)?;
+    if let Some(old) = old {
         release(txn, &old)?;
     }
     txn.put(Keyspace::Parts, row_key, &part);
@@ -129,13 +138,36 @@ fn store_part(txn: &mut Txn<'_>, upload: Place, number: u16, part: PartRow) -> R
     }))
 }
 
+/// Keeps count of the extents that an upload holds beyond one a part, so that dropping it is bounded: no object could
+/// take up more anyway.
+fn count_extents(
+    txn: &mut Txn<'_>,
+    upload: &UploadRef,
+    mut row: UploadRow,
+    old: Option<&PartRow>,
+    new: &PartRow,
+) -> Result<(), Stop> {
+    let extra = |part: &PartRow| part.extents.len().saturating_sub(1) as u64;
+    let (before, after) = (old.map_or(0, extra), extra(new));
+    if before == after {
+        return Ok(());
+    }
+    let extents = row.extra_extents.unwrap_or_default().saturating_sub(before) + after;
+    if extents > EXTENTS_MAX as u64 {
+        return Err(Error::TooManyExtents.into());
+    }
+    row.extra_extents = Some(extents).filter(|extents| *extents > 0);
+    txn.put(Keyspace::Parts, key::upload(upload.bucket.id, upload.key.as_str(), upload.upload.place), &row);
+    Ok(())
+}
+
 fn release(txn: &mut Txn<'_>, part: &PartRow) -> Result<(), Stop> {
     part.extents.iter().try_for_each(|extent| content::release_blob(txn, extent.blob))
 }
 
 pub(crate) fn abort(txn: &mut Txn<'_>, op: &UploadRef) -> Result<Reply, Stop> {
     let (mut bucket, _) = load(txn, op)?;
-    drop_parts(txn, op.upload.place, usize::from(PARTS_MAX))?;
+    drop_parts(txn, op.upload.place, UPLOAD_EXTENTS_MAX)?.ok_or(Error::TooManyExtents)?;
     remove(txn, &mut bucket, op)?;
     Ok(Reply::Done)
 }
@@ -147,10 +179,15 @@ fn remove(txn: &mut Txn<'_>, bucket: &mut BucketRow, upload: &UploadRef) -> Resu
     Ok(())
 }
 
-/// Drops all parts of an upload, if there are at most `most`; gives what is left of that number.
+/// Most parts and extents that one upload holds.
+pub(crate) const UPLOAD_EXTENTS_MAX: usize = PARTS_MAX as usize + EXTENTS_MAX;
+
+/// Drops all parts of an upload, if they hold at most `most` extents; gives what is left of that number. A part without
+/// bytes counts as one.
 pub(crate) fn drop_parts(txn: &mut Txn<'_>, upload: Place, most: usize) -> Result<Option<usize>, Stop> {
     let parts = parts_of(txn, upload)?;
-    let Some(left) = most.checked_sub(parts.len()) else { return Ok(None) };
+    let held = parts.iter().map(|(_, part)| part.extents.len().max(1)).sum();
+    let Some(left) = most.checked_sub(held) else { return Ok(None) };
     for (number, part) in parts {
         release(txn, &part)?;
         txn.delete(Keyspace::Parts, key::part(upload, number));

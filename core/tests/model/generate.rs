@@ -591,12 +591,6 @@ impl Generator {
                 blobs.push(key::queued_blob_parts(&row.unwrap().0).unwrap().1);
             }
         }
-        // A tombstone, or a blob that is in use: neither is to be forgotten.
-        for (row_key, _) in rows(view, Keyspace::Blobs) {
-            blobs.extend(
-                key::blob_id(&row_key).filter(|(_, page)| page.is_none() && self.dice.once_in(20)).map(|(id, _)| id),
-            );
-        }
         Op::Forget(Blobs { blobs })
     }
 

@@ -23,6 +23,7 @@ struct Rows {
     contents: BTreeMap<ContentId, ContentRow>,
     pages: BTreeMap<(ObjectId, u32, u64), PageRow>,
     uploads: BTreeMap<Place, BucketId>,
+    extra_extents: BTreeMap<Place, u64>,
     parts: BTreeMap<(Place, u16), PartRow>,
     boundaries: BTreeMap<(ContentId, u32), BoundariesRow>,
     finished: BTreeSet<Place>,
@@ -59,6 +60,7 @@ impl Rows {
             contents: BTreeMap::new(),
             pages: BTreeMap::new(),
             uploads: BTreeMap::new(),
+            extra_extents: BTreeMap::new(),
             parts: BTreeMap::new(),
             boundaries: BTreeMap::new(),
             finished: BTreeSet::new(),
@@ -91,8 +93,9 @@ impl Rows {
             match key[2] {
                 0 => {
                     let (_, place) = key::upload_parts(&key).unwrap();
-                    let _: UploadRow = decode(&value);
+                    let row: UploadRow = decode(&value);
                     self.uploads.insert(place, BucketId(number(&key, 3)));
+                    self.extra_extents.insert(place, row.extra_extents.unwrap_or_default());
                 }
                 1 => {
                     self.parts.insert((place_of(&key, 3), key::part_number(&key).unwrap()), decode(&value));
@@ -339,6 +342,11 @@ fn contents_know_their_size(view: &MemView, rows: &Rows) -> Result<(), String> {
 fn parts_have_uploads(rows: &Rows) -> Result<(), String> {
     for (upload, number) in rows.parts.keys() {
         ensure!(rows.uploads.contains_key(upload), "part {number} of no upload");
+    }
+    for (upload, counted) in &rows.extra_extents {
+        let parts = rows.parts.range((*upload, 0)..=(*upload, u16::MAX)).map(|(_, part)| part);
+        let extra: u64 = parts.map(|part| part.extents.len().saturating_sub(1) as u64).sum();
+        ensure!(*counted == extra, "an upload counts {counted} extra extents, not {extra}");
     }
     let orphan = rows.uploads.values().find(|bucket| !rows.buckets.contains_key(bucket));
     ensure!(orphan.is_none(), "an upload in bucket {orphan:?}, which is gone");

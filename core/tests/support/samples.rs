@@ -157,6 +157,7 @@ pub fn records() -> Vec<Sample> {
                 attributes: attributes(),
                 checksum: Some(ChecksumAlgorithm::Sha1),
                 checksum_type: Some(ChecksumType::Composite),
+                extra_extents: Some(3),
             },
         ),
         sample(
