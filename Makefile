@@ -16,6 +16,8 @@ CARGO := cargo
 # Cycles of the kill -9 and power-cut tests under `make torture`; `make test` runs 100 and 50.
 TORTURE_KILLS ?= 1000
 TORTURE_CUTS ?= 500
+# Seeds of the model test; `make test` runs 80.
+TORTURE_SEEDS ?= 5000
 DATA ?= ./holdfast-data
 LISTEN ?= 127.0.0.1:9900
 
@@ -34,7 +36,9 @@ build: ## debug build of everything, tests included
 test: tools ## everything a change must pass: unit, model, contract, simulation and system tests
 	$(CARGO) test $(RUST_VERSION_FLAG) --workspace --no-fail-fast
 
-torture: tools ## the crash tests at length: TORTURE_KILLS kills (1000), TORTURE_CUTS power cuts (500)
+torture: tools ## crash and model tests at length: TORTURE_KILLS (1000), TORTURE_CUTS (500), TORTURE_SEEDS (5000)
+	HOLDFAST_MODEL_SEEDS=$(TORTURE_SEEDS) \
+	  $(CARGO) test $(RUST_VERSION_FLAG) --release -p holdfast-core --test model
 	HOLDFAST_KILL_CYCLES=$(TORTURE_KILLS) HOLDFAST_POWER_CUTS=$(TORTURE_CUTS) \
 	  $(CARGO) test $(RUST_VERSION_FLAG) --release -p holdfast-compat-tests --no-fail-fast --test kill --test power
 

@@ -41,8 +41,11 @@ boto3() {
   "$venv/bin/python" -c "import boto3, awscrt; assert boto3.__version__ == '$BOTO3_VERSION'" 2>/dev/null && return
   echo "tools: installing boto3 $BOTO3_VERSION"
   rm -rf "$venv"
-  python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check "boto3[crt]==$BOTO3_VERSION" ||
-    lacks boto3 "python3 -m venv $venv && $venv/bin/pip install 'boto3[crt]==$BOTO3_VERSION'"
+  if python3 -m venv "$venv" &&
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "boto3[crt]==$BOTO3_VERSION"; then
+    return
+  fi
+  lacks boto3 "python3 -m venv $venv && $venv/bin/pip install 'boto3[crt]==$BOTO3_VERSION'"
 }
 
 # Debian packages, each with a program that proves it is there.

@@ -37,7 +37,10 @@ pub fn svg(report: &Report) -> String {
     );
     text(&mut svg, 10.0, 20.0, "start", &format!("{} (line at 1: {}) · {subtitle}", report.name, report.reference));
     legend(&mut svg, &compared);
-    let panels = [("requests per second, longer right is faster", 0.0), ("CPU per request, longer left is cheaper", PANEL + GAP)];
+    let panels = [
+        ("requests per second, longer right is faster", 0.0),
+        ("CPU per request, longer left is cheaper", PANEL + GAP),
+    ];
     for (title, shift) in panels {
         axis(&mut svg, LABELS + shift, height - 24.0, title);
     }

@@ -179,18 +179,22 @@ impl Client {
         }
         let body = reply.collect().await.unwrap_or_default();
         let shown = text(&body[..body.len().min(SHOWN_BYTES)]);
-        bail!("{method} {path}?{query} gave {}, not {expected}: {shown}", head.status)
+        let query = if query.is_empty() { String::new() } else { format!("?{query}") };
+        bail!("{method} {path}{query} gave {}, not {expected}: {shown}", head.status)
     }
 
     fn request(&mut self, method: &Method, path: &str, query: &str, payload: &Payload) -> Result<Request<Full<Bytes>>> {
         let date = self.date.now();
-        let authorization = self.signer.sign(date, &Unsigned {
-            method: method.as_str(),
-            path,
-            query,
-            headers: &[("host", &self.address), ("x-amz-content-sha256", &payload.hash), ("x-amz-date", date)],
-            payload_hash: &payload.hash,
-        });
+        let authorization = self.signer.sign(
+            date,
+            &Unsigned {
+                method: method.as_str(),
+                path,
+                query,
+                headers: &[("host", &self.address), ("x-amz-content-sha256", &payload.hash), ("x-amz-date", date)],
+                payload_hash: &payload.hash,
+            },
+        );
         let builder = Request::builder().method(method).header("host", &self.address);
         let builder = if query.is_empty() { builder.uri(path) } else { builder.uri(format!("{path}?{query}")) };
         let builder = builder

@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -19,6 +19,9 @@ use crate::report::{self, Measured, Report, TargetFacts};
 use crate::scenario::{LIST_KEYS, Scenario, Work};
 use crate::system;
 use crate::target::{Cpu, Target};
+
+/// Bucket that all listings share.
+const LIST: &str = "list";
 
 /// How an experiment runs.
 #[derive(Clone, Debug)]
@@ -68,14 +71,15 @@ fn is_list(work: Work) -> bool {
     matches!(work, Work::ListPage | Work::ListFolder)
 }
 
-fn list_bucket(options: &Options) -> String {
-    format!("{}-list", options.bucket_stem)
+/// Targets may be one server under two names, so each has buckets of its own.
+fn bucket(options: &Options, at: usize, what: &str) -> String {
+    format!("{}-{at}-{what}", options.bucket_stem)
 }
 
 async fn load_list(targets: &[Target], options: &Options, report: &mut Report) -> Result<()> {
-    let bucket = list_bucket(options);
-    for (target, facts) in targets.iter().zip(&mut report.targets) {
-        let began = std::time::Instant::now();
+    for (at, (target, facts)) in targets.iter().zip(&mut report.targets).enumerate() {
+        let bucket = bucket(options, at, LIST);
+        let began = Instant::now();
         Client::connect(&target.endpoint).await?.put(&format!("/{bucket}"), &Payload::empty()).await?;
         let filled = fill_list(&target.endpoint, &bucket, options.list_objects).await;
         filled.with_context(|| format!("loading objects to list into {}", target.name))?;
@@ -89,8 +93,8 @@ async fn load_list(targets: &[Target], options: &Options, report: &mut Report) -
 /// All rounds of a scenario, by target.
 async fn measure(targets: &[Target], scenario: &Scenario, options: &Options) -> Result<Vec<Vec<Measured>>> {
     let mut stages = Vec::with_capacity(targets.len());
-    for target in targets {
-        let stage = prepare(target, scenario, options).await;
+    for (at, target) in targets.iter().enumerate() {
+        let stage = prepare(target, at, scenario, options).await;
         stages.push(stage.with_context(|| format!("preparing {}", target.name))?);
     }
     let warm_up = Limit { time: options.warm_up, ops: scenario.ops_max.map(|ops| ops.min(64)), compare: true };
@@ -112,11 +116,11 @@ async fn measure(targets: &[Target], scenario: &Scenario, options: &Options) -> 
     Ok(rounds)
 }
 
-async fn prepare(target: &Target, scenario: &Scenario, options: &Options) -> Result<Stage> {
+async fn prepare(target: &Target, at: usize, scenario: &Scenario, options: &Options) -> Result<Stage> {
     let bucket = if is_list(scenario.work) {
-        list_bucket(options)
+        bucket(options, at, LIST)
     } else {
-        let bucket = format!("{}-{}", options.bucket_stem, scenario.name);
+        let bucket = bucket(options, at, scenario.name);
         Client::connect(&target.endpoint).await?.put(&format!("/{bucket}"), &Payload::empty()).await?;
         bucket
     };

@@ -123,7 +123,11 @@ impl Stage {
     }
 
     /// Stores `count` objects with the bodies of the scenario.
-    async fn fill(&self, count: u64, name: impl Fn(&Plan, u64) -> String + Clone + Send + Sync + 'static) -> Result<()> {
+    async fn fill(
+        &self,
+        count: u64,
+        name: impl Fn(&Plan, u64) -> String + Clone + Send + Sync + 'static,
+    ) -> Result<()> {
         let plan = self.plan.clone();
         let put = move |number: u64| (name(&plan, number), plan.body(number).clone());
         fill(&self.endpoint, count, put).await
@@ -263,7 +267,11 @@ impl Worker {
                 Ok((parts * part_bytes) as u64)
             }
             Work::Mixed { objects, writes, .. } => {
-                if self.random.below(100) < writes { self.put(shared, number).await } else { self.get(shared, objects).await }
+                if self.random.below(100) < writes {
+                    self.put(shared, number).await
+                } else {
+                    self.get(shared, objects).await
+                }
             }
         }
     }

@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use holdfast_bench::chart;
 use holdfast_bench::client::Endpoint;
 use holdfast_bench::experiment::{self, LIST_OBJECTS_MIN, Options};
 use holdfast_bench::report::{self, Report};
@@ -14,7 +15,7 @@ use holdfast_bench::scenario::{self, LIST_OBJECTS, Scenario};
 use holdfast_bench::sign::Credentials;
 use holdfast_bench::system::{self, Machine};
 use holdfast_bench::target::{Kind, Programs, Target};
-use holdfast_bench::chart;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures S3 servers side by side.
 #[derive(Parser)]
@@ -116,13 +117,20 @@ fn usage<T>(text: impl Into<String>) -> Result<T> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match cli.command.unwrap_or(Command::Run(cli.run)) {
-        Command::Run(args) => run(args).await,
-        Command::Load(args) => load(args).await,
-        Command::List => {
-            list();
-            Ok(())
+    let work = async {
+        match cli.command.unwrap_or(Command::Run(cli.run)) {
+            Command::Run(args) => run(args).await,
+            Command::Load(args) => load(args).await,
+            Command::List => {
+                list();
+                Ok(())
+            }
         }
+    };
+    // Dropping the work ends the servers and removes their directory.
+    let done = tokio::select! {
+        done = work => done,
+        signal = interrupted() => signal.and_then(|()| bail!("interrupted")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -130,6 +138,15 @@ async fn main() -> ExitCode {
             eprintln!("holdfast-bench: {error:#}");
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
         }
+    }
+}
+
+async fn interrupted() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
     }
 }
 
@@ -165,13 +182,11 @@ async fn run(args: Run) -> Result<()> {
 }
 
 async fn load(args: Load) -> Result<()> {
-    let credentials =
-        Credentials { access_key: args.access_key, secret_key: args.secret_key, region: args.region };
+    let credentials = Credentials { access_key: args.access_key, secret_key: args.secret_key, region: args.region };
     let mut targets = Vec::new();
     for url in &args.urls {
-        let (name, url) = url.split_once("=http").map_or((url.as_str(), url.clone()), |(name, rest)| {
-            (name, format!("http{rest}"))
-        });
+        let (name, url) =
+            url.split_once("=http").map_or((url.as_str(), url.clone()), |(name, rest)| (name, format!("http{rest}")));
         let endpoint = Endpoint::parse(&url, credentials.clone()).or_else(|error| usage(format!("{error:#}")))?;
         // A host's name is no part of a result: what has no name is counted.
         let name = if name == url { format!("target{}", targets.len() + 1) } else { name.to_owned() };
@@ -191,7 +206,9 @@ async fn measure(targets: &[Target], options: &Options, mut report: Report, resu
     report.round_s = options.round_time.as_secs_f64();
     report.list_objects = options.list_objects;
     let done = experiment::run(targets, options, &mut report).await;
-    println!("{}", report::table(&report));
+    if !report.scenarios.is_empty() {
+        println!("{}", report::table(&report));
+    }
     done?;
     fs::create_dir_all(results).context("the directory of results cannot be made")?;
     let json = serde_json::to_string_pretty(&report)?;
@@ -219,9 +236,15 @@ fn options(args: &Measure, targets: &[&str]) -> Result<Options> {
         list_objects,
         scenarios: scenarios(&args.only)?,
         directory: None,
-        bucket_stem: format!("bench-{}-{}", std::process::id(), std::process::id() % 7919),
+        bucket_stem: bucket_stem(),
         reference: reference(args.reference.as_deref(), targets)?,
     })
+}
+
+/// Names that no other run on the same server has.
+fn bucket_stem() -> String {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    format!("bench-{seconds}-{}", std::process::id())
 }
 
 fn scenarios(only: &[String]) -> Result<Vec<Scenario>> {

@@ -63,9 +63,9 @@ pub struct TargetFacts {
     /// With the objects of the listings, right after they were loaded.
     pub loaded: Option<Loaded>,
     pub memory_end: BTreeMap<&'static str, Memory>,
-    pub disk_bytes_end: u64,
+    pub disk_bytes_end: Option<u64>,
     /// Processor time since the start, preparations and background work included.
-    pub cpu_s: f64,
+    pub cpu_s: Option<f64>,
 }
 
 /// See [`TargetFacts::loaded`].
@@ -74,7 +74,7 @@ pub struct Loaded {
     pub objects: u64,
     pub objects_per_s: f64,
     pub memory: BTreeMap<&'static str, Memory>,
-    pub disk_bytes: u64,
+    pub disk_bytes: Option<u64>,
 }
 
 impl TargetFacts {
@@ -89,8 +89,8 @@ impl TargetFacts {
             memory_idle: target.memory()?,
             loaded: None,
             memory_end: BTreeMap::new(),
-            disk_bytes_end: 0,
-            cpu_s: 0.0,
+            disk_bytes_end: None,
+            cpu_s: None,
         })
     }
 
@@ -111,7 +111,7 @@ impl TargetFacts {
     pub fn finish(&mut self, target: &Target) -> Result<()> {
         self.memory_end = target.memory()?;
         self.disk_bytes_end = target.disk_bytes();
-        self.cpu_s = target.cpu()?.map_or(0.0, |cpu| cpu.all.as_secs_f64());
+        self.cpu_s = target.cpu()?.map(|cpu| cpu.all.as_secs_f64());
         Ok(())
     }
 }
@@ -128,8 +128,8 @@ pub struct Measured {
     pub generator: Duration,
     /// Servers of the other targets, which should be idle.
     pub others: Duration,
-    /// Everyone else on the machine.
-    pub foreign: Duration,
+    /// Everyone else on the machine; `None` when a target may be among them.
+    pub foreign: Option<Duration>,
 }
 
 impl Measured {
@@ -142,6 +142,7 @@ impl Measured {
         };
         let servers: Duration = (0..before.targets.len()).filter_map(spent).map(|(all, _)| all).sum();
         let cpu = spent(at);
+        let ours = before.targets.iter().all(Option::is_some);
         let generator = after.generator.saturating_sub(before.generator);
         let machine = after.machine.saturating_sub(before.machine);
         Self {
@@ -152,7 +153,7 @@ impl Measured {
             cpu,
             generator,
             others: servers.saturating_sub(cpu.map_or(Duration::ZERO, |(all, _)| all)),
-            foreign: machine.saturating_sub(servers + generator),
+            foreign: ours.then(|| machine.saturating_sub(servers + generator)),
         }
     }
 }
@@ -185,8 +186,9 @@ pub struct Row {
     pub ratio: Option<Spread>,
     /// Its processor time for one operation over the reference's; below 1 it is cheaper.
     pub cpu_ratio: Option<f64>,
-    /// Share of the machine that neither this target nor the generator used: above a few percent, doubt the row.
-    pub disturbed_percent: f64,
+    /// Share of the machine that neither this target nor the generator used: above a few percent, doubt the row. `None`
+    /// when a target is not ours.
+    pub disturbed_percent: Option<f64>,
 }
 
 /// Makes the rows of a scenario.
@@ -197,13 +199,15 @@ pub fn scenario(scenario: &Scenario, targets: &[Target], rounds: &[Vec<Measured>
 }
 
 fn rows(names: &[&str], rounds: &[Vec<Measured>], reference: usize) -> Vec<Row> {
-    let of = |(at, name): (usize, &&str)| row(name, &rounds[at], (at != reference).then(|| rounds[reference].as_slice()));
+    let of =
+        |(at, name): (usize, &&str)| row(name, &rounds[at], (at != reference).then(|| rounds[reference].as_slice()));
     names.iter().enumerate().filter_map(of).collect()
 }
 
 fn row(name: &str, rounds: &[Measured], reference: Option<&[Measured]>) -> Option<Row> {
     let speed = |round: &Measured| rate(round.ops, round.elapsed);
-    let (ops, bytes) = (rounds.iter().map(|round| round.ops).sum::<u64>(), rounds.iter().map(|round| round.bytes).sum());
+    let (ops, bytes) =
+        (rounds.iter().map(|round| round.ops).sum::<u64>(), rounds.iter().map(|round| round.bytes).sum());
     let elapsed: Duration = rounds.iter().map(|round| round.elapsed).sum();
     let mut latencies: Vec<Duration> = rounds.iter().flat_map(|round| round.latencies.iter().copied()).collect();
     latencies.sort_unstable();
@@ -213,7 +217,8 @@ fn row(name: &str, rounds: &[Measured], reference: Option<&[Measured]>) -> Optio
     let pairs = reference.map(|reference| rounds.iter().zip(reference).map(|(own, other)| speed(own) / speed(other)));
     let other_cpu = reference.and_then(|reference| cpu_ms_per_1000(reference, |(all, _)| all));
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
-    let disturbed: Duration = rounds.iter().map(|round| round.foreign + round.others).sum();
+    let disturbed: Option<Duration> =
+        rounds.iter().map(|round| round.foreign.map(|foreign| foreign + round.others)).sum();
     let generator: Duration = rounds.iter().map(|round| round.generator).sum();
     Some(Row {
         target: name.to_owned(),
@@ -227,7 +232,7 @@ fn row(name: &str, rounds: &[Measured], reference: Option<&[Measured]>) -> Optio
         generator_cpu_ms_per_1000: ms(generator) * 1000.0 / ops.max(1) as f64,
         ratio: pairs.and_then(Spread::of),
         cpu_ratio: cpu.zip(other_cpu).filter(|(_, other)| *other > 0.0).map(|(own, other)| own / other),
-        disturbed_percent: disturbed.as_secs_f64() * 100.0 / (elapsed.as_secs_f64() * cores),
+        disturbed_percent: disturbed.map(|spent| spent.as_secs_f64() * 100.0 / (elapsed.as_secs_f64() * cores)),
     })
 }
 
@@ -274,7 +279,11 @@ pub fn table(report: &Report) -> String {
     for target in &report.targets {
         let _ = writeln!(text, "{}: {}", target.name, target.version);
     }
-    let _ = writeln!(text, "\nratios are to {}: of rates, above 1 is faster; of CPU, below 1 is cheaper\n", report.reference);
+    let _ = writeln!(
+        text,
+        "\nratios are to {}: of rates, above 1 is faster; of CPU, below 1 is cheaper\n",
+        report.reference
+    );
     text += &speeds(report);
     text.push('\n');
     text += &sizes(report);
@@ -283,9 +292,23 @@ pub fn table(report: &Report) -> String {
 
 fn speeds(report: &Report) -> String {
     let mut lines = vec![
-        ["scenario", "target", "ops/s", "low..high", "x rate", "low..high", "MB/s", "p50 ms", "p99 ms", "CPU ms/1000", "x CPU", "generator", "disturbed"]
-            .map(str::to_owned)
-            .to_vec(),
+        [
+            "scenario",
+            "target",
+            "ops/s",
+            "low..high",
+            "x rate",
+            "low..high",
+            "MB/s",
+            "p50 ms",
+            "p99 ms",
+            "CPU ms/1000",
+            "x CPU",
+            "generator",
+            "disturbed",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
     ];
     for result in &report.scenarios {
         for (at, row) in result.rows.iter().enumerate() {
@@ -304,7 +327,7 @@ fn speeds(report: &Report) -> String {
                 or_dash(row.cpu_ms_per_1000.map(number)),
                 or_dash(row.cpu_ratio.map(number)),
                 number(row.generator_cpu_ms_per_1000),
-                format!("{:.0} %", row.disturbed_percent),
+                or_dash(row.disturbed_percent.map(|percent| format!("{percent:.0} %"))),
             ]);
         }
     }
@@ -313,26 +336,37 @@ fn speeds(report: &Report) -> String {
 
 fn sizes(report: &Report) -> String {
     let mut lines = vec![
-        ["target", "idle MiB", "loaded MiB", "end MiB", "peak MiB", "objects loaded/s", "disk MiB loaded", "disk MiB end", "CPU s"]
-            .map(str::to_owned)
-            .to_vec(),
+        [
+            "target",
+            "idle MiB",
+            "loaded MiB",
+            "end MiB",
+            "peak MiB",
+            "objects loaded/s",
+            "disk MiB loaded",
+            "disk MiB end",
+            "CPU s",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
     ];
     let sum = |memory: &BTreeMap<&'static str, Memory>, field: fn(&Memory) -> f64| {
         if memory.is_empty() { "-".to_owned() } else { number(memory.values().map(field).sum()) }
     };
+    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let mib = |bytes: u64| number(bytes as f64 / 1024.0 / 1024.0);
     for target in &report.targets {
         let loaded = target.loaded.as_ref();
         lines.push(vec![
             target.name.clone(),
             sum(&target.memory_idle, |memory| memory.resident_mib),
-            loaded.map_or("-".to_owned(), |loaded| sum(&loaded.memory, |memory| memory.resident_mib)),
+            or_dash(loaded.map(|loaded| sum(&loaded.memory, |memory| memory.resident_mib))),
             sum(&target.memory_end, |memory| memory.resident_mib),
             sum(&target.memory_end, |memory| memory.peak_mib),
-            loaded.map_or("-".to_owned(), |loaded| number(loaded.objects_per_s)),
-            loaded.map_or("-".to_owned(), |loaded| mib(loaded.disk_bytes)),
-            mib(target.disk_bytes_end),
-            number(target.cpu_s),
+            or_dash(loaded.map(|loaded| number(loaded.objects_per_s))),
+            or_dash(loaded.and_then(|loaded| loaded.disk_bytes).map(mib)),
+            or_dash(target.disk_bytes_end.map(mib)),
+            or_dash(target.cpu_s.map(number)),
         ]);
     }
     columns(&lines, 1)

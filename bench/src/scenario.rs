@@ -98,7 +98,13 @@ pub fn all() -> Vec<Scenario> {
         most(DELETES, row("delete-c16", "DELETE of 4 KiB objects, 16 clients", 16, Work::Delete { bytes: KIB_4 })),
         most(8, row("put-64m-c1", "PUT 64 MiB, 1 client", 1, put_big)),
         most(16, row("put-64m-c4", "PUT 64 MiB, 4 clients", 4, put_big)),
-        most(8, Scenario { signed: false, ..row("put-64m-unsigned", "PUT 64 MiB, payload not signed, 1 client", 1, put_big) }),
+        most(
+            8,
+            Scenario {
+                signed: false,
+                ..row("put-64m-unsigned", "PUT 64 MiB, payload not signed, 1 client", 1, put_big)
+            },
+        ),
         most(8, row("multipart-64m", "multipart of 8 parts of 8 MiB in sequence, 1 client", 1, multipart)),
         row("get-64m-c1", "GET 64 MiB, 1 client", 1, get_big),
         row("get-64m-c4", "GET 64 MiB, 4 clients", 4, get_big),

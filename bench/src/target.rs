@@ -146,16 +146,15 @@ impl Target {
     /// # Errors
     /// When a server has ended: shows what it printed.
     pub fn memory(&self) -> Result<BTreeMap<&'static str, Memory>> {
-        let of = |server: &Server| {
-            Ok((server.name, system::memory_of(server.child.id()).with_context(|| server.ended())?))
-        };
+        let of =
+            |server: &Server| Ok((server.name, system::memory_of(server.child.id()).with_context(|| server.ended())?));
         self.servers.iter().map(of).collect()
     }
 
-    /// Bytes on the disk; 0 when the servers are not ours.
+    /// Bytes on the disk; `None` when the servers are not ours.
     #[must_use]
-    pub fn disk_bytes(&self) -> u64 {
-        self.servers.iter().map(|server| system::disk_bytes(&server.data)).sum()
+    pub fn disk_bytes(&self) -> Option<u64> {
+        self.is_ours().then(|| self.servers.iter().map(|server| system::disk_bytes(&server.data)).sum())
     }
 }
 

@@ -72,6 +72,8 @@ with tempfile.NamedTemporaryFile() as source, tempfile.NamedTemporaryFile() as t
     same(s3.head_object(Bucket=bucket, Key="large")["ContentLength"], 200 << 20)
     s3.download_file(bucket, "large", target_file.name, Config=config)
     have = hashlib.sha256()
-    for block in iter(lambda: target_file.read(1 << 20), b""):
-        have.update(block)
+    # The transfer manager replaces the file, so it is opened anew.
+    with open(target_file.name, "rb") as back:
+        for block in iter(lambda: back.read(1 << 20), b""):
+            have.update(block)
     same(have.hexdigest(), want.hexdigest())

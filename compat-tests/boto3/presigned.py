@@ -3,16 +3,16 @@ def send(url, method="GET", data=None, headers={}):
     request = urllib.request.Request(url, data=data, method=method, headers=headers)
     try:
         with urllib.request.urlopen(request) as answer:
-            return answer.status, answer.read(), dict(answer.headers)
+            return answer.status, answer.read(), {k.lower(): v for k, v in answer.headers.items()}
     except urllib.error.HTTPError as error:
-        return error.code, error.read(), dict(error.headers)
+        return error.code, error.read(), {k.lower(): v for k, v in error.headers.items()}
 
 
 put = s3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "a b+c"}, ExpiresIn=60)
 same(send(put, "PUT", b"signed", {"Content-Type": "text/x"})[0], 200)
 get = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "a b+c", "ResponseContentType": "text/y"}, ExpiresIn=60)
 status, data, headers = send(get)
-same((status, data, headers["Content-Type"]), (200, b"signed", "text/y"))
+same((status, data, headers["content-type"]), (200, b"signed", "text/y"))
 # One method, one key, one query: nothing else.
 same(send(get, "DELETE")[0], 403)
 same(send(get.replace("a%20b%2Bc", "other"))[0], 403)

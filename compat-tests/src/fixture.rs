@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 
 /// Bytes that depend on `seed` and position alone, and do not compress.
 #[must_use]
@@ -57,6 +58,21 @@ pub fn file_hash(path: &Path) -> Result<String> {
         }
         hasher.update(&buffer[..read]);
     }
+}
+
+/// A temporary directory for what only a client touches: in memory where there is `/dev/shm`, so that the disk is left to
+/// the servers under test.
+///
+/// # Errors
+/// When none can be made.
+pub fn client_dir() -> Result<TempDir> {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir()
+        && let Ok(dir) = tempfile::Builder::new().prefix("holdfast-client-").tempdir_in(memory)
+    {
+        return Ok(dir);
+    }
+    Ok(tempfile::tempdir()?)
 }
 
 /// Relative path and hash of every file below `root`.

@@ -209,7 +209,8 @@ fn a_signed_chunk_above_eight_mebibytes_is_refused(_: &Fleet, endpoint: &Endpoin
         let chunk = fixture::bytes(1, length);
         let framing = signed_length(&[length]);
         let request = chunked(endpoint, &bucket, STREAMING_SIGNED, length as u64, framing, None);
-        let (body, _) = signed_body(&request, &[&chunk], |_, signature| signature);
+        let (mut body, _) = signed_body(&request, &[&chunk], |_, signature| signature);
+        body.extend_from_slice(b"\r\n");
         let reply = send(endpoint, &request.head, &body)?;
         if accepted {
             reply.context("no answer to a chunk of 8 MiB")?.expect(200)?;

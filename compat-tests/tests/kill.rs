@@ -5,7 +5,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use holdfast_compat_tests::audit::{Auditor, Change, Content};
+use holdfast_compat_tests::client::raw::{Call, Raw, elements};
 use holdfast_compat_tests::crash::{self, Plan};
 use holdfast_compat_tests::process::{Holdfast, HoldfastOptions};
 use holdfast_compat_tests::suite::Suite;
@@ -22,6 +24,12 @@ fn main() -> ExitCode {
     let seed = u64::from(crash::from_environment("HOLDFAST_SEED", rand::random::<u16>().into()));
     let over_minio = (cycles / OVER_MINIO_SHARE).max(1);
     let mut suite = Suite::new(1);
+    for target in Target::selected(&[Target::Embedded]) {
+        suite.case(format!("the_audit_notices_what_it_must [{target}]"), move || {
+            let fleet = Fleet::new()?;
+            the_audit_notices_what_it_must(&fleet.endpoint(target)?)
+        });
+    }
     let name = |what: &str, cycles: u32| {
         format!("nothing_acknowledged_is_lost_to_kills [{what}, {cycles} kills, seed {seed}]")
     };
@@ -48,6 +56,63 @@ fn main() -> ExitCode {
     }
     suite.run()
 }
+
+/// A checker that never failed proves nothing: each kind of broken promise is made on purpose, and must be found.
+fn the_audit_notices_what_it_must(endpoint: &Endpoint) -> Result<()> {
+    for (name, breaks) in BROKEN_PROMISES {
+        let mut raw = endpoint.raw();
+        let versioned = name.contains("version");
+        let bucket = if versioned { endpoint.new_versioned_bucket("audit")? } else { endpoint.new_bucket("audit")? };
+        let mut auditor = Auditor::new(&bucket, "w/", versioned);
+        for number in 0..4 {
+            let (key, content) = (format!("w/{}", number % 3), Content::piece(number, 1000));
+            auditor.begin(Change::one(&key, Some(content.clone())));
+            let reply = raw.put(&bucket, &key, &[], &content.bytes())?.expect(200)?;
+            auditor.acknowledge(reply.header("x-amz-version-id"));
+        }
+        auditor.check_all(&mut raw).with_context(|| format!("{name}: before anything was broken"))?;
+        breaks(&mut raw, &bucket, &mut auditor)?;
+        let found = auditor.resolve(&mut raw).and_then(|()| auditor.check_all(&mut raw));
+        ensure!(found.is_err(), "{name}: not noticed");
+    }
+    Ok(())
+}
+
+type Break = fn(&mut Raw, &str, &mut Auditor) -> Result<()>;
+
+const BROKEN_PROMISES: &[(&str, Break)] = &[
+    ("a lost object", |raw, bucket, _| Ok(drop(raw.delete(bucket, "w/1", &[])?.expect(204)?))),
+    ("an object that nobody wrote", |raw, bucket, _| Ok(drop(raw.put(bucket, "w/extra", &[], b"x")?.expect(200)?))),
+    ("a torn object", |raw, bucket, _| {
+        let mut bytes = Content::piece(1, 1000).bytes();
+        bytes[999] ^= 1;
+        Ok(drop(raw.put(bucket, "w/1", &[], &bytes)?.expect(200)?))
+    }),
+    ("a short object", |raw, bucket, _| {
+        Ok(drop(raw.put(bucket, "w/1", &[], &Content::piece(1, 999).bytes())?.expect(200)?))
+    }),
+    ("an older content that came back", |raw, bucket, _| {
+        Ok(drop(raw.put(bucket, "w/0", &[], &Content::piece(0, 1000).bytes())?.expect(200)?))
+    }),
+    ("half of an unanswered rename", |raw, bucket, auditor| {
+        let content = auditor.current("w/1").cloned();
+        auditor.begin(Change { writes: vec![("w/1".to_owned(), None), ("w/9".to_owned(), content)] });
+        Ok(drop(raw.delete(bucket, "w/1", &[])?.expect(204)?))
+    }),
+    ("an unanswered write that left something else", |raw, bucket, auditor| {
+        auditor.begin(Change::one("w/1", Some(Content::piece(77, 10))));
+        Ok(drop(raw.put(bucket, "w/1", &[], &Content::piece(78, 10).bytes())?.expect(200)?))
+    }),
+    ("a version more", |raw, bucket, _| {
+        Ok(drop(raw.put(bucket, "w/0", &[], &Content::piece(3, 1000).bytes())?.expect(200)?))
+    }),
+    ("a version less", |raw, bucket, _| {
+        let old = raw.get(bucket, "", &[("versions", ""), ("prefix", "w/0")])?.expect(200)?;
+        let id = elements(&old.text(), "VersionId").pop().context("no old version")?;
+        let call = Call { method: "DELETE", bucket, key: "w/0", query: &[("versionId", &id)], headers: &[], body: b"" };
+        Ok(drop(raw.send(&call)?.expect(204)?))
+    }),
+];
 
 fn plan(cycles: u32, seed: u64) -> Plan {
     Plan { cycles, seed, load_ms_max: 1200, large: true }

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     for target in targets.into_iter().filter(|target| *target != Target::OverMinio) {
         let fleet = fleet.clone();
         suite.case_within(LARGE_DEADLINE, format!("twenty_thousand_files_by_rclone [{target}]"), move || {
-            let dir = tempfile::tempdir()?;
+            let dir = fixture::client_dir()?;
             fixture::source_tree(dir.path(), LARGE)?;
             rclone(&fleet.endpoint(target)?, dir.path())
         });
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
 fn small_tree(source: &Source) -> Result<std::path::PathBuf> {
     let mut made = source.lock().unwrap_or_else(PoisonError::into_inner);
     if made.is_none() {
-        let dir = tempfile::tempdir()?;
+        let dir = fixture::client_dir()?;
         fixture::source_tree(dir.path(), SMALL)?;
         *made = Some(dir);
     }
@@ -83,7 +83,7 @@ fn compare(endpoint: &Endpoint, bucket: &str, tree: &Path, back: &Path) -> Resul
 fn rclone(endpoint: &Endpoint, tree: &Path) -> Result<()> {
     let bucket = endpoint.new_bucket("tree")?;
     let rclone = Rclone::new(endpoint)?;
-    let back = tempfile::tempdir()?;
+    let back = fixture::client_dir()?;
     let remote = format!("s3:{bucket}");
     let parallel = ["--transfers", "16", "--checkers", "16", "--fast-list"];
     rclone.run(&[&["copy", &tree.to_string_lossy(), &remote][..], &parallel].concat())?;
@@ -94,7 +94,7 @@ fn rclone(endpoint: &Endpoint, tree: &Path) -> Result<()> {
 fn aws_cli(endpoint: &Endpoint, tree: &Path) -> Result<()> {
     let bucket = endpoint.new_bucket("tree")?;
     let aws = AwsCli::new(endpoint)?;
-    let back = tempfile::tempdir()?;
+    let back = fixture::client_dir()?;
     let remote = format!("s3://{bucket}");
     aws.run(&["s3", "sync", "--quiet", &tree.to_string_lossy(), &remote])?;
     aws.run(&["s3", "sync", "--quiet", &remote, &back.path().to_string_lossy()])?;
@@ -107,7 +107,7 @@ fn aws_cli(endpoint: &Endpoint, tree: &Path) -> Result<()> {
 fn mc(endpoint: &Endpoint, tree: &Path) -> Result<()> {
     let bucket = endpoint.new_bucket("tree")?;
     let mc = Mc::new(endpoint)?;
-    let back = tempfile::tempdir()?;
+    let back = fixture::client_dir()?;
     mc.run(&["mirror", "--quiet", &tree.to_string_lossy(), &format!("t/{bucket}")])?;
     mc.run(&["mirror", "--quiet", &format!("t/{bucket}"), &back.path().to_string_lossy()])?;
     compare(endpoint, &bucket, tree, back.path())
@@ -115,7 +115,7 @@ fn mc(endpoint: &Endpoint, tree: &Path) -> Result<()> {
 
 fn boto3_threads(endpoint: &Endpoint, tree: &Path) -> Result<()> {
     let bucket = endpoint.new_bucket("tree")?;
-    let back = tempfile::tempdir()?;
+    let back = fixture::client_dir()?;
     let paths = [&*tree.to_string_lossy(), &*back.path().to_string_lossy(), &bucket];
     boto3::run(endpoint, include_str!("../boto3/tree.py"), &paths)?;
     compare(endpoint, &bucket, tree, back.path())

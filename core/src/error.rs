@@ -181,7 +181,9 @@ impl Error {
             | Self::CopyToItself
             | Self::NotBuilt => Kind::Invalid,
             Self::Denied => Kind::Denied,
-            Self::BucketExists | Self::BucketNotEmpty | Self::PreconditionFailed { .. } | Self::PrefixExists => Kind::Conflict,
+            Self::BucketExists | Self::BucketNotEmpty | Self::PreconditionFailed { .. } | Self::PrefixExists => {
+                Kind::Conflict
+            }
             Self::BlobCondemned | Self::Expired | Self::Changed => Kind::Busy,
         }
     }

@@ -206,6 +206,12 @@ pub mod key {
         key.get(10..).and_then(|key| std::str::from_utf8(key).ok()).ok_or_else(|| bad("name key"))
     }
 
+    /// The bucket in a `names` key.
+    #[must_use]
+    pub fn name_bucket(key: &[u8]) -> Option<BucketId> {
+        Some(BucketId(u64_at(key, 2)?))
+    }
+
     /// `history`: one row.
     #[must_use]
     pub fn history(bucket: BucketId, key: &str, place: Place) -> Vec<u8> {

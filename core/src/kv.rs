@@ -21,6 +21,8 @@ use bytes::Bytes;
 
 use crate::keyspace::Keyspace;
 
+pub mod conformance;
+
 /// The engine could not read or write. The state machine cannot continue past it: the node stops.
 #[derive(Debug, thiserror::Error)]
 #[error("key-value engine failed while {doing}")]
@@ -346,3 +348,6 @@ impl KvRead for MemView {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

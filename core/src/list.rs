@@ -11,9 +11,7 @@ use crate::error::Error;
 use crate::id::{BucketId, Place, Revision, UploadId, VersionId};
 use crate::keyspace::{Keyspace, key};
 use crate::kv::{KeyRange, Row, Rows};
-use crate::record::{
-    ChecksumAlgorithm, ChecksumType, HistoryRow, NameRow, PartRow, Record, UploadRow,
-};
+use crate::record::{ChecksumAlgorithm, ChecksumType, HistoryRow, NameRow, PartRow, Record, UploadRow};
 use crate::rules::authorize::{Action, Permit};
 use crate::state::{Reader, Stop};
 use crate::view::{Bucket, View};
@@ -195,11 +193,7 @@ impl View<'_> {
     }
 
     /// Reads items through cursors, rolls up common prefixes and stops at the limit. `open` gives a cursor at a place.
-    fn roll_up<C: Cursor>(
-        &self,
-        query: &Query,
-        mut open: impl FnMut(From<'_>) -> C,
-    ) -> Result<(Vec<Entry<C::Item>>, bool), Stop> {
+    fn roll_up<C: Cursor>(&self, query: &Query, mut open: impl FnMut(From<'_>) -> C) -> Result<Rolled<C::Item>, Stop> {
         let mut entries = Vec::new();
         if query.limit == 0 {
             // There is no marker to go on from, so there is no next page.
@@ -228,6 +222,9 @@ impl View<'_> {
         Ok((entries, false))
     }
 }
+
+/// Entries of a page, and whether there are more.
+type Rolled<T> = (Vec<Entry<T>>, bool);
 
 /// Where a cursor opens.
 #[derive(Clone, Copy, Debug)]
@@ -419,13 +416,7 @@ struct Uploads<'a> {
     rows: Rows<'a>,
 }
 
-fn uploads<'a>(
-    reader: Reader<'a>,
-    bucket: BucketId,
-    query: &Query,
-    from: From<'_>,
-    resume: Option<Place>,
-) -> Rows<'a> {
+fn uploads<'a>(reader: Reader<'a>, bucket: BucketId, query: &Query, from: From<'_>, resume: Option<Place>) -> Rows<'a> {
     let prefix = key::uploads_prefix(bucket, &query.prefix);
     let range = match (from, resume) {
         (From::Start, _) => KeyRange::prefix(&prefix),

@@ -135,8 +135,7 @@ fn escape(piece: &str) -> String {
 }
 
 fn is_unsafe(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{fffe}' | '\u{ffff}' | '%' | '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|')
+    c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}' | '%' | '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|')
 }
 
 /// The dot that must not stand, lest the piece read as the file name of a blob.

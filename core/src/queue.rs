@@ -4,7 +4,7 @@
 //! again, so a job that acts on old news is refused or changes nothing.
 
 use crate::error::Error;
-use crate::id::{BlobId, BucketId, Millis, ObjectKey, Place, Revision};
+use crate::id::{BlobId, BucketId, BucketName, Millis, ObjectKey, Place, Revision};
 use crate::keyspace::{Keyspace, key, key::Queue};
 use crate::kv::KeyRange;
 use crate::record::{BlobRow, BucketRow, ContentId, Extent, Record};
@@ -30,6 +30,15 @@ pub struct Orphans {
     pub unknown: Vec<BlobId>,
     /// Tombstones.
     pub condemned: Vec<BlobId>,
+}
+
+/// A content that waits to be joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToJoin {
+    /// The content.
+    pub content: ContentId,
+    /// What it was written for, if its bucket is still there.
+    pub name: Option<(BucketName, ObjectKey)>,
 }
 
 /// A content of many blobs.
@@ -110,12 +119,18 @@ impl View<'_> {
     ///
     /// # Errors
     /// [`Error::Denied`], or [`Stop`] when the engine fails.
-    pub fn to_join(&self, permit: &Permit, last: Option<ContentId>, limit: usize) -> Result<Vec<ContentId>, Stop> {
+    pub fn to_join(&self, permit: &Permit, last: Option<ContentId>, limit: usize) -> Result<Vec<ToJoin>, Stop> {
         permit.require(&[Action::Maintain])?;
         let mut found = Vec::new();
         for row in self.reader.rows(Keyspace::Queues, after(Queue::Join, last.map(key::queued_content))).take(limit) {
-            let (row_key, _) = row?;
-            found.extend(key::queued_content_id(&row_key));
+            let (row_key, value) = row?;
+            let Some(content) = key::queued_content_id(&row_key) else { continue };
+            let named = key::name_bucket(&value).zip(key::name_key(&value).ok().and_then(|text| text.parse().ok()));
+            let name = match named {
+                Some((bucket, object)) => self.bucket_of(bucket)?.map(|bucket| (bucket.name, object)),
+                None => None,
+            };
+            found.push(ToJoin { content, name });
         }
         Ok(found)
     }
@@ -198,10 +213,9 @@ impl View<'_> {
     pub fn is_trim_due(&self, permit: &Permit, now_ms: Millis) -> Result<bool, Stop> {
         permit.require(&[Action::Maintain])?;
         for queue in [Queue::Ended, Queue::Finished, Queue::Forgotten] {
-            if let Some(row) = self.reader.rows(Keyspace::Queues, after(queue, None)).next() {
-                if key::due_ms(&row?.0).is_some_and(|due_ms| due_ms <= now_ms) {
-                    return Ok(true);
-                }
+            let Some(row) = self.reader.rows(Keyspace::Queues, after(queue, None)).next() else { continue };
+            if key::due_ms(&row?.0).is_some_and(|due_ms| due_ms <= now_ms) {
+                return Ok(true);
             }
         }
         Ok(false)

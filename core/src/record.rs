@@ -46,12 +46,22 @@ macro_rules! record {
             }
 
             fn decode(bytes: &[u8]) -> Result<Self, $crate::record::DecodeError> {
-                minicbor::decode(bytes).map_err(|source| $crate::record::DecodeError { what: $what, source })
+                $crate::record::decode_whole(bytes).map_err(|source| $crate::record::DecodeError { what: $what, source })
             }
         }
     )*};
 }
 pub(crate) use record;
+
+/// The value that all of `bytes` encode: bytes that follow it are an error, because nothing writes any.
+pub(crate) fn decode_whole<'b, T: Decode<'b, ()>>(bytes: &'b [u8]) -> Result<T, minicbor::decode::Error> {
+    let mut decoder = minicbor::Decoder::new(bytes);
+    let value = decoder.decode()?;
+    if decoder.position() != bytes.len() {
+        return Err(minicbor::decode::Error::message("bytes follow the record").at(decoder.position()));
+    }
+    Ok(value)
+}
 
 /// An enumeration without data, stored as its number. Unknown numbers fail as a plain message, because the derived
 /// decoder would turn an unknown variant inside an optional field into "absent".

@@ -302,7 +302,9 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 mod tests {
     use super::*;
 
-    fn sample() -> Vec<(Keyspace, Vec<u8>, Vec<u8>)> {
+    type Rows = Vec<(Keyspace, Vec<u8>, Vec<u8>)>;
+
+    fn sample() -> Rows {
         let mut rows = vec![(Keyspace::Sys, b"a".to_vec(), vec![]), (Keyspace::Names, vec![], b"empty key".to_vec())];
         for number in 0..2000u32 {
             rows.push((Keyspace::History, number.to_be_bytes().to_vec(), vec![number as u8; 1500]));
@@ -321,7 +323,7 @@ mod tests {
         out
     }
 
-    fn decode(bytes: &[u8], step: usize) -> Result<(Vec<(Keyspace, Vec<u8>, Vec<u8>)>, Trailer), SnapshotError> {
+    fn decode(bytes: &[u8], step: usize) -> Result<(Rows, Trailer), SnapshotError> {
         let mut decoder = Decoder::default();
         let (mut rows, mut trailer) = (Vec::new(), None);
         for chunk in bytes.chunks(step) {

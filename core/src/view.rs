@@ -242,8 +242,7 @@ impl<'a> View<'a> {
         let Some(parts) = found.row.version.as_ref().and_then(|version| version.parts) else { return Ok(Vec::new()) };
         let mut boundaries = Vec::with_capacity(parts.count as usize);
         for page in 0..parts.count.div_ceil(PARTS_PER_PAGE as u32) {
-            let row: Option<BoundariesRow> =
-                self.reader.row(Keyspace::Parts, &key::boundaries(parts.content, page))?;
+            let row: Option<BoundariesRow> = self.reader.row(Keyspace::Parts, &key::boundaries(parts.content, page))?;
             boundaries.extend(row.unwrap_or_default().parts);
         }
         Ok(boundaries)

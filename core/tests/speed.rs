@@ -1,6 +1,6 @@
 //! How fast `apply` is in memory: a floor that only a gross waste falls below.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_types, clippy::disallowed_methods)] // It measures time.
 
 mod support;
 

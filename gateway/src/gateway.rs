@@ -95,6 +95,7 @@ pub struct Gateway(Arc<Inner>);
 
 struct Inner {
     cluster: Arc<Cluster>,
+    facts: Arc<dyn Facts>,
     blobs: Blobs,
     region: String,
     inline_bytes: u64,
@@ -118,9 +119,11 @@ impl Gateway {
         let cluster = Arc::new(cluster.map_err(|source| StartError::Cluster { dir, source })?);
         let generation = u32::try_from(cluster.identity().generation).unwrap_or(u32::MAX);
         let settings = blobs::Settings { cache_bytes: options.cache_bytes, generation };
-        let blobs = Blobs::new(backend, Arc::new(ClusterFacts(Arc::clone(&cluster))), settings);
+        let facts: Arc<dyn Facts> = Arc::new(ClusterFacts(Arc::clone(&cluster)));
+        let blobs = Blobs::new(backend, Arc::clone(&facts), settings);
         let gateway = Self(Arc::new(Inner {
             cluster,
+            facts,
             blobs,
             region: options.region,
             inline_bytes: options.inline_bytes.min(INLINE_BYTES_MAX),
@@ -207,6 +210,12 @@ impl Gateway {
     #[must_use]
     pub fn cluster(&self) -> &Arc<Cluster> {
         &self.0.cluster
+    }
+
+    /// The facts of this node's own state.
+    #[must_use]
+    pub fn facts(&self) -> &Arc<dyn Facts> {
+        &self.0.facts
     }
 
     /// The region that buckets are in.

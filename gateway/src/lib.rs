@@ -13,7 +13,7 @@ pub mod doctor;
 pub mod error;
 pub mod gateway;
 pub mod jobs;
+pub mod node;
 pub mod ops;
-pub mod serve;
 pub mod server;
 pub mod telemetry;

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use holdfast::cli::{self, Action};
 use holdfast::client::{self, Client};
-use holdfast::serve;
+use holdfast::doctor;
+use holdfast::node;
 use http::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
@@ -37,17 +38,21 @@ fn main() -> ExitCode {
 
 async fn run(action: Action) -> ExitCode {
     match action {
-        Action::Serve(config) => match serve::serve(*config).await {
+        Action::Serve(config) => match node::serve(*config, |line| println!("{line}")).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 let code = if error.is_configuration() { USAGE } else { FAILED };
                 failed(&error, code)
             }
         },
-        Action::Doctor { config, json } => match serve::doctor(*config).await {
-            Ok(findings) => {
-                print_value(&findings.to_json(), json);
-                if findings.is_fit() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+        Action::Doctor { config, json } => match node::doctor(&config).await {
+            Ok(reports) => {
+                if json {
+                    println!("{:#}", serde_json::json!(reports));
+                } else {
+                    reports.iter().for_each(|report| println!("{report}"));
+                }
+                if reports.iter().all(doctor::Report::is_fit) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
             }
             Err(error) => failed(&error, FAILED),
         },

@@ -24,7 +24,7 @@ fn json(text: &str) -> Result<Value> {
 
 fn a_file_goes_in_and_comes_out(endpoint: &Endpoint) -> Result<()> {
     let aws = AwsCli::new(endpoint)?;
-    let dir = tempfile::tempdir()?;
+    let dir = fixture::client_dir()?;
     let (here, back) = (dir.path().join("here"), dir.path().join("back"));
     std::fs::write(&here, "hello")?;
     let url = format!("s3://{}", endpoint.bucket_name("aws"));
@@ -47,7 +47,7 @@ fn a_file_goes_in_and_comes_out(endpoint: &Endpoint) -> Result<()> {
 fn two_hundred_mebibytes_keep_their_hash(endpoint: &Endpoint) -> Result<()> {
     let aws = AwsCli::new(endpoint)?;
     let bucket = endpoint.new_bucket("aws")?;
-    let dir = tempfile::tempdir()?;
+    let dir = fixture::client_dir()?;
     let (here, back) = (dir.path().join("here"), dir.path().join("back"));
     fixture::big_file(&here, 1, 200 << 20)?;
     let object = format!("s3://{bucket}/large.bin");
@@ -67,7 +67,7 @@ fn two_hundred_mebibytes_keep_their_hash(endpoint: &Endpoint) -> Result<()> {
 fn a_deleted_object_is_restored_from_its_versions(endpoint: &Endpoint) -> Result<()> {
     let aws = AwsCli::new(endpoint)?;
     let bucket = endpoint.new_bucket("aws")?;
-    let dir = tempfile::tempdir()?;
+    let dir = fixture::client_dir()?;
     let file = dir.path().join("file");
     let path = file.to_string_lossy().into_owned();
     aws.run(&["s3api", "put-bucket-versioning", "--bucket", &bucket, "--versioning-configuration", "Status=Enabled"])?;
@@ -94,7 +94,7 @@ fn a_deleted_object_is_restored_from_its_versions(endpoint: &Endpoint) -> Result
 fn copies_ranges_and_tags(endpoint: &Endpoint) -> Result<()> {
     let aws = AwsCli::new(endpoint)?;
     let bucket = endpoint.new_bucket("aws")?;
-    let dir = tempfile::tempdir()?;
+    let dir = fixture::client_dir()?;
     let file = dir.path().join("file");
     let path = file.to_string_lossy().into_owned();
     std::fs::write(&file, "0123456789")?;

@@ -19,7 +19,7 @@ pub(super) const CASES: &[Case] = &[
 fn objects_go_in_and_come_out(endpoint: &Endpoint) -> Result<()> {
     let mc = Mc::new(endpoint)?;
     let bucket = format!("t/{}", endpoint.bucket_name("mc"));
-    let dir = tempfile::tempdir()?;
+    let dir = fixture::client_dir()?;
     let here = dir.path().join("here");
     std::fs::write(&here, fixture::bytes(1, 100_000))?;
     mc.run(&["mb", &bucket])?;
@@ -40,7 +40,7 @@ fn objects_go_in_and_come_out(endpoint: &Endpoint) -> Result<()> {
 fn a_large_object_keeps_its_hash(endpoint: &Endpoint) -> Result<()> {
     let mc = Mc::new(endpoint)?;
     let bucket = endpoint.new_bucket("mc")?;
-    let dir = tempfile::tempdir()?;
+    let dir = fixture::client_dir()?;
     let (here, back) = (dir.path().join("here"), dir.path().join("back"));
     fixture::big_file(&here, 3, (64 << 20) + 12345)?;
     std::fs::File::options().append(true).open(&here)?.write_all(b"end")?;
@@ -54,7 +54,7 @@ fn versions_are_listed_and_undone(endpoint: &Endpoint) -> Result<()> {
     let mc = Mc::new(endpoint)?;
     let bucket = endpoint.new_bucket("mc")?;
     let object = format!("t/{bucket}/k");
-    let dir = tempfile::tempdir()?;
+    let dir = fixture::client_dir()?;
     let file = dir.path().join("file");
     mc.run(&["version", "enable", &format!("t/{bucket}")])?;
     ensure!(mc.run(&["version", "info", &format!("t/{bucket}")])?.contains("enabled"), "versioning is not on");
@@ -77,7 +77,7 @@ fn tags_and_stat(endpoint: &Endpoint) -> Result<()> {
     let mc = Mc::new(endpoint)?;
     let bucket = endpoint.new_bucket("mc")?;
     let object = format!("t/{bucket}/k");
-    let dir = tempfile::tempdir()?;
+    let dir = fixture::client_dir()?;
     let file = dir.path().join("file.json");
     std::fs::write(&file, "{}")?;
     mc.run(&["cp", "--attr", "one=1;two=2", &file.to_string_lossy(), &object])?;

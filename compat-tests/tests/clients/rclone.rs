@@ -16,7 +16,7 @@ pub(super) const CASES: &[Case] = &[
 fn a_directory_is_synced_both_ways(endpoint: &Endpoint) -> Result<()> {
     let rclone = Rclone::new(endpoint)?;
     let remote = format!("s3:{}/some dir", endpoint.new_bucket("rclone")?);
-    let dir = tempfile::tempdir()?;
+    let dir = fixture::client_dir()?;
     let (here, back) = (dir.path().join("here"), dir.path().join("back"));
     fixture::source_tree(&here, 60)?;
     for (name, content) in [("ünïcode ☃.txt", "a"), ("plus+and percent%41", "b"), ("empty", "")] {
@@ -44,7 +44,7 @@ fn a_directory_is_synced_both_ways(endpoint: &Endpoint) -> Result<()> {
 fn large_files_by_parts_keep_their_hash(endpoint: &Endpoint) -> Result<()> {
     let rclone = Rclone::new(endpoint)?;
     let bucket = endpoint.new_bucket("rclone")?;
-    let dir = tempfile::tempdir()?;
+    let dir = fixture::client_dir()?;
     let (here, back) = (dir.path().join("here"), dir.path().join("back"));
     fixture::big_file(&here, 5, 50 << 20)?;
     let remote = format!("s3:{bucket}/large");

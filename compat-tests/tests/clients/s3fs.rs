@@ -39,7 +39,7 @@ fn files_live_like_files(endpoint: &Endpoint) -> Result<()> {
 fn a_large_file_keeps_its_hash_through_patches(endpoint: &Endpoint) -> Result<()> {
     let bucket = endpoint.new_bucket("s3fs")?;
     let mounted = S3fs::mount(endpoint, &bucket)?;
-    let dir = tempfile::tempdir()?;
+    let dir = fixture::client_dir()?;
     let (here, there) = (dir.path().join("here"), mounted.path().join("large"));
     fixture::big_file(&here, 9, 30 << 20)?;
     fs::copy(&here, &there)?;

@@ -22,7 +22,7 @@ pub(super) const CASES: &[Case] = &[
 fn objects_stream_with_trailers(endpoint: &Endpoint) -> Result<()> {
     let bucket = endpoint.new_bucket("sdk")?;
     let sdk = Sdk::new(endpoint)?;
-    let dir = tempfile::tempdir()?;
+    let dir = fixture::client_dir()?;
     let file = dir.path().join("file");
     fixture::big_file(&file, 11, 20 << 20)?;
     let want = std::fs::read(&file)?;

@@ -256,8 +256,11 @@ mod tests {
             if_modified_ms: None,
         };
         let bucket = BucketRef { name: "abc".parse().unwrap(), id: Default::default() };
-        let op =
-            Op::DeleteObjects(DeleteObjects { bucket, entries: vec![entry("a"), entry("b")], nonce: Default::default() });
+        let op = Op::DeleteObjects(DeleteObjects {
+            bucket,
+            entries: vec![entry("a"), entry("b")],
+            nonce: Default::default(),
+        });
         let permit = |key| authorize(Caller::Root, Action::DeleteObject, object(key), &context).unwrap();
         assert!(AuthorizedOp::new(op.clone(), &[permit("a")]).is_err());
         assert!(AuthorizedOp::new(op, &[permit("a"), permit("b")]).is_ok());

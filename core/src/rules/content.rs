@@ -11,7 +11,7 @@ use crate::apply::Txn;
 use crate::command::{NewBlob, NewContent, NewPlace};
 use crate::effect::Effect;
 use crate::error::Error;
-use crate::id::{BlobId, Millis, ObjectId, Revision};
+use crate::id::{BlobId, BucketId, Millis, ObjectId, ObjectKey, Revision};
 use crate::keyspace::{Keyspace, key, key::Queue};
 use crate::kv::{Direction, KeyRange};
 use crate::record::{
@@ -183,6 +183,12 @@ fn queue_join(txn: &mut Txn<'_>, id: ContentId) {
     txn.effect(Effect::JoinQueued);
 }
 
+/// Tells the job that joins a content a name for the blob it makes: the key of the row of `names` that the content was
+/// written for. A hint: the name may go, or lead elsewhere.
+pub(crate) fn name_join(txn: &mut Txn<'_>, id: ContentId, bucket: BucketId, object: &ObjectKey) {
+    txn.put_bytes(Keyspace::Queues, key::queued_content(id), key::name(bucket, object.as_str()));
+}
+
 fn put_content(txn: &mut Txn<'_>, id: ContentId, row: &ContentRow) {
     txn.put(Keyspace::Objects, key::content(id), row);
 }
@@ -252,7 +258,8 @@ fn release_content(txn: &mut Txn<'_>, id: ContentId) -> Result<(), Stop> {
     // A loop, not recursion: bases are at most BASE_DEPTH_MAX deep, and each may lose its last reference in turn.
     while let Some(id) = next {
         let mut row = load_content(txn, id)?;
-        row.refs = row.refs.checked_sub(1).ok_or_else(|| corrupt("content", "it has fewer references than versions"))?;
+        row.refs =
+            row.refs.checked_sub(1).ok_or_else(|| corrupt("content", "it has fewer references than versions"))?;
         if row.refs > 0 {
             put_content(txn, id, &row);
             return Ok(());

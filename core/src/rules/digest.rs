@@ -123,11 +123,11 @@ pub fn default_type(algorithm: ChecksumAlgorithm) -> ChecksumType {
 /// Whether the algorithm has the type: hashes cannot be combined, CRC-64/NVME has no composite form.
 #[must_use]
 pub fn has_type(algorithm: ChecksumAlgorithm, kind: ChecksumType) -> bool {
-    match (algorithm, kind) {
+    !matches!(
+        (algorithm, kind),
         (ChecksumAlgorithm::Sha1 | ChecksumAlgorithm::Sha256, ChecksumType::FullObject)
-        | (ChecksumAlgorithm::Crc64Nvme, ChecksumType::Composite) => false,
-        _ => true,
-    }
+            | (ChecksumAlgorithm::Crc64Nvme, ChecksumType::Composite)
+    )
 }
 
 /// Checksum of an object from those of its parts: value and length of each. `None` when the algorithm has not this type.
@@ -211,7 +211,8 @@ mod tests {
         ];
         for (ours, theirs) in kinds {
             for length in [0, 1, 7, 4096, (5 << 20) + 1, 5 << 30, 50 << 40] {
-                let (first, second) = (0x0123_4567_89ab_cdef >> (64 - ours.width), 0xfedc_ba98_7654_3210 >> (64 - ours.width));
+                let (first, second) =
+                    (0x0123_4567_89ab_cdef >> (64 - ours.width), 0xfedc_ba98_7654_3210 >> (64 - ours.width));
                 let expected = crc_fast::checksum_combine(theirs, first, second, length);
                 assert_eq!(ours.combine(first, second, length), expected, "{theirs:?} {length}");
             }

@@ -13,7 +13,7 @@ use crate::id::{Place, UploadId};
 use crate::keyspace::{Keyspace, key};
 use crate::kv::KeyRange;
 use crate::record::{
-    BucketRow, Boundary, Checksum, ChecksumAlgorithm, ContentId, Extent, FinishedRow, PartRow, Record, UploadRow,
+    Boundary, BucketRow, Checksum, ChecksumAlgorithm, ContentId, Extent, FinishedRow, PartRow, Record, UploadRow,
 };
 use crate::rules::object::{self, Draft};
 use crate::rules::{
@@ -168,8 +168,7 @@ fn parts_of(txn: &Txn<'_>, upload: Place) -> Result<Vec<(u16, PartRow)>, Stop> {
 }
 
 pub(crate) fn complete(txn: &mut Txn<'_>, op: &CompleteUpload) -> Result<Reply, Stop> {
-    let upload_ref =
-        UploadRef { bucket: op.target.bucket.clone(), key: op.target.key.clone(), upload: op.upload };
+    let upload_ref = UploadRef { bucket: op.target.bucket.clone(), key: op.target.key.clone(), upload: op.upload };
     let parts_md5 = fingerprint(op);
     let (mut bucket, upload) = match load(txn, &upload_ref) {
         Err(Stop::Refused(Error::NoSuchUpload)) => return again(txn, op, parts_md5),

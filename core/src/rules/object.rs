@@ -376,14 +376,14 @@ pub(crate) fn write(
         txn.put_bytes(Keyspace::Queues, key::queued_digest(bucket.id, object.as_str(), place), Vec::new());
         txn.effect(Effect::DigestQueued);
     }
+    if let Body::Pages(content) = version.body
+        && content.revision == txn.revision()
+    {
+        content::name_join(txn, content, bucket.id, object);
+    }
     let (etag, checksum, size) = (version.etag.clone(), version.shown_checksum(), version.size);
-    let row = HistoryRow {
-        nonce: draft.nonce,
-        null,
-        modified_ms: draft.modified_ms,
-        version: Some(version),
-        ended: None,
-    };
+    let row =
+        HistoryRow { nonce: draft.nonce, null, modified_ms: draft.modified_ms, version: Some(version), ended: None };
     txn.put(Keyspace::History, key::history(bucket.id, object.as_str(), place), &row);
     let name = name_of(&row, place).expect("the row was just given a version");
     txn.put(Keyspace::Names, key::name(bucket.id, object.as_str()), &name);
@@ -421,9 +421,7 @@ pub(crate) fn source(txn: &Txn<'_>, source: &Source) -> Result<(BucketRow, Place
             let row = reader.history(bucket.id, &source.key, place)?;
             (place, row.ok_or(Error::Changed)?)
         }
-        (None, Some(version)) => {
-            reader.version(bucket.id, &source.key, version)?.ok_or(Error::NoSuchVersion)?
-        }
+        (None, Some(version)) => reader.version(bucket.id, &source.key, version)?.ok_or(Error::NoSuchVersion)?,
         (None, None) => {
             let name = reader.name(bucket.id, &source.key)?.ok_or(Error::NoSuchKey)?;
             (name.place, reader.history(bucket.id, &source.key, name.place)?.ok_or(Error::NoSuchKey)?)

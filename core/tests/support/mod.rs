@@ -2,6 +2,9 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod cbor;
+pub mod samples;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

@@ -92,6 +92,10 @@ pub struct Peer {
     pub two_lengths: bool,
 }
 
+/// The mark of a request for Holdfast's own API: its path is ours and its Host names no bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct Internal;
+
 /// What the gate needs to know.
 pub struct GateOptions {
     /// Hosts that name buckets; give the same to s3s.
@@ -192,7 +196,7 @@ struct Seen {
 }
 
 impl Inner {
-    async fn answer<B>(&self, parts: Parts, body: Paced<B>, seen: &mut Seen) -> Result<Response<Body>, Refusal>
+    async fn answer<B>(&self, mut parts: Parts, body: Paced<B>, seen: &mut Seen) -> Result<Response<Body>, Refusal>
     where
         B: Inbound,
     {
@@ -204,6 +208,7 @@ impl Inner {
         match check::route(&parts, &rules)? {
             Route::Internal => {
                 seen.api = "Internal";
+                parts.extensions.insert(Internal);
                 Ok(self.call(Request::from_parts(parts, Body::http_body_unsync(body)), seen).await)
             }
             Route::Preflight(bucket) => {

@@ -67,7 +67,9 @@ pub struct Cache {
 impl Cache {
     /// A cache of at most `bytes`.
     pub(super) fn new(bytes: u64) -> Self {
-        let weight = |_: &Entry, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX).saturating_add(ENTRY_OVERHEAD_BYTES);
+        let weight = |_: &Entry, bytes: &Bytes| {
+            u32::try_from(bytes.len()).unwrap_or(u32::MAX).saturating_add(ENTRY_OVERHEAD_BYTES)
+        };
         let entries = moka::future::Cache::builder().max_capacity(bytes).weigher(weight).build();
         Self { entries, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
@@ -83,7 +85,11 @@ impl Cache {
     }
 
     /// An entry; `fetch` is asked for it by one of many readers.
-    pub(super) async fn get(&self, entry: Entry, fetch: impl Future<Output = Result<Bytes, Error>>) -> Result<Bytes, Error> {
+    pub(super) async fn get(
+        &self,
+        entry: Entry,
+        fetch: impl Future<Output = Result<Bytes, Error>>,
+    ) -> Result<Bytes, Error> {
         if let Some(found) = self.entries.get(&entry).await {
             self.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(found);

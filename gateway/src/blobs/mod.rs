@@ -182,4 +182,4 @@ pub fn now_ms() -> Millis {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -132,8 +132,7 @@ impl Blobs {
         }
         let known_to = extents.last().map_or(range.end, |last| last.offset + last.length);
         let found = found.filter(|_| !single_window).cloned().map(Box::new);
-        let mut cursor =
-            Cursor { found, unknown: known_to..range.end, known: extents.into(), steps: VecDeque::new() };
+        let mut cursor = Cursor { found, unknown: known_to..range.end, known: extents.into(), steps: VecDeque::new() };
         cursor.resolve(view, &guard)?;
         let inline_only = cursor.is_known() && cursor.steps.iter().all(Step::is_inline);
         Ok(ReadPlan { length, cursor, guard: (!inline_only).then_some(guard), background: false })
@@ -160,9 +159,7 @@ impl Blobs {
         if length == 0 {
             return Ok(BodyStream { length, inner: Inner::Whole(None) });
         }
-        if single
-            && let Some(step) = cursor.steps.pop_front_if(|step| !step.is_stream())
-        {
+        if single && let Some(step) = cursor.steps.pop_front_if(|step| !step.is_stream()) {
             let bytes = step.open(self).await?.into_bytes()?;
             return Ok(BodyStream::whole(bytes));
         }

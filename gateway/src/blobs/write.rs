@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::guard::InFlightGuard;
 use super::{Blobs, Error};
-use crate::backend::{BoxError, Body, DeleteOptions, ObjectPath, PutOptions};
+use crate::backend::{Body, BoxError, DeleteOptions, ObjectPath, PutOptions};
 
 /// How long the clean-up of one failed or refused upload may take. What it leaves is found by the orphan sweep.
 pub const DISCARD_PATIENCE: Duration = Duration::from_secs(30);

@@ -1,7 +1,9 @@
 //! The state on disk: the core's key-value seam on fjall, one fjall keyspace per [`Keyspace`].
 //!
 //! A commit is one cross-keyspace batch and is not synced: the log carries durability, and what a power cut takes from
-//! here is replayed. [`Kv::sync`] comes before a snapshot is reported, because then the log may go. The consensus' own
+//! here is replayed. What is left after one is a whole prefix of the batches: the journal keeps their order, and fjall
+//! syncs it before it writes a keyspace's table, so no keyspace runs ahead of the others (a release of fjall that does
+//! not may never be used). [`Kv::sync`] comes before a snapshot is reported, because then the log may go. The consensus' own
 //! rows live in `sys`, in the same batch as the rows they describe:
 //!
 //! | key (after the group id) | value |

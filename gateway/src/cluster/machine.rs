@@ -8,10 +8,11 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use holdfast_core::apply::apply;
 use holdfast_core::effect::Effect;
-use holdfast_core::kv::{KvError, Overlay, Kv as _};
+use holdfast_core::kv::{Batch, Kv as _, KvError, Overlay};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, Snapshot};
 use tokio::sync::{broadcast, watch};
@@ -19,6 +20,7 @@ use tokio::sync::{broadcast, watch};
 use super::engine::{self, EngineView};
 use super::error::Error;
 use super::raft::{LogId, Outcome, SnapshotMeta, StoredMembership, TypeConfig};
+use super::space::Space;
 use super::store::Store;
 
 /// Most entries and command bytes of one batch.
@@ -38,14 +40,17 @@ pub(super) struct Shared {
     pub effects: broadcast::Sender<Effects>,
     /// Why the state machine cannot go on.
     pub failure: watch::Sender<Option<String>>,
+    /// Keeps the store from writing to a full disk.
+    space: Option<Arc<Space>>,
     /// What the last snapshot of this process covers.
     snapshot: Mutex<Option<SnapshotMeta>>,
 }
 
 impl Shared {
-    pub(super) fn new(store: Store) -> Self {
+    pub(super) fn new(store: Store, space: Option<Arc<Space>>) -> Self {
         Self {
             store,
+            space,
             applied: watch::Sender::new(0),
             effects: broadcast::Sender::new(EFFECTS_MAX),
             failure: watch::Sender::new(None),
@@ -66,7 +71,11 @@ impl Shared {
             reason = format!("{reason}: {cause}");
             source = cause.source();
         }
-        self.failure.send_if_modified(|failure| failure.is_none() && failure.insert(reason).len() > 0);
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert(reason);
+            first
+        });
     }
 
     fn covered(&self, view: &EngineView) -> Result<SnapshotMeta, KvError> {
@@ -135,9 +144,20 @@ impl Machine {
         }
         let mut batch = overlay.into_batch();
         engine::put_applied(&last, members.then_some(&self.membership), &mut batch);
+        self.await_room(&batch)?;
         engine.commit(batch)?;
         self.tell(last, effects, replies);
         Ok(())
+    }
+
+    fn await_room(&self, batch: &Batch) -> Result<(), KvError> {
+        let Some(space) = &self.shared.space else { return Ok(()) };
+        let bytes: usize = batch.writes().map(|(_, key, value)| key.len() + value.map_or(0, Bytes::len)).sum();
+        if space.await_store_room(bytes as u64) {
+            return Ok(());
+        }
+        let source = io::Error::new(io::ErrorKind::StorageFull, "the node is closing while its disk is full");
+        Err(KvError { doing: "waiting for space", source: Box::new(source) })
     }
 
     fn tell(&self, last: LogId, effects: Vec<Effect>, replies: Vec<(ApplyResponder<TypeConfig>, Outcome)>) {
@@ -209,7 +229,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.reload().map_err(|error| self.shared.failed(error))
     }
 
-    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<LeaderIdOf, u64, super::raft::Node, SnapshotData>>> {
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> io::Result<Option<Snapshot<LeaderIdOf, u64, super::raft::Node, SnapshotData>>> {
         if self.shared.snapshot.lock().expect("only held for a moment").is_none() {
             return Ok(None);
         }
@@ -234,7 +256,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot<LeaderIdOf, u64, super::raft::Node, SnapshotData>> {
         let shared = self.shared.clone();
         // The log up to here is purged once this is reported: the sync comes first.
-        let synced = tokio::task::spawn_blocking(move || shared.store.engine().sync().map_err(|error| shared.failed(error)));
+        let synced =
+            tokio::task::spawn_blocking(move || shared.store.engine().sync().map_err(|error| shared.failed(error)));
         synced.await.map_err(io::Error::other)??;
         let meta = self.shared.covered(&self.view).map_err(|error| self.shared.failed(error))?;
         self.shared.set_snapshot(meta.clone());

@@ -45,15 +45,15 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::engine::EngineView;
+pub use self::engine::EngineView;
 pub use self::engine::{CACHE_BYTES, Engine};
 pub use self::error::{Error, Kind};
 pub use self::identity::Identity;
 use self::log::files::{LogFiles, RealFiles};
 use self::log::{Log, LogStats, SEGMENT_BYTES};
-pub use self::machine::Effects;
-use self::raft::{Consensus, Outcome, Pending, Proposal};
+pub use self::machine::{Effects, SnapshotData};
 pub use self::raft::Node;
+use self::raft::{Consensus, Outcome, Pending, Proposal};
 use self::space::Space;
 
 const LOG_DIR: &str = "log";
@@ -177,6 +177,8 @@ pub struct Status {
     pub log: LogStats,
     /// Index that the last snapshot covers.
     pub snapshot_index: Option<u64>,
+    /// Bytes of commands in flight.
+    pub in_flight_bytes: usize,
     /// Whether only what frees space is accepted.
     pub disk_full: bool,
     /// Bytes free on the data file system.
@@ -341,6 +343,7 @@ impl Cluster {
             members: metrics.membership_config.nodes().map(|(id, node)| (*id, node.clone())).collect(),
             log: self.log.stats(),
             snapshot_index: metrics.snapshot.map(|id| id.index),
+            in_flight_bytes: self.space.in_flight_bytes(),
             disk_full,
             free_bytes,
             fatal: self.fatal.borrow().clone(),
@@ -378,13 +381,19 @@ impl Cluster {
         self.tasks.close();
         let late = |what: &str| Error::Unavailable(format!("{what} did not end before the deadline"));
         timeout_at(deadline, self.tasks.wait()).await.map_err(|_| late("background work"))?;
+        // First of all: a state machine that waits for space must not be waited for.
+        let space = self.space.clone();
+        let closing = tokio::task::spawn_blocking(move || space.close());
+        timeout_at(deadline, closing)
+            .await
+            .map_err(|_| late("the probe of the disk"))?
+            .map_err(|error| Error::Fatal(error.to_string()))?;
         let stopped = timeout_at(deadline, self.raft.shutdown()).await.map_err(|_| late("the consensus"))?;
         stopped.map_err(|error| Error::Fatal(error.to_string()))?;
-        let (log, space, machine) = (self.log.clone(), self.space.clone(), self.machine.clone());
+        let (log, machine) = (self.log.clone(), self.machine.clone());
         let runtime = self.runtime.lock().expect("only held for a moment").take();
         let left = deadline.saturating_duration_since(Instant::now());
         let closing = tokio::task::spawn_blocking(move || {
-            space.close();
             log.close();
             if let Some(runtime) = runtime {
                 runtime.shutdown_timeout(left);
@@ -392,7 +401,10 @@ impl Cluster {
             use holdfast_core::kv::Kv as _;
             machine.store.engine().sync().map_err(|error| machine.store.failed(error))
         });
-        timeout_at(deadline, closing).await.map_err(|_| late("the log"))?.map_err(|error| Error::Fatal(error.to_string()))?
+        timeout_at(deadline, closing)
+            .await
+            .map_err(|_| late("the log"))?
+            .map_err(|error| Error::Fatal(error.to_string()))?
     }
 }
 

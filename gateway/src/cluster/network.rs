@@ -7,9 +7,7 @@ use std::future::Future;
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
-};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::{RaftNetworkFactory, RaftNetworkV2};
 
 use super::machine::SnapshotData;
@@ -26,7 +24,10 @@ pub(super) struct NoPeer {
 
 impl NoPeer {
     fn unreachable(&self) -> Unreachable<TypeConfig> {
-        Unreachable::from_string(format!("node {} cannot be reached: this release runs clusters of one node", self.target))
+        Unreachable::from_string(format!(
+            "node {} cannot be reached: this release runs clusters of one node",
+            self.target
+        ))
     }
 }
 

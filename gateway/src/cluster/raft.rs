@@ -125,7 +125,8 @@ impl Serialize for Outcome {
 impl<'de> Deserialize<'de> for Outcome {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let bytes = Option::<Vec<u8>>::deserialize(deserializer)?;
-        let reply = bytes.map(|bytes| <Reply as Record>::decode(&bytes)).transpose().map_err(serde::de::Error::custom)?;
+        let reply =
+            bytes.map(|bytes| <Reply as Record>::decode(&bytes)).transpose().map_err(serde::de::Error::custom)?;
         Ok(Self(reply))
     }
 }
@@ -134,18 +135,20 @@ impl<'de> Deserialize<'de> for Outcome {
 /// accepts the proposal, so a caller that is gone leaves the bounds exact.
 pub struct Pending<T> {
     result: oneshot::Sender<T>,
-    _held: Held,
+    held: Held,
 }
 
 impl<T> Pending<T> {
     pub(super) fn new(held: Held) -> (Self, oneshot::Receiver<T>) {
         let (result, waiting) = oneshot::channel();
-        (Self { result, _held: held }, waiting)
+        (Self { result, held }, waiting)
     }
 }
 
 impl<T: Send + 'static> Responder<TypeConfig, T> for Pending<T> {
     fn on_complete(self, result: T) {
+        // Given back first: whoever hears the result finds the room free.
+        drop(self.held);
         // A receiver that is gone gave up at its deadline and reported an unknown outcome.
         let _ = self.result.send(result);
     }

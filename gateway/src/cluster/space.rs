@@ -9,8 +9,10 @@
 //! | low | only those that free space; they may use the log's reserve segment and, when less than [`WORK_BYTES`] is free, the [`BALLOON_BYTES`] of the balloon, which is removed for them |
 //! | exhausted: the balloon is gone and less than [`WORK_BYTES`] is free | none |
 //!
-//! A thread looks every [`PROBE`] and after every [`PROBE_BYTES`] of proposals; when space returns it restores the
-//! balloon and the reserve, and work goes on without a restart. Reads are never refused.
+//! A thread looks every [`PROBE`]; when space returns it restores the balloon and the reserve, and work goes on without a
+//! restart. Others may fill the disk between two looks: so an admission whose last glance is older than [`GLANCE`] takes
+//! one, and the state machine waits in [`Space::await_store_room`] rather than let the store run into a full disk.
+//! Reads are never refused. A data file system must hold about 200 MiB beside the state, or it is never "normal".
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -37,8 +39,14 @@ pub const BALLOON_BYTES: u64 = 64 << 20;
 pub const LOG_BYTES_MAX: u64 = 1 << 30;
 /// How often the disk is looked at.
 pub const PROBE: Duration = Duration::from_millis(500);
-/// After this many bytes of proposals the disk is looked at again.
-const PROBE_BYTES: u64 = 4 << 20;
+/// Longest time that admissions rely on a look.
+const GLANCE: Duration = Duration::from_millis(2);
+/// What must be free for the store beside what it is about to write: journal and index blocks, a little of others' writes.
+const STORE_ROOM_BYTES: u64 = 2 << 20;
+/// The store writes a batch to its journal, and its buffers keep as much until they are flushed.
+const STORE_WRITE_FACTOR: u64 = 2;
+/// How often a waiting state machine looks again.
+const STORE_RETRY: Duration = Duration::from_millis(20);
 /// What an entry takes in the log beside its command.
 const ENTRY_OVERHEAD_BYTES: u64 = 128;
 pub(super) const BALLOON: &str = "balloon";
@@ -71,7 +79,9 @@ pub(super) struct Space {
     mode: AtomicU8,
     free_bytes: AtomicU64,
     log_bytes: AtomicU64,
-    admitted_since_probe: AtomicU64,
+    /// When the disk was last looked at, in microseconds since `started`.
+    looked_us: AtomicU64,
+    started: Instant,
     /// Wakes those who wait for room in the log.
     changed: Notify,
     probe: Mutex<ProbeState>,
@@ -97,7 +107,8 @@ impl Space {
             mode: AtomicU8::new(NORMAL),
             free_bytes: AtomicU64::new(0),
             log_bytes: AtomicU64::new(0),
-            admitted_since_probe: AtomicU64::new(0),
+            looked_us: AtomicU64::new(0),
+            started: Instant::now(),
             changed: Notify::new(),
             probe: Mutex::new(ProbeState::default()),
             wake: Condvar::new(),
@@ -128,10 +139,16 @@ impl Space {
         (self.mode.load(Ordering::Acquire) != NORMAL, self.free_bytes.load(Ordering::Acquire))
     }
 
+    /// Bytes of commands in flight.
+    pub(super) fn in_flight_bytes(&self) -> usize {
+        IN_FLIGHT_BYTES_MAX - self.in_flight.available_permits()
+    }
+
     /// Lets a proposal of `bytes` in, or says why not.
     ///
     /// Cancel safe: nothing is held until it returns.
     pub(super) async fn admit(self: &Arc<Self>, bytes: usize, frees: bool, deadline: Instant) -> Result<Held, Error> {
+        self.glance();
         self.check_mode(frees)?;
         let permits = u32::try_from(bytes.clamp(1, IN_FLIGHT_BYTES_MAX)).expect("the bound fits");
         let permit = match self.in_flight.clone().try_acquire_many_owned(permits) {
@@ -154,10 +171,41 @@ impl Space {
             }
         }
         let low = self.log.room().common < self.log.config().segment_bytes / 2;
-        if low || self.admitted_since_probe.fetch_add(bytes, Ordering::Relaxed) > PROBE_BYTES {
+        if low {
             self.ask();
         }
         Ok(Held { space: self.clone(), bytes, _permit: permit })
+    }
+
+    /// Notices that the disk has filled up since the last look.
+    fn glance(&self) {
+        let now = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let last = self.looked_us.load(Ordering::Relaxed);
+        let due = Duration::from_micros(now.saturating_sub(last)) > GLANCE;
+        if !due || self.looked_us.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return;
+        }
+        let free = self.free();
+        if free < LOW_WATER_BYTES && self.mode.load(Ordering::Acquire) == NORMAL {
+            self.free_bytes.store(free, Ordering::Release);
+            self.mode.store(LOW, Ordering::Release);
+            self.ask();
+        }
+    }
+
+    /// Blocks until the store can write `bytes`; false when the node is closing. The store takes a full disk as its end,
+    /// and what waits here is in the log already, so nothing is lost by waiting.
+    pub(super) fn await_store_room(&self, bytes: u64) -> bool {
+        let need = STORE_ROOM_BYTES + STORE_WRITE_FACTOR * bytes;
+        while self.free() < need {
+            if self.probe.lock().expect("only held for a moment").closing {
+                return false;
+            }
+            // It gives up the balloon.
+            self.ask();
+            std::thread::sleep(STORE_RETRY);
+        }
+        true
     }
 
     fn check_mode(&self, frees: bool) -> Result<(), Error> {
@@ -205,7 +253,6 @@ impl Space {
 
     /// Looks at the disk, restores what is missing and decides what may enter.
     fn look(&self) {
-        self.admitted_since_probe.store(0, Ordering::Relaxed);
         let balloon = self.dir.join(BALLOON);
         let mut free = self.free();
         let mut inflated = balloon.exists();

@@ -58,7 +58,7 @@ impl Cluster {
             .enable_all()
             .build()
             .map_err(|source| Error::io("start threads for", &config.data_dir, source))?;
-        let machine = Arc::new(machine::Shared::new(opened.store));
+        let machine = Arc::new(machine::Shared::new(opened.store, Some(opened.space.clone())));
         let raft = start_consensus(&runtime, &config, opened.identity.node_id, &opened.log, &machine).await?;
         let view = machine.store.view();
         let revision_offset = engine::revision_offset(&view).map_err(|error| machine.store.failed(error))?;
@@ -77,7 +77,7 @@ impl Cluster {
             _lock: opened.lock,
         };
         cluster.begin(&config, &opened.file).await?;
-        cluster.watch_over(&config);
+        cluster.watch_over(&config).await?;
         Ok(cluster)
     }
 
@@ -99,12 +99,14 @@ impl Cluster {
         Ok(())
     }
 
-    fn watch_over(&self, config: &ClusterConfig) {
+    async fn watch_over(&self, config: &ClusterConfig) -> Result<(), Error> {
+        let gate = Gate { node: self.identity.node_id, raft: self.raft.clone(), open: self.sole_leader.clone() };
+        let opened = tokio::time::timeout(READY_TIMEOUT, gate.opened()).await;
+        opened.map_err(|_| Error::Unavailable("the node did not become the leader".into()))?;
         let runtime = self.runtime.lock().expect("only held for a moment");
         let handle = runtime.as_ref().expect("the cluster was just opened").handle();
-        let gate = Gate { node: self.identity.node_id, raft: self.raft.clone(), open: self.sole_leader.clone() };
-        gate.update();
-        let watcher = gate.run(self.log.failure(), self.machine.failure.subscribe(), self.fatal.clone(), self.stop.clone());
+        let watcher =
+            gate.run(self.log.failure(), self.machine.failure.subscribe(), self.fatal.clone(), self.stop.clone());
         self.tasks.spawn_on(watcher, handle);
         let keeper = Keeper {
             raft: self.raft.clone(),
@@ -113,6 +115,7 @@ impl Cluster {
             keep_bytes: config.log_keep_bytes,
         };
         self.tasks.spawn_on(keeper.run(self.stop.clone()), handle);
+        Ok(())
     }
 }
 
@@ -225,6 +228,15 @@ impl Gate {
         let voters = metrics.membership_config.get_joint_config();
         let alone = voters.len() == 1 && voters[0].len() == 1 && voters[0].contains(&self.node);
         self.open.store(leads && alone, Ordering::Release);
+    }
+
+    /// Resolves when the gate is open, or when the consensus has ended.
+    async fn opened(&self) {
+        let mut server = self.raft.server_metrics();
+        self.update();
+        while !self.open.load(Ordering::Acquire) && server.changed().await.is_ok() {
+            self.update();
+        }
     }
 
     async fn run(

@@ -70,7 +70,8 @@ impl Store {
         if found == Found::New {
             replace_file(dir, CURRENT, name.as_bytes())?;
         }
-        let store = Self { dir: dir.to_owned(), cache_bytes, engine: RwLock::new(Arc::new(engine)), files: AtomicU64::new(0) };
+        let store =
+            Self { dir: dir.to_owned(), cache_bytes, engine: RwLock::new(Arc::new(engine)), files: AtomicU64::new(0) };
         Ok((store, found))
     }
 

@@ -21,8 +21,8 @@ use crate::blobs::{self, BodyStream};
 
 /// Versions of one round.
 const DIGEST_PAGE: usize = 64;
-/// How long work waits for quiet.
-const QUIET_PATIENCE: Duration = Duration::from_secs(60);
+/// Pause while clients are not quiet.
+const QUIET_PAUSE: Duration = Duration::from_millis(200);
 /// Bytes hashed at once, off the reactor.
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -45,8 +45,8 @@ impl Job for Digest {
         let is_last = page.len() < DIGEST_PAGE;
         for pending in page {
             let since = *self.waiting_since.get_or_insert_with(Instant::now);
-            if !context.is_quiet() && since.elapsed() < QUIET_PATIENCE {
-                return Ok(Round::Again(Duration::from_millis(200)));
+            if !context.is_quiet() && since.elapsed() < context.config.quiet_patience {
+                return Ok(Round::Again(QUIET_PAUSE));
             }
             self.waiting_since = None;
             self.last = Some(pending.clone());
@@ -184,7 +184,8 @@ where
         });
         hasher = hashing.await.map_err(|_| Error::Blobs(blobs::Error::Closed))?;
     }
-    Ok(hasher.finish())
+    // Combining the checksums of a long blob takes a while, too.
+    tokio::task::spawn_blocking(move || hasher.finish()).await.map_err(|_| Error::Blobs(blobs::Error::Closed))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use holdfast_core::command::{Join as JoinOp, NewBlob, NewPlace, Op};
 use holdfast_core::effect::Effect;
 use holdfast_core::id::{BlobId, BucketName, ObjectKey};
 use holdfast_core::path::{blob_path, sibling_path};
-use holdfast_core::queue::Fragmented;
+use holdfast_core::queue::{Fragmented, ToJoin};
 use holdfast_core::record::{BlobRow, ContentId, Location};
 use holdfast_core::rules::BLOCK_BYTES;
 use tokio::time::Instant;
@@ -75,12 +75,13 @@ impl Job for Join {
         let last = self.last;
         let page = context.look(move |view, permit| view.to_join(permit, last, JOIN_PAGE)).await?;
         let is_last = page.len() < JOIN_PAGE;
-        for content in page {
+        for ToJoin { content, name } in page {
             if !context.is_quiet() {
                 return Ok(Round::Again(PAUSE));
             }
             self.last = Some(content);
-            if let Err(error) = join(context, content, None).await
+            let name = name.as_ref().map(|(bucket, key)| (bucket, key));
+            if let Err(error) = join(context, content, name).await
                 && error.kind() != Kind::Changed
             {
                 self.failed = Some(error);
@@ -99,8 +100,8 @@ struct Sources {
     content: Fragmented,
     /// Row and inline bytes of each extent's blob.
     blobs: Vec<(BlobRow, Option<Bytes>)>,
-    /// Checksums of all blocks of each blob.
-    crcs: Vec<Vec<u32>>,
+    /// CRC-32C of all blobs after one another, from the checksums of their blocks.
+    crc: u32,
     _guard: ReadGuard,
 }
 
@@ -150,14 +151,14 @@ async fn sources(context: &Context, id: ContentId) -> Result<Option<Sources>, Er
         // Entered before the view was taken would be as good: it holds back what any later state condemns.
         let Some(guard) = readers.enter(view.revision()) else { return Ok(None) };
         let Some(content) = view.fragmented(permit, id)? else { return Ok(None) };
-        let (mut blobs, mut crcs) = (Vec::new(), Vec::new());
+        let (mut blobs, mut crc) = (Vec::new(), 0);
         for extent in &content.extents {
             let source = view.blob(extent)?;
             let blocks = 0..source.row.length.div_ceil(BLOCK_BYTES);
-            crcs.push(view.block_checksums(extent, &source.row, blocks)?);
+            crc = combine(crc, &view.block_checksums(extent, &source.row, blocks)?, source.row.length);
             blobs.push((source.row, source.inline));
         }
-        Ok(Some(Sources { content, blobs, crcs, _guard: guard }))
+        Ok(Some(Sources { content, blobs, crc, _guard: guard }))
     });
     sources.await
 }
@@ -209,7 +210,7 @@ async fn make(context: &Context, content: ContentId, sources: &Sources, upload: 
             let options = JoinOptions { deadline, ..JoinOptions::default() };
             let joined = context.blobs.backend().join(&whole, &upload.path, options).await;
             joined.map_err(|source| Error::Backend { doing: "join blobs", source })?;
-            combined(sources)
+            sources.crc
         }
         None => copy(context, content, sources, upload, deadline).await?,
     };
@@ -232,12 +233,6 @@ fn whole_sources(sources: &Sources) -> Result<Option<Vec<JoinSource>>, Error> {
         whole.push(JoinSource { path, length: row.length });
     }
     Ok(Some(whole))
-}
-
-/// CRC-32C of all sources after one another, from the checksums of their blocks.
-fn combined(sources: &Sources) -> u32 {
-    let blobs = sources.blobs.iter().zip(&sources.crcs);
-    blobs.fold(0, |crc, ((row, _), blocks)| combine(crc, blocks, row.length))
 }
 
 async fn open(context: &Context, content: ContentId, sources: &Sources) -> Result<crate::blobs::BodyStream, Error> {

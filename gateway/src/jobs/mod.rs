@@ -52,8 +52,6 @@ pub const PAUSE_MAX: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_millis(100);
 /// While another node leads.
 const FOLLOWER_PAUSE: Duration = Duration::from_secs(5);
-/// How long clients must be quiet before work that can wait begins.
-const QUIET: Duration = Duration::from_secs(1);
 
 /// How jobs work.
 #[derive(Clone, Copy, Debug)]
@@ -64,12 +62,22 @@ pub struct JobsConfig {
     pub sweep_every: Duration,
     /// Whether contents of many blobs are joined.
     pub join: bool,
+    /// How long clients must have moved no bytes before work that can wait begins.
+    pub quiet: Duration,
+    /// How long a digest waits for that.
+    pub quiet_patience: Duration,
 }
 
 impl Default for JobsConfig {
     fn default() -> Self {
         let day = Duration::from_secs(24 * 60 * 60);
-        Self { orphan_age: day, sweep_every: day / 4, join: true }
+        Self {
+            orphan_age: day,
+            sweep_every: day / 4,
+            join: true,
+            quiet: Duration::from_secs(1),
+            quiet_patience: Duration::from_secs(60),
+        }
     }
 }
 
@@ -170,7 +178,7 @@ impl Context {
 
     /// Whether clients have moved no bytes for a while.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.blobs.busy().quiet_for().is_some_and(|quiet| quiet >= QUIET)
+        self.blobs.busy().quiet_for().is_some_and(|quiet| quiet >= self.config.quiet)
     }
 }
 
@@ -213,7 +221,11 @@ async fn run<J: Job>(mut job: J, context: Context) {
             }
             Err(error) => {
                 context.stats.rounds_failed.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(job = J::NAME, error = crate::backend::chain(&error), "a round failed and is tried again");
+                tracing::warn!(
+                    job = J::NAME,
+                    error = crate::backend::chain(&error),
+                    "a round failed and is tried again"
+                );
                 let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
                 pause = (pause * 2).min(PAUSE_MAX);
                 Round::Again(jittered)

@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use futures::StreamExt as _;
 use holdfast_core::command::{
-    BucketRef, Conditions, CopyObject, CopyPart, Digests, Op, PartWritten, Reply, Source, SourceConditions, Target,
-    UploadRef, Written,
+    BucketRef, Conditions, CopyObject, CopyPart, Digests, Op, PartWritten, Source, SourceConditions, Target, UploadRef,
+    Written,
 };
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{BucketName, ObjectKey, VersionId};
@@ -20,7 +20,7 @@ use holdfast_core::view::{Found, object_resource};
 
 use super::digest::Digester;
 use super::get::{Part, read_permit};
-use super::multipart::{OpenUpload, UploadName};
+use super::multipart::{OpenUpload, UploadName, part_written};
 use super::{ATTEMPTS_MAX, Call, Done, bucket_ref, view_of, written};
 use crate::cluster::Consistency;
 use crate::error::Error;
@@ -67,12 +67,13 @@ impl Gateway {
     /// # Errors
     /// [`Error::Refused`], [`Error::SourceIsDeleteMarker`], [`Error::SourceTooLarge`].
     pub async fn copy(&self, call: &Call, copy: Copy) -> Result<Done<Written>, Error> {
-        let mut attempt = 1;
+        let (mut call, mut attempt) = (*call, 1);
         loop {
-            match self.copy_once(call, copy.clone()).await {
+            match self.copy_once(&call, copy.clone()).await {
                 Err(error) if error.is_changed() && attempt < ATTEMPTS_MAX => attempt += 1,
                 done => return done,
             }
+            call = call.again();
         }
     }
 
@@ -116,13 +117,14 @@ impl Gateway {
         from: &CopySource,
         part: Part,
     ) -> Result<Done<PartWritten>, Error> {
-        let mut attempt = 1;
+        let (mut call, mut attempt) = (*call, 1);
         loop {
-            let open = self.open_upload(call, name).await?;
-            match self.copy_part_once(call, open, name, number, from, part).await {
+            let open = self.open_upload(&call, name).await?;
+            match self.copy_part_once(&call, open, name, number, from, part).await {
                 Err(error) if error.is_changed() && attempt < ATTEMPTS_MAX => attempt += 1,
                 done => return done,
             }
+            call = call.again();
         }
     }
 
@@ -148,6 +150,7 @@ impl Gateway {
             Some(digests) => digests,
             None => self.digests_of(&read, &found, range.clone(), open.row.checksum).await?,
         };
+        let crc64nvme = digests.crc64nvme;
         let op = Op::CopyPart(CopyPart {
             upload: UploadRef { bucket: bucket_ref(&open.bucket), key: name.key.clone(), upload: name.upload },
             number,
@@ -157,19 +160,11 @@ impl Gateway {
             digests,
         });
         let op = AuthorizedOp::new(op, &[open.permit, read])?;
-        match self.commit(op, call.request).await.map_err(of_source)? {
-            (revision, Reply::PartWritten(value)) => Ok(Done { revision, value }),
-            _ => Err(Error::UnexpectedReply),
-        }
+        part_written(self.commit(op, call.request).await.map_err(of_source)?, crc64nvme)
     }
 
     /// The checksum of a version's bytes in another algorithm than it has.
-    async fn checksum_of(
-        &self,
-        read: &Permit,
-        found: &Found,
-        algorithm: ChecksumAlgorithm,
-    ) -> Result<Checksum, Error> {
+    async fn checksum_of(&self, read: &Permit, found: &Found, algorithm: ChecksumAlgorithm) -> Result<Checksum, Error> {
         let version = version_of(found);
         let value = match (algorithm, version.sha256) {
             (ChecksumAlgorithm::Crc64Nvme, _) => version.crc64nvme.to_be_bytes().to_vec(),
@@ -272,7 +267,9 @@ mod tests {
 
     #[test]
     fn a_copied_range_must_be_within_its_source() {
-        let check = |part, size, expected: Option<Range<u64>>| assert_eq!(within(part, size).ok(), expected, "{part:?} of {size}");
+        let check = |part, size, expected: Option<Range<u64>>| {
+            assert_eq!(within(part, size).ok(), expected, "{part:?} of {size}")
+        };
         check(Part::Whole, 3, Some(0..3));
         check(Part::Whole, 0, Some(0..0));
         check(Part::From(0, Some(2)), 3, Some(0..3));

@@ -24,11 +24,11 @@ impl Digester {
     /// Digests, with a checksum of `algorithm` among them.
     pub(super) fn new(algorithm: Option<ChecksumAlgorithm>) -> Self {
         let other = match algorithm {
-            Some(named @ ChecksumAlgorithm::Crc32) => {
-                Some((named, Other::Crc32(Crc::new(CrcAlgorithm::Crc32IsoHdlc))))
-            }
+            Some(named @ ChecksumAlgorithm::Crc32) => Some((named, Other::Crc32(Crc::new(CrcAlgorithm::Crc32IsoHdlc)))),
             Some(named @ ChecksumAlgorithm::Crc32c) => Some((named, Other::Crc32(Crc::new(CrcAlgorithm::Crc32Iscsi)))),
-            Some(named @ ChecksumAlgorithm::Sha1) => Some((named, Other::Sha1(Context::new(&SHA1_FOR_LEGACY_USE_ONLY)))),
+            Some(named @ ChecksumAlgorithm::Sha1) => {
+                Some((named, Other::Sha1(Context::new(&SHA1_FOR_LEGACY_USE_ONLY))))
+            }
             Some(ChecksumAlgorithm::Sha256 | ChecksumAlgorithm::Crc64Nvme) | None => None,
         };
         Self { md5: Md5::new(), sha256: Context::new(&SHA256), crc64nvme: Crc::new(CrcAlgorithm::Crc64Nvme), other }

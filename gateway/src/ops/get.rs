@@ -183,7 +183,9 @@ mod tests {
 
     #[test]
     fn ranges_are_clipped_and_refused_as_rfc_9110_says() {
-        let check = |part, size, expected: Option<Range<u64>>| assert_eq!(range_of(part, size).ok(), expected, "{part:?} of {size}");
+        let check = |part, size, expected: Option<Range<u64>>| {
+            assert_eq!(range_of(part, size).ok(), expected, "{part:?} of {size}")
+        };
         check(Part::Whole, 0, Some(0..0));
         check(Part::From(0, Some(0)), 3, Some(0..1));
         check(Part::From(1, Some(99)), 3, Some(1..3));

@@ -65,6 +65,11 @@ pub struct Done<T> {
 }
 
 impl Call {
+    /// The same call, for another command: an id names one command only.
+    fn again(&self) -> Self {
+        Self { request: RequestId::new(self.request.minted_ms(), rand::random()), ..*self }
+    }
+
     fn permit(&self, action: Action, resource: Resource) -> Result<Permit, Error> {
         Ok(authorize(self.caller, action, resource, &self.context)?)
     }
@@ -150,3 +155,6 @@ fn fails_already(conditions: &Conditions, etag: Option<&str>) -> Result<(), Refu
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

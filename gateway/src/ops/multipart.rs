@@ -1,9 +1,10 @@
 //! Multipart uploads. Parts are bytes that no name shows; completing makes an object of them in one commit.
 
 use holdfast_core::command::{
-    CompleteUpload, CompletedPart, Conditions, CreateUpload, Op, PartWritten, PutPart, Reply, Target, UploadRef, Written,
+    CompleteUpload, CompletedPart, Conditions, CreateUpload, Op, PartWritten, PutPart, Reply, Target, UploadRef,
+    Written,
 };
-use holdfast_core::id::{BucketName, ObjectKey, UploadId};
+use holdfast_core::id::{BucketName, ObjectKey, Revision, UploadId};
 use holdfast_core::record::{Attributes, Checksum, ChecksumAlgorithm, ChecksumType, UploadRow};
 use holdfast_core::rules::authorize::{Action, AuthorizedOp, Permit};
 use holdfast_core::view::{Bucket, object_resource};
@@ -66,6 +67,17 @@ pub struct Completion {
     pub size: Option<u64>,
 }
 
+/// A stored part; one without another checksum shows its CRC-64/NVME.
+pub(super) fn part_written((revision, reply): (Revision, Reply), crc64nvme: u64) -> Result<Done<PartWritten>, Error> {
+    let Reply::PartWritten(mut value) = reply else { return Err(Error::UnexpectedReply) };
+    value.checksum.get_or_insert_with(|| Checksum {
+        algorithm: ChecksumAlgorithm::Crc64Nvme,
+        kind: ChecksumType::FullObject,
+        value: crc64nvme.to_be_bytes().to_vec(),
+    });
+    Ok(Done { revision, value })
+}
+
 impl Gateway {
     /// Starts an upload.
     ///
@@ -117,12 +129,10 @@ impl Gateway {
         let OpenUpload { permit, bucket, .. } = open;
         let bytes = self.blobs().write(&name.bucket, &name.key, body, self.write_options(&bucket)).await?;
         let upload = UploadRef { bucket: bucket_ref(&bucket), key: name.key, upload: name.upload };
+        let crc64nvme = bytes.content.digests.crc64nvme;
         let op = Op::PutPart(PutPart { upload, number, content: bytes.content.clone() });
         let op = AuthorizedOp::new(op, &[permit])?;
-        match self.commit_with(op, call.request, Some(bytes)).await? {
-            (revision, Reply::PartWritten(value)) => Ok(Done { revision, value }),
-            _ => Err(Error::UnexpectedReply),
-        }
+        part_written(self.commit_with(op, call.request, Some(bytes)).await?, crc64nvme)
     }
 
     /// Makes an object of parts. Doing it again gives the first answer.

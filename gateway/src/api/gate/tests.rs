@@ -274,10 +274,7 @@ async fn the_command_lines_client_speaks_to_the_gate() {
     let crate::client::Error::Refused { status, code, request_id, .. } = &refused else { panic!("{refused}") };
     assert_eq!((status.as_u16(), code.as_str(), request_id.len()), (400, "InvalidBucketName", 32), "{refused}");
     let nobody = crate::client::Client::new("http://127.0.0.1:1".into(), run.signer.clone()).unwrap();
-    assert!(matches!(
-        nobody.json(Method::GET, "/", None).await,
-        Err(crate::client::Error::Unreachable { .. })
-    ));
+    assert!(matches!(nobody.json(Method::GET, "/", None).await, Err(crate::client::Error::Unreachable { .. })));
     assert!(crate::client::Client::new("ftp://x".into(), run.signer.clone()).is_err());
 }
 

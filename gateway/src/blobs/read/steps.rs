@@ -222,9 +222,7 @@ impl Opened {
     /// The next verified piece, at most [`PIECE_BYTES_MAX`]; `None` when all were delivered.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         match self {
-            Self::Bytes(bytes) => {
-                Ok((!bytes.is_empty()).then(|| bytes.split_to(bytes.len().min(PIECE_BYTES_MAX))))
-            }
+            Self::Bytes(bytes) => Ok((!bytes.is_empty()).then(|| bytes.split_to(bytes.len().min(PIECE_BYTES_MAX)))),
             Self::Stream { left: 0, .. } => Ok(None),
             Self::Stream { stream, verifier, blob, left } => loop {
                 let most = usize::try_from(*left).unwrap_or(usize::MAX).min(PIECE_BYTES_MAX);

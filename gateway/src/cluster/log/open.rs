@@ -178,7 +178,7 @@ fn read_segment(shared: &Shared, number: u32) -> Result<ReadSegment, Error> {
 struct Replay<'a> {
     state: &'a mut State,
     marks: Marks,
-    /// No record has been replayed.
+    /// The next record is the first of all.
     first: bool,
     entries: u64,
 }
@@ -192,8 +192,12 @@ impl Replay<'_> {
             );
             return Err(Error::LogDamaged { path: read.path.clone(), offset: 0, what });
         }
-        let segment =
-            Segment { path: read.path.clone(), file: read.file.clone(), bytes: read.bytes.len() as u64, max_index: None };
+        let segment = Segment {
+            path: read.path.clone(),
+            file: read.file.clone(),
+            bytes: read.bytes.len() as u64,
+            max_index: None,
+        };
         self.state.segments.insert(number, segment);
         segment::scan(&read.bytes, &read.header, &read.path, |kind, payload, range| {
             let place = Place {
@@ -247,8 +251,9 @@ impl Replay<'_> {
 
     /// Everything after the purged entries must be there: the segments before may be gone only if they were purged.
     fn check_first(&self, oldest: u32, newest: &std::path::Path) -> Result<(), Error> {
-        if oldest > 1 && self.first {
-            let what = "it is empty and the segments before it are missing".into();
+        // Segments go only after a purge, and the first record after that says so.
+        if oldest > 1 && self.marks.purged.is_none() {
+            let what = "the segments before it are missing, and nothing was purged".into();
             return Err(Error::LogDamaged { path: newest.to_owned(), offset: 0, what });
         }
         let (Some(first), Some(purged)) = (self.state.first_place(), self.marks.purged) else { return Ok(()) };

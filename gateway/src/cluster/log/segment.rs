@@ -68,8 +68,7 @@ impl Header {
         out[..8].copy_from_slice(&SEGMENT_MAGIC);
         out[8..12].copy_from_slice(&FORMAT.to_le_bytes());
         out[16..32].copy_from_slice(&self.owner.cluster);
-        let numbers =
-            [self.owner.generation, self.owner.node, self.number, self.first.sequence, self.first.chain];
+        let numbers = [self.owner.generation, self.owner.node, self.number, self.first.sequence, self.first.chain];
         for (number, at) in numbers.iter().zip((32..).step_by(8)) {
             out[at..at + 8].copy_from_slice(&number.to_le_bytes());
         }
@@ -176,8 +175,8 @@ struct Frame {
 
 fn head_at<'a>(bytes: &'a [u8], at: usize, salt: &[u8; 16]) -> Option<&'a [u8]> {
     let head = bytes.get(at..at + FRAME_HEAD_BYTES)?;
-    let whole = u32_at(head, 0) == FRAME_MAGIC
-        && crc32c::crc32c_append(crc32c::crc32c(salt), &head[..28]) == u32_at(head, 28);
+    let whole =
+        u32_at(head, 0) == FRAME_MAGIC && crc32c::crc32c_append(crc32c::crc32c(salt), &head[..28]) == u32_at(head, 28);
     whole.then_some(head)
 }
 
@@ -211,7 +210,8 @@ pub(crate) fn scan(
     path: &Path,
     mut visit: impl FnMut(u8, &[u8], Range<usize>) -> Result<(), String>,
 ) -> Result<Scanned, Error> {
-    let damaged = |offset: usize, what: String| Error::LogDamaged { path: path.to_owned(), offset: offset as u64, what };
+    let damaged =
+        |offset: usize, what: String| Error::LogDamaged { path: path.to_owned(), offset: offset as u64, what };
     let (mut at, mut next) = (HEADER_BYTES, header.first);
     while let Some(frame) = frame_at(bytes, at, &header.salt) {
         if frame.link != next {

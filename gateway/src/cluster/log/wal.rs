@@ -162,19 +162,20 @@ impl Writer {
         if self.frame.is_empty() {
             return Ok(());
         }
-        loop {
-            let (bytes, next) = self.frame.seal(self.link, &self.active.salt);
-            match self.active.file.write_at(bytes, self.active.end) {
-                Ok(()) => {
-                    let end = self.active.end + bytes.len() as u64;
-                    self.sync(&*self.active.file)?;
-                    (self.active.end, self.active.fresh, self.link) = (end, false, next);
-                    return Ok(());
-                }
-                Err(error) if is_full(&error) => self.wait_for_space()?,
-                Err(error) => return Err(Stop::Failed(format!("writing the log failed: {error}"))),
+        // Sealed once: what a retry writes is what the first try wrote.
+        let mut frame = std::mem::take(&mut self.frame);
+        let (bytes, next) = frame.seal(self.link, &self.active.salt);
+        while let Err(error) = self.active.file.write_at(bytes, self.active.end) {
+            if !is_full(&error) {
+                return Err(Stop::Failed(format!("writing the log failed: {error}")));
             }
+            self.wait_for_space()?;
         }
+        self.sync(&*self.active.file)?;
+        self.active.end += bytes.len() as u64;
+        (self.active.fresh, self.link) = (false, next);
+        self.frame = frame;
+        Ok(())
     }
 
     fn sync(&self, file: &dyn LogFile) -> Result<(), Stop> {
@@ -224,8 +225,12 @@ impl Writer {
     fn roll(&mut self) -> Result<(), Stop> {
         let number = self.active.number + 1;
         let spare = self.take_spare()?;
-        let header =
-            Header { owner: self.shared.config.owner, number: u64::from(number), first: self.link, salt: rand::random() };
+        let header = Header {
+            owner: self.shared.config.owner,
+            number: u64::from(number),
+            first: self.link,
+            salt: rand::random(),
+        };
         while let Err(error) = spare.file.write_at(&header.encode(), 0) {
             if !is_full(&error) {
                 return Err(Stop::Failed(format!("writing the log failed: {error}")));
@@ -311,12 +316,13 @@ impl Writer {
         }
         let path = self.shared.spare_path();
         let mut state = self.shared.lock();
-        let kept = state.spare.is_none() && self.shared.config.files.rename(&segment.path, &path).is_ok();
-        if kept {
-            state.spare = Some(Spare { path, file: segment.file.clone(), bytes: segment.bytes });
-            self.measure(&state);
-        }
-        kept
+        let State { reserve, spare, .. } = &mut *state;
+        let slot = [reserve, spare].into_iter().find(|slot| slot.is_none());
+        let renamed = |_: &&mut Option<Spare>| self.shared.config.files.rename(&segment.path, &path).is_ok();
+        let Some(slot) = slot.filter(renamed) else { return false };
+        *slot = Some(Spare { path, file: segment.file.clone(), bytes: segment.bytes });
+        self.measure(&state);
+        true
     }
 
     /// Refuses everything from now on.
@@ -345,7 +351,7 @@ impl Drop for Writer {
 
 fn complete(items: VecDeque<Item>, result: &Result<(), String>) {
     let flushed = |callback: IOFlushed<TypeConfig>| {
-        callback.io_completed(result.as_ref().map(|()| ()).map_err(|reason| io::Error::other(reason.clone())));
+        callback.io_completed(result.clone().map_err(io::Error::other));
     };
     for item in items {
         match item {

@@ -1,0 +1,271 @@
+//! A node: settings become a running process, and a process ends in order.
+//!
+//! ```text
+//! data directory locked, keys ─▶ backend opened and proven ─▶ Gateway ─▶ jobs ─▶ s3s behind the gate ─▶ listener
+//! signal ─▶ not ready ─▶ listener drained ─▶ jobs stopped ─▶ commits ended, state synced
+//! ```
+//! A backend that is not consistent is refused here, with what was found. A node that hits a fatal error stops at once: a dead
+//! node is recoverable, a wrong one is not.
+
+mod ledger;
+mod metrics;
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use s3s::service::S3ServiceBuilder;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::gate::host::Hosts;
+use crate::api::gate::keys::Keys;
+use crate::api::gate::metrics::HttpMetrics;
+use crate::api::gate::{Gate, GateOptions, s3s_config};
+use crate::api::http::HttpRoute;
+use crate::api::s3::body::BodyBudget;
+use crate::api::s3::{BucketCors, S3Api};
+use crate::backend::{self, BackendUrl};
+use crate::config::{Config, credentials};
+use crate::doctor::{self, DataLock, LockError, Report};
+use crate::gateway::{Gateway, OWNER_ACCOUNT, Options, StartError};
+use crate::jobs::{Jobs, JobsConfig};
+use crate::server::tls::{Tls, TlsError};
+use crate::server::{self, Limits, Server};
+use crate::telemetry::{self, Metrics};
+use crate::{cluster, error};
+
+/// How long what was accepted may take to end after the listener is drained.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// Most memory of the cache when none is configured.
+const CACHE_BYTES_MAX: u64 = 4 << 30;
+
+/// Why a node does not run, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log filter does not parse.
+    #[error("the log filter is not one")]
+    Log(#[source] tracing_subscriber::filter::ParseError),
+    /// The backend's URL does not parse.
+    #[error("the backend's URL is not one")]
+    BackendUrl(#[source] backend::UrlError),
+    /// The data directory cannot be made.
+    #[error("cannot create the data directory {}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process runs on it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Root's keys cannot be read or written.
+    #[error(transparent)]
+    Credentials(#[from] credentials::CredentialsError),
+    /// The backend cannot be opened.
+    #[error("cannot open the backend")]
+    Backend(#[source] backend::Error),
+    /// The backend or directory is not fit.
+    #[error("not fit to serve from:\n{0}")]
+    Unfit(Box<Report>),
+    /// The parts do not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The listener does not start.
+    #[error(transparent)]
+    Listen(#[from] server::Error),
+    /// The region is no region name.
+    #[error("{0}")]
+    Region(String),
+    /// Signals cannot be handled.
+    #[error("cannot handle signals")]
+    Signals(#[source] std::io::Error),
+    /// The node must not go on.
+    #[error("the node had to stop")]
+    Fatal(#[source] cluster::Error),
+    /// Something did not end in time.
+    #[error("the node did not stop in order")]
+    Stop(#[source] error::Error),
+}
+
+impl Error {
+    /// Whether the user's settings are at fault: exit code 2.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Log(_) | Self::BackendUrl(_) | Self::Region(_) | Self::Tls(_))
+    }
+}
+
+/// Runs a node until it is told to stop. `announce` gets the lines for whoever started it.
+///
+/// # Errors
+/// [`Error`] when it cannot start or must stop.
+pub async fn serve(config: Config, announce: impl Fn(&str)) -> Result<(), Error> {
+    telemetry::init(&config.log).map_err(Error::Log)?;
+    for notice in &config.notices {
+        tracing::info!("{notice}");
+    }
+    server::raise_file_limit();
+    let _lock = take_directory(&config.data)?;
+    let root = credentials::root(config.root.clone(), &config.data)?;
+    let gateway = start_gateway(&config).await?;
+    let jobs = Arc::new(Jobs::start(gateway.blobs().clone(), ledger::ledger(&gateway), JobsConfig::default()));
+
+    let (http, metrics) = (HttpMetrics::default(), Arc::new(Metrics::default()));
+    metrics.register(|registry| http.register(registry));
+    metrics::register(&metrics, &gateway, &jobs);
+    let keys = Keys::root_only(root.credentials.clone());
+    let gate = build_gate(&config, &gateway, keys, http.clone(), Arc::clone(&metrics))?;
+    let tls = config.tls.as_ref().map(|(certificate, key)| Tls::load(certificate, key)).transpose()?.map(Arc::new);
+    let server = Server::bind(&config.listen, tls, Limits::default(), http).await?;
+
+    greet(&server, &root, &config, announce);
+    let ended = run(server, gate, &gateway).await;
+    jobs.stop().await;
+    let stopped = gateway.stop(Instant::now() + STOP_DEADLINE).await;
+    ended?;
+    stopped.map_err(Error::Stop)?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Checks what a node would stand on: its directory, and its backend.
+///
+/// # Errors
+/// [`Error`] when a check cannot run at all.
+pub async fn doctor(config: &Config) -> Result<Vec<Report>, Error> {
+    let url = backend_url(config)?;
+    let data = config.data.clone();
+    let directory = tokio::task::spawn_blocking(move || doctor::check_data_directory(&data, None));
+    let directory = directory.await.expect("the check does not panic");
+    let backend = backend::open(&url, backend_credentials(config)).await.map_err(Error::Backend)?;
+    let report = doctor::check_backend(&*backend).await;
+    backend.close().await;
+    Ok(vec![directory, report])
+}
+
+fn take_directory(data: &Path) -> Result<DataLock, Error> {
+    let mut builder = std::fs::DirBuilder::new();
+    let made = builder.recursive(true).mode(0o700).create(data);
+    made.map_err(|source| Error::Directory { path: data.to_owned(), source })?;
+    Ok(doctor::lock_data_directory(data)?)
+}
+
+fn backend_url(config: &Config) -> Result<BackendUrl, Error> {
+    config.backend.parse().map_err(Error::BackendUrl)
+}
+
+fn backend_credentials(config: &Config) -> backend::Credentials {
+    match &config.backend_keys {
+        None => backend::Credentials::Chain,
+        Some(keys) => backend::Credentials::Fixed {
+            access_key_id: keys.access_key.clone(),
+            secret_access_key: keys.secret_key.expose().to_owned().into(),
+        },
+    }
+}
+
+async fn start_gateway(config: &Config) -> Result<Gateway, Error> {
+    let options = Options {
+        data: config.data.clone(),
+        backend: backend_url(config)?,
+        credentials: backend_credentials(config),
+        region: config.region.clone(),
+        cache_bytes: config.cache_bytes.unwrap_or_else(default_cache_bytes),
+        inline_bytes: config.inline_bytes,
+    };
+    let gateway = Gateway::start(options).await?;
+    let report = doctor::check_backend(&**gateway.blobs().backend()).await;
+    if !report.is_fit() {
+        return Err(Error::Unfit(Box::new(report)));
+    }
+    tracing::info!(backend = report.subject, took_ms = report.took.as_millis() as u64, "the backend is fit");
+    Ok(gateway)
+}
+
+/// A quarter of the machine's memory, at most [`CACHE_BYTES_MAX`].
+fn default_cache_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
+    kib.map_or(CACHE_BYTES_MAX / 4, |kib: u64| (kib * 1024 / 4).min(CACHE_BYTES_MAX))
+}
+
+fn build_gate(
+    config: &Config,
+    gateway: &Gateway,
+    keys: Keys,
+    http: HttpMetrics,
+    metrics: Arc<Metrics>,
+) -> Result<Gate, Error> {
+    let (hosts, budget) = (Hosts::new(&config.domains), BodyBudget::default());
+    let mut builder = S3ServiceBuilder::new(S3Api::new(gateway.clone(), budget.clone()));
+    builder.set_config(Arc::new(s3s::config::StaticConfigProvider::new(Arc::new(
+        s3s_config(&config.region).map_err(Error::Region)?,
+    ))));
+    builder.set_host(hosts.clone());
+    builder.set_auth(keys.clone());
+    builder.set_route(HttpRoute::new(gateway.clone(), metrics));
+    let options = GateOptions {
+        hosts,
+        owner_id: OWNER_ACCOUNT.to_owned(),
+        host_id: gateway.cluster().identity().cluster_id.to_string(),
+        cors: Arc::new(BucketCors(gateway.clone())),
+        budget,
+        metrics: http,
+    };
+    Ok(Gate::new(builder.build(), options))
+}
+
+/// What a user needs to begin.
+fn greet(server: &Server, root: &credentials::Root, config: &Config, announce: impl Fn(&str)) {
+    let endpoint = format!("{}://{}", server.scheme(), server.address());
+    announce(&format!("holdfast {} serves {}", env!("CARGO_PKG_VERSION"), config.backend));
+    announce(&format!("endpoint {endpoint}"));
+    let Some(file) = &root.file else { return };
+    if !root.generated {
+        announce(&format!("keys     in {}", file.display()));
+        return;
+    }
+    let (access, secret) = (&root.credentials.access_key, root.credentials.secret_key.expose());
+    announce(&format!("keys     generated, printed this once, kept in {}", file.display()));
+    announce(&format!("  export AWS_ACCESS_KEY_ID={access} AWS_SECRET_ACCESS_KEY={secret}"));
+    announce(&format!("  export AWS_DEFAULT_REGION={} AWS_ENDPOINT_URL={endpoint}", config.region));
+    announce(&format!("try      aws --endpoint-url {endpoint} s3 mb s3://photos"));
+}
+
+/// Serves until a signal or a fatal error, then drains.
+async fn run(server: Server, gate: Gate, gateway: &Gateway) -> Result<(), Error> {
+    let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let signals = server::shutdown_on_signals(shutdown.clone());
+    tasks.spawn(async move {
+        if let Err(error) = signals.await {
+            tracing::error!(%error, "cannot handle signals");
+        }
+    });
+    let not_ready = gateway.clone();
+    let draining = shutdown.clone();
+    tasks.spawn(async move {
+        draining.cancelled().await;
+        not_ready.drain();
+    });
+    let service = service_fn(move |request| {
+        let gate = gate.clone();
+        async move { Ok::<_, std::convert::Infallible>(gate.handle(request).await) }
+    });
+    let drained = tokio::select! {
+        drained = server.serve(service, shutdown) => drained,
+        fatal = gateway.fatal() => return Err(Error::Fatal(fatal)),
+    };
+    if drained.unfinished > 0 {
+        tracing::warn!(connections = drained.unfinished, "cut at the deadline of the drain");
+    }
+    Ok(())
+}

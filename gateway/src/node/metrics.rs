@@ -1,0 +1,89 @@
+//! Metrics of the parts below the front door, read when the page is asked for.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use crate::gateway::Gateway;
+use crate::jobs::Jobs;
+use crate::telemetry::Metrics;
+
+/// Registers the areas `log`, `state`, `cache`, `reads` and `jobs`.
+pub(super) fn register(metrics: &Metrics, gateway: &Gateway, jobs: &Arc<Jobs>) {
+    let (gateway, jobs) = (gateway.clone(), Arc::clone(jobs));
+    metrics.register(|registry| registry.register_collector(Box::new(Parts { gateway, jobs })));
+}
+
+struct Parts {
+    gateway: Gateway,
+    jobs: Arc<Jobs>,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Parts")
+    }
+}
+
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> std::fmt::Result {
+        let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> std::fmt::Result {
+        let metric = ConstCounter::new(value);
+        metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
+    }
+}
+
+impl Collector for Parts {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let mut page = Page(encoder);
+        self.cluster(&mut page)?;
+        self.blobs(&mut page)?;
+        self.work(&mut page)
+    }
+}
+
+impl Parts {
+    fn cluster(&self, page: &mut Page<'_>) -> std::fmt::Result {
+        let status = self.gateway.status();
+        page.gauge("holdfast_state_revision", "Revision of the last applied command", status.revision)?;
+        page.gauge("holdfast_raft_term", "Election term", status.term)?;
+        page.gauge("holdfast_node_ready", "Whether requests should come here", u64::from(self.gateway.is_ready()))?;
+        page.gauge("holdfast_disk_full", "Whether only what frees space is accepted", u64::from(status.disk_full))?;
+        page.gauge("holdfast_disk_free_bytes", "Bytes free on the data file system", status.free_bytes)?;
+        page.counter("holdfast_log_syncs", "Syncs of the log", status.log.syncs)?;
+        page.counter("holdfast_log_entries", "Entries appended to the log", status.log.entries_synced)?;
+        page.gauge("holdfast_log_bytes", "Bytes of the log on disk", status.log.bytes)
+    }
+
+    fn blobs(&self, page: &mut Page<'_>) -> std::fmt::Result {
+        let cache = self.gateway.blobs().cache_stats();
+        page.counter("holdfast_cache_hits", "Reads of blobs that memory answered", cache.hits)?;
+        page.counter("holdfast_cache_misses", "Reads of blobs that the backend answered", cache.misses)?;
+        page.gauge("holdfast_cache_bytes", "Bytes of hot blobs in memory", cache.bytes)?;
+        page.gauge("holdfast_reads_open", "Reads in progress", self.gateway.blobs().readers().count() as u64)?;
+        page.gauge("holdfast_uploads_open", "Uploads in progress", self.gateway.blobs().in_flight().count() as u64)
+    }
+
+    fn work(&self, page: &mut Page<'_>) -> std::fmt::Result {
+        let stats = self.jobs.stats();
+        let rows = [
+            ("holdfast_jobs_blobs_deleted", "Condemned blobs deleted", &stats.blobs_deleted),
+            ("holdfast_jobs_orphans_deleted", "Orphans deleted", &stats.orphans_deleted),
+            ("holdfast_jobs_contents_joined", "Contents joined into one blob", &stats.contents_joined),
+            ("holdfast_jobs_digests_set", "Digests filled in", &stats.digests_set),
+            ("holdfast_jobs_rows_trimmed", "Rows trimmed", &stats.rows_trimmed),
+            ("holdfast_jobs_rounds_failed", "Rounds of jobs that failed", &stats.rounds_failed),
+        ];
+        rows.iter().try_for_each(|(name, help, value)| page.counter(name, help, value.load(Ordering::Relaxed)))
+    }
+}
