@@ -15,6 +15,7 @@ use cap_std::fs::{Dir, OpenOptions};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::super::path::RESERVED_SEGMENT;
@@ -22,6 +23,8 @@ use super::super::{Error, Result, Swept};
 use super::durable::{Durable, Syncer};
 
 const TEMP_PREFIX: &str = "put-";
+/// Puts that sync at once; further ones wait. Enough for the file system to serve many with one commit of its journal.
+const PUBLISHING_MAX: usize = 128;
 const LOCK_FILE: &str = "lock";
 
 /// The open directory.
@@ -33,6 +36,8 @@ pub(super) struct Store {
     /// Held for reading by deletes and for writing by puts that replace a certain version, so these are one after the other.
     pub replacing: RwLock<()>,
     pub tracker: TaskTracker,
+    /// Bounds the puts that sync at once, so that these never take all blocking threads from the reads.
+    pub publishing: Semaphore,
     directory: PathBuf,
     name: String,
     /// Why the store is closed for writes, once it is.
@@ -86,6 +91,7 @@ impl Store {
             syncer: Syncer::default(),
             replacing: RwLock::default(),
             tracker: TaskTracker::new(),
+            publishing: Semaphore::new(PUBLISHING_MAX),
             name: format!("file:{shown}"),
             directory,
             poison: OnceLock::new(),

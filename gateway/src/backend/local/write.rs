@@ -10,6 +10,7 @@ use bytes::Bytes;
 use cap_std::fs::Dir;
 use rustix::fs::{Advice, RenameFlags};
 use rustix::io::Errno;
+use tokio::sync::SemaphorePermit;
 
 use super::super::body::{Body, BodyReader};
 use super::super::{Condition, Error, JoinSource, ObjectPath, PutOptions, Result, Stored};
@@ -41,11 +42,17 @@ pub(super) async fn put(store: &Arc<Store>, path: &ObjectPath, body: Body, optio
         chunk = next?;
     }
     let (write_path, length) = (path.clone(), reader.seen());
+    let _turn = turn(store).await?;
     let published = store.blocking("put", move |store| {
         let temp = append(store, temp, &write_path, &chunk.pieces)?;
         publish(store, temp, &write_path, length, &options.condition)
     });
     make_durable(store, published.await?).await
+}
+
+/// Waits until few enough others sync.
+async fn turn(store: &Store) -> Result<SemaphorePermit<'_>> {
+    store.publishing.acquire().await.map_err(|closed| Error::unavailable("put", store.name(), closed))
 }
 
 fn append(store: &Arc<Store>, temp: Option<TempFile>, path: &ObjectPath, pieces: &[Bytes]) -> Result<TempFile> {
@@ -226,6 +233,7 @@ pub(super) async fn join(
         }
     }
     let (path, length) = (target.clone(), sources.iter().map(|source| source.length).sum());
+    let _turn = turn(store).await?;
     let published = store.blocking("join", move |store| publish(store, temp, &path, length, &condition));
     make_durable(store, published.await?).await
 }
