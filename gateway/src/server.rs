@@ -455,6 +455,7 @@ where
 ///
 /// # Errors
 /// When the handlers cannot be installed.
+#[expect(clippy::exit, clippy::disallowed_methods, reason = "a second signal means now: nothing may be waited for")]
 pub async fn shutdown_on_signals(shutdown: CancellationToken) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -87,6 +87,9 @@ impl PowerFs {
     }
 }
 
+/// An entry of a directory: inode, kind, name.
+type Listed = (u64, Kind, OsString);
+
 impl Drop for PowerFs {
     fn drop(&mut self) {
         // The directory below is temporary; a mount that stays only leaks until this process ends.
@@ -97,7 +100,7 @@ impl Drop for PowerFs {
 struct View {
     state: Arc<Mutex<State>>,
     /// What each open directory showed when it was opened: a listing must not skip because of a removal.
-    listings: Mutex<BTreeMap<u64, Vec<(u64, Kind, OsString)>>>,
+    listings: Mutex<BTreeMap<u64, Vec<Listed>>>,
     handles: AtomicU64,
 }
 

@@ -16,7 +16,7 @@ pub(super) struct Digester {
 }
 
 enum Other {
-    Crc32(Crc),
+    Crc32(Box<Crc>),
     Sha1(Context),
 }
 
@@ -24,8 +24,12 @@ impl Digester {
     /// Digests, with a checksum of `algorithm` among them.
     pub(super) fn new(algorithm: Option<ChecksumAlgorithm>) -> Self {
         let other = match algorithm {
-            Some(named @ ChecksumAlgorithm::Crc32) => Some((named, Other::Crc32(Crc::new(CrcAlgorithm::Crc32IsoHdlc)))),
-            Some(named @ ChecksumAlgorithm::Crc32c) => Some((named, Other::Crc32(Crc::new(CrcAlgorithm::Crc32Iscsi)))),
+            Some(named @ ChecksumAlgorithm::Crc32) => {
+                Some((named, Other::Crc32(Box::new(Crc::new(CrcAlgorithm::Crc32IsoHdlc)))))
+            }
+            Some(named @ ChecksumAlgorithm::Crc32c) => {
+                Some((named, Other::Crc32(Box::new(Crc::new(CrcAlgorithm::Crc32Iscsi)))))
+            }
             Some(named @ ChecksumAlgorithm::Sha1) => {
                 Some((named, Other::Sha1(Context::new(&SHA1_FOR_LEGACY_USE_ONLY))))
             }

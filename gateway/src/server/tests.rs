@@ -1,3 +1,4 @@
+#![expect(clippy::disallowed_methods, reason = "each test joins the tasks that it spawns")]
 use http_body_util::{BodyExt as _, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioExecutor;

@@ -1,5 +1,7 @@
 //! The gate over real connections, before a tiny S3 that keeps objects in memory.
 
+#![expect(clippy::disallowed_methods, reason = "each test joins the tasks that it spawns")]
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Mutex;

@@ -105,7 +105,7 @@ fn parse_duration(text: &str) -> Option<u64> {
 /// In the largest unit that loses nothing.
 fn duration_text(duration: Duration) -> String {
     let ms = duration.as_millis() as u64;
-    let (unit, factor) = UNITS.iter().rev().find(|(_, factor)| ms % factor == 0).unwrap_or(&UNITS[0]);
+    let (unit, factor) = UNITS.iter().rev().find(|(_, factor)| ms.is_multiple_of(*factor)).unwrap_or(&UNITS[0]);
     format!("{}{unit}", ms / factor)
 }
 

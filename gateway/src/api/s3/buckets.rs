@@ -175,7 +175,7 @@ pub(super) async fn get_bucket_cors(
     let name = bucket_name(&req.input.bucket)?;
     let document = api.gateway.document(&call, &name, Document::Cors).await;
     let Done { revision, value } = document.map_err(refuse(&call))?;
-    let rules = CorsRules::parse(&value).map_err(|error| S3Error::internal_error(error))?;
+    let rules = CorsRules::parse(&value).map_err(S3Error::internal_error)?;
     Ok(reply(revision, GetBucketCorsOutput { cors_rules: Some(rules.into_configuration().cors_rules) }))
 }
 

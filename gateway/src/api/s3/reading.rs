@@ -208,8 +208,8 @@ pub(super) async fn get_object_attributes(
     let shown = version.shown_checksum();
     let output = GetObjectAttributesOutput {
         checksum: wanted.has("Checksum").then(|| {
-            let mut out = s3s::dto::Checksum::default();
-            out.checksum_type = Some(checksum_type_out(shown.kind));
+            let kind = Some(checksum_type_out(shown.kind));
+            let mut out = s3s::dto::Checksum { checksum_type: kind, ..Default::default() };
             set_checksum!(out, shown.algorithm, checksum_text(&shown, &version.etag));
             out
         }),
@@ -230,9 +230,8 @@ fn parts_page(parts: &[Boundary], shown: &Checksum, after: i32, limit: usize) ->
     let page: Vec<_> = parts[first..].iter().take(limit).collect();
     let last = page.last().map_or(after, |part| i32::from(part.number));
     let listed = page.iter().map(|part| {
-        let mut out = ObjectPart::default();
-        out.part_number = Some(i32::from(part.number));
-        out.size = Some(size(part.size));
+        let (part_number, part_size) = (Some(i32::from(part.number)), Some(size(part.size)));
+        let mut out = ObjectPart { part_number, size: part_size, ..Default::default() };
         if let Some(value) = &part.checksum {
             set_checksum!(out, shown.algorithm, base64::engine::general_purpose::STANDARD.encode(value));
         }

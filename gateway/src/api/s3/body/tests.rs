@@ -1,3 +1,4 @@
+#![expect(clippy::disallowed_methods, reason = "each test joins the tasks that it spawns")]
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Uri};
