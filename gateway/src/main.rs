@@ -2,6 +2,8 @@
 //!
 //! 0 done; 1 ran, and failed or the answer is no; 2 wrong usage or configuration. Only this file exits and prints.
 
+#![expect(clippy::print_stdout, reason = "this file is the one that prints")]
+
 use std::process::ExitCode;
 
 use holdfast::cli::{self, Action};

@@ -7,6 +7,7 @@
 //! A backend that is not consistent is refused here, with what was found. A node that hits a fatal error stops at once: a dead
 //! node is recoverable, a wrong one is not.
 
+mod claim;
 mod ledger;
 mod metrics;
 
@@ -73,6 +74,9 @@ pub enum Error {
     /// The backend or directory is not fit.
     #[error("not fit to serve from:\n{0}")]
     Unfit(Box<Report>),
+    /// The repository is another cluster's.
+    #[error(transparent)]
+    Claim(#[from] claim::ClaimError),
     /// The parts do not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -187,6 +191,7 @@ async fn start_gateway(config: &Config) -> Result<Gateway, Error> {
     if !report.is_fit() {
         return Err(Error::Unfit(Box::new(report)));
     }
+    claim::claim(&**gateway.blobs().backend(), gateway.cluster().identity()).await?;
     tracing::info!(backend = report.subject, took_ms = report.took.as_millis() as u64, "the backend is fit");
     Ok(gateway)
 }

@@ -11,8 +11,9 @@ use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
-/// What is not said unless the filter asks for it: s3s logs each refusal as an error, and the access log says it better.
-const QUIET: [&str; 2] = ["s3s=off", "hyper=warn"];
+/// What is not said unless the filter asks for it: s3s logs each refusal as an error, and the access log says it better;
+/// consensus and engine tell of each step of their work.
+const QUIET: [&str; 5] = ["s3s=off", "hyper=warn", "openraft=warn", "fjall=warn", "lsm_tree=warn"];
 
 /// Starts logging with a level or filter such as `info,holdfast::access=debug`.
 ///
