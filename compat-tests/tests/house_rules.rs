@@ -193,6 +193,24 @@ fn every_file_is_a_part_of_its_crate() {
 }
 
 #[test]
+fn every_promise_has_a_test_of_its_name() {
+    let promises = std::fs::read_to_string(root().join("docs/semantics.md")).expect("the promises are written down");
+    let names: BTreeSet<&str> = promises.split('`').skip(1).step_by(2).filter(|word| is_test_name(word)).collect();
+    assert!(names.len() > 20, "too few names were found in the promises: {names:?}");
+    let sources = rust_files();
+    let missing = names.into_iter().filter(|name| {
+        let forms = [format!("fn {name}("), format!("\"{name}\""), format!("\"{name} [")];
+        !sources.iter().any(|(_, text)| forms.iter().any(|form| text.contains(form)))
+    });
+    report("promises without a test", &missing.map(str::to_owned).collect::<Vec<_>>());
+}
+
+/// Names of tests are sentences: three words at least.
+fn is_test_name(word: &str) -> bool {
+    word.matches('_').count() >= 2 && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+#[test]
 fn no_forbidden_words() {
     // Put together here, so that this file does not contain them.
     let todo = ["TO", "DO"].concat();
