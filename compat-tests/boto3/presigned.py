@@ -14,7 +14,8 @@ get = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "
 status, data, headers = send(get)
 same((status, data, headers["content-type"]), (200, b"signed", "text/y"))
 # One method, one key, one query: nothing else.
-same(send(get, "DELETE")[0], 403)
+# (501: the name of an override in the query belongs to no DELETE at all.)
+assert send(get, "DELETE")[0] in (403, 501)
 same(send(get.replace("a%20b%2Bc", "other"))[0], 403)
 same(send(get + "&versionId=null")[0], 403)
 same(send(get.replace("text%2Fy", "text%2Fz"))[0], 403)

@@ -220,7 +220,7 @@ impl Auditor {
             return Ok(None);
         }
         ensure!(there.len() == known + 1, "{key}: {} versions where {known} were acknowledged", there.len());
-        let (id, marker) = there.last().cloned().context("a version more has a last one")?;
+        let Listed { id, marker, .. } = there.into_iter().find(|listed| listed.latest).context("no latest version")?;
         ensure!(marker == new.is_none(), "{key}: the unanswered operation left the wrong kind of version");
         if let Some(content) = new {
             let reply = raw.get(&self.bucket, key, &[("versionId", &id)])?.expect(200)?;
@@ -292,13 +292,32 @@ impl Auditor {
         Ok(())
     }
 
-    fn same_versions(&self, key: &str, there: &[(String, bool)]) -> Result<()> {
+    fn same_versions(&self, key: &str, there: &[Listed]) -> Result<()> {
         let known = self.keys.get(key).map(Vec::as_slice).unwrap_or_default();
-        let want: Vec<(String, bool)> =
-            known.iter().map(|version| (version.id.clone(), version.content.is_none())).collect();
-        ensure!(there == want, "{key}: versions {there:?} where {want:?} were acknowledged");
+        let last = known.last().map(|version| version.id.as_str());
+        for marker in [false, true] {
+            let want: Vec<&str> = known
+                .iter()
+                .filter(|version| version.content.is_none() == marker)
+                .map(|version| version.id.as_str())
+                .collect();
+            let have: Vec<&str> =
+                there.iter().filter(|listed| listed.marker == marker).map(|listed| listed.id.as_str()).collect();
+            let kind = if marker { "delete markers" } else { "versions" };
+            ensure!(have == want, "{key}: {kind} {have:?} where {want:?} were acknowledged");
+        }
+        let latest: Vec<&str> = there.iter().filter(|listed| listed.latest).map(|listed| listed.id.as_str()).collect();
+        ensure!(latest.iter().copied().eq(last), "{key}: the latest is {latest:?}, acknowledged was {last:?}");
         Ok(())
     }
+}
+
+/// A version as the listing shows it.
+#[derive(Clone, Debug)]
+struct Listed {
+    id: String,
+    marker: bool,
+    latest: bool,
 }
 
 /// Whether a reply to GET is `content`: whole, or a clean 404 for nothing.
@@ -309,9 +328,10 @@ fn holds(reply: &Reply, content: Option<&Content>) -> bool {
     }
 }
 
-/// Every version under `prefix` as (id, is a delete marker), oldest first per key, page by page.
-fn versions_of(raw: &mut Raw, bucket: &str, prefix: &str) -> Result<BTreeMap<String, Vec<(String, bool)>>> {
-    let mut found: BTreeMap<String, Vec<(String, bool)>> = BTreeMap::new();
+/// Every version under `prefix`, oldest first among the versions and among the delete markers of a key, page by page. The
+/// order between the two kinds is not in the reply: clients read them as two lists.
+fn versions_of(raw: &mut Raw, bucket: &str, prefix: &str) -> Result<BTreeMap<String, Vec<Listed>>> {
+    let mut found: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
     let (mut key_marker, mut version_marker) = (String::new(), String::new());
     loop {
         let mut query = vec![("versions", ""), ("prefix", prefix)];
@@ -323,7 +343,8 @@ fn versions_of(raw: &mut Raw, bucket: &str, prefix: &str) -> Result<BTreeMap<Str
         for (part, marker) in entries(&text) {
             let key = elements(part, "Key").into_iter().next().context("a version without a key")?;
             let id = elements(part, "VersionId").into_iter().next().context("a version without an id")?;
-            found.entry(key).or_default().push((id, marker));
+            let latest = elements(part, "IsLatest").first().is_some_and(|text| text == "true");
+            found.entry(key).or_default().push(Listed { id, marker, latest });
         }
         if page.element("IsTruncated").as_deref() != Some("true") {
             break;

@@ -259,10 +259,11 @@ impl Holdfast {
     }
 }
 
-/// The last `lines` lines of `text`.
+/// The last `lines` lines of `text`, each cut to a readable length.
 #[must_use]
 pub fn tail(text: &str, lines: usize) -> String {
-    let all: Vec<&str> = text.lines().collect();
+    const LINE_CHARS_MAX: usize = 400;
+    let all: Vec<String> = text.lines().map(|line| line.chars().take(LINE_CHARS_MAX).collect()).collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
@@ -302,11 +303,11 @@ fn printed_endpoint(process: &mut Process) -> Result<String> {
         let running = process.is_running()?;
         address = find_endpoint(&process.output());
         if address.is_none() && !running {
-            bail!("the server ended before it printed an endpoint:\n{}", tail(&process.output(), 40));
+            bail!("the server ended before it printed an endpoint:\n{}", tail(&process.output(), 15));
         }
         Ok(address.is_some())
     })
-    .with_context(|| format!("output so far:\n{}", tail(&process.output(), 40)))?;
+    .with_context(|| format!("output so far:\n{}", tail(&process.output(), 15)))?;
     address.context("no endpoint")
 }
 
@@ -314,19 +315,18 @@ fn printed_endpoint(process: &mut Process) -> Result<String> {
 /// half a line could hold half a port.
 fn find_endpoint(output: &str) -> Option<String> {
     let complete = &output[..output.rfind('\n')?];
-    complete.lines().filter(|line| line.contains("endpoint")).find_map(|line| {
-        let rest = &line[line.find("http://127.0.0.1:")? + "http://".len()..];
-        let digits = rest["127.0.0.1:".len()..].chars().take_while(char::is_ascii_digit).count();
-        (digits > 0).then(|| rest[.."127.0.0.1:".len() + digits].to_owned())
-    })
+    // The space matters: a backend's URL may hold `endpoint=http://...`, which is another server.
+    let (_, rest) = complete.split_once("endpoint http://")?;
+    let address: String = rest.chars().take_while(|c| c.is_ascii_digit() || matches!(c, '.' | ':')).collect();
+    address.starts_with("127.0.0.1:").then_some(address)
 }
 
 fn wait_ready(process: &mut Process, address: &str) -> Result<()> {
     wait_until("readiness", READY_WITHIN, || {
-        ensure!(process.is_running()?, "the server ended before it was ready:\n{}", tail(&process.output(), 40));
+        ensure!(process.is_running()?, "the server ended before it was ready:\n{}", tail(&process.output(), 15));
         Ok(raw::health(address, "/_holdfast/health/ready") == Some(200))
     })
-    .with_context(|| format!("output so far:\n{}", tail(&process.output(), 40)))
+    .with_context(|| format!("output so far:\n{}", tail(&process.output(), 15)))
 }
 
 fn signal(pid: u32, signal: Signal) {
@@ -351,5 +351,6 @@ mod tests {
         check("starting\n  endpoint http://127.0.0.1:9877  keys\n", Some("127.0.0.1:9877"));
         check("{\"msg\":\"endpoint http://127.0.0.1:1\"}\n", Some("127.0.0.1:1"));
         check("console http://127.0.0.1:5\n", None);
+        check("serves s3://b?endpoint=http://127.0.0.1:1&x\nendpoint http://127.0.0.1:2\n", Some("127.0.0.1:2"));
     }
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::client::raw::Raw;
 use crate::minio::Minio;
-use crate::process::{Holdfast, HoldfastOptions, ROOT_PASSWORD, ROOT_USER};
+use crate::process::{Holdfast, HoldfastOptions, ROOT_PASSWORD, ROOT_USER, tail};
 use crate::skip::Skip;
 
 /// The region of every server here.
@@ -204,7 +204,7 @@ impl Inside {
         match &self.servers[&target] {
             Ok(server) => Ok(server.address().to_owned()),
             Err(Refusal::Skip(reason)) => Err(crate::skip::skip(reason.clone())),
-            Err(Refusal::Failed(reason)) => Err(anyhow!("{target} did not start: {reason}")),
+            Err(Refusal::Failed(reason)) => Err(anyhow!("{target} did not start: {}", tail(reason, 20))),
         }
     }
 

@@ -1,6 +1,6 @@
 //! SIGTERM: not ready at once, what is in flight ends well, exit 0. A second one ends it now.
 
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,8 @@ fn an_idle_server_drains_at_once() -> Result<()> {
     Ok(())
 }
 
-/// Begins a PUT of `body` and sends the first half.
+/// Begins a PUT of `body` and sends the first half, once the server has said that it is reading: only then is the request
+/// in flight for certain.
 fn half_a_put(endpoint: &Endpoint, bucket: &str, body: &[u8]) -> Result<std::io::BufReader<std::net::TcpStream>> {
     let scope = Scope::now(endpoint);
     let path = format!("/{bucket}/in-flight");
@@ -57,9 +58,14 @@ fn half_a_put(endpoint: &Endpoint, bucket: &str, body: &[u8]) -> Result<std::io:
     let request = Canonical { method: "PUT", path: &path, query: &[], headers: &headers, payload: UNSIGNED_PAYLOAD };
     headers.push(("authorization".to_owned(), scope.authorization(&request)));
     headers.push(("content-length".to_owned(), body.len().to_string()));
+    headers.push(("expect".to_owned(), "100-continue".to_owned()));
     let head: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let mut connection = raw::connect(&endpoint.address)?;
     connection.get_mut().write_all(format!("PUT {path} HTTP/1.1\r\n{head}\r\n").as_bytes())?;
+    let mut line = String::new();
+    connection.read_line(&mut line)?;
+    ensure!(line.starts_with("HTTP/1.1 100"), "no 100 Continue: {line}");
+    connection.read_line(&mut line)?;
     connection.get_mut().write_all(&body[..body.len() / 2])?;
     Ok(connection)
 }

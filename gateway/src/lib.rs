@@ -10,6 +10,7 @@ pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod doctor;
+pub mod durable_dir;
 pub mod error;
 pub mod gateway;
 pub mod jobs;

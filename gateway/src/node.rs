@@ -11,7 +11,6 @@ mod claim;
 mod ledger;
 mod metrics;
 
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +31,7 @@ use crate::api::s3::{BucketCors, S3Api};
 use crate::backend::{self, BackendUrl};
 use crate::config::{Config, credentials};
 use crate::doctor::{self, DataLock, LockError, Report};
+use crate::durable_dir;
 use crate::gateway::{Gateway, OWNER_ACCOUNT, Options, StartError};
 use crate::jobs::{Jobs, JobsConfig};
 use crate::server::tls::{Tls, TlsError};
@@ -157,9 +157,7 @@ pub async fn doctor(config: &Config) -> Result<Vec<Report>, Error> {
 }
 
 fn take_directory(data: &Path) -> Result<DataLock, Error> {
-    let mut builder = std::fs::DirBuilder::new();
-    let made = builder.recursive(true).mode(0o700).create(data);
-    made.map_err(|source| Error::Directory { path: data.to_owned(), source })?;
+    durable_dir::create(data).map_err(|source| Error::Directory { path: data.to_owned(), source })?;
     Ok(doctor::lock_data_directory(data)?)
 }
 

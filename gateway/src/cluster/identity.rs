@@ -58,7 +58,7 @@ pub(super) struct DirLock {
 
 /// Takes the directory for this process.
 pub(super) fn lock(dir: &Path) -> Result<DirLock, Error> {
-    std::fs::create_dir_all(dir).map_err(|source| Error::io("create", dir, source))?;
+    crate::durable_dir::create(dir).map_err(|source| Error::io("create", dir, source))?;
     let path = dir.join("lock");
     let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = opened.map_err(|source| Error::io("open", &path, source))?;

@@ -47,7 +47,7 @@ pub(super) enum Found {
 impl Store {
     /// Opens the state that `CURRENT` names; begins an empty one when there is none.
     pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<(Self, Found), Error> {
-        std::fs::create_dir_all(dir).map_err(|source| Error::io("create", dir, source))?;
+        crate::durable_dir::create(dir).map_err(|source| Error::io("create", dir, source))?;
         let current = dir.join(CURRENT);
         let (name, found) = match std::fs::read_to_string(&current) {
             Ok(name) => (name.trim().to_owned(), Found::Existing),

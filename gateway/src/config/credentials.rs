@@ -1,8 +1,8 @@
 //! Root's keys: configured, or generated at the first start and kept in the data directory, readable by its owner alone.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rand::Rng as _;
@@ -118,7 +118,7 @@ fn generate() -> Credentials {
 
 /// Written under another name first: a crash leaves no half-written keys behind.
 fn write(data: &Path, path: &Path, credentials: &Credentials) -> std::io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(data)?;
+    crate::durable_dir::create(data)?;
     let stored =
         Stored { access_key: credentials.access_key.clone(), secret_key: credentials.secret_key.expose().to_owned() };
     let text = zeroize::Zeroizing::new(serde_json::to_string_pretty(&stored)?);

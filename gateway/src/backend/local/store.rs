@@ -4,7 +4,6 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
@@ -21,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::super::path::RESERVED_SEGMENT;
 use super::super::{Error, Result, Swept};
 use super::durable::{Durable, Syncer};
+use crate::durable_dir;
 
 const TEMP_PREFIX: &str = "put-";
 /// Puts that sync at once; further ones wait. Enough for the file system to serve many with one commit of its journal.
@@ -73,7 +73,7 @@ impl Store {
     pub fn open(directory: &Path) -> Result<Self> {
         let shown = directory.display().to_string();
         let failed = |error| io_error("open", &shown, error);
-        let directory = create_durably(directory).map_err(failed)?;
+        let directory = durable_dir::create(directory).map_err(failed)?;
         let root = Dir::open_ambient_dir(&directory, ambient_authority()).map_err(failed)?;
         match root.create_dir(RESERVED_SEGMENT) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
@@ -274,28 +274,6 @@ impl Drop for TempFile {
             Err(_) => remove(),
         }
     }
-}
-
-/// Creates the directory and makes it, and every ancestor it had to create, durable.
-fn create_durably(directory: &Path) -> io::Result<PathBuf> {
-    let missing: Vec<&Path> =
-        directory.ancestors().filter(|path| !path.as_os_str().is_empty()).take_while(|path| !path.exists()).collect();
-    for path in missing.iter().rev() {
-        match std::fs::DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-    }
-    let directory = directory.canonicalize()?;
-    // One parent more than was created: an earlier run may have died between creating the directory and syncing it.
-    for path in directory.ancestors().skip(1).take(missing.len().max(1)) {
-        match File::open(path).and_then(|parent| parent.sync_all()) {
-            // A parent that this process may not read was not created by it.
-            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(directory)
 }
 
 /// Takes the lock; says whether nobody else has it.

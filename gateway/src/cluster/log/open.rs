@@ -20,7 +20,7 @@ const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 /// Replays the log of `config` and prepares its writer.
 pub(super) fn open(config: LogConfig) -> Result<(Arc<Shared>, Writer), Error> {
     assert!((SEGMENT_BYTES_MIN..u64::from(u32::MAX)).contains(&config.segment_bytes), "a segment's size is bounded");
-    std::fs::create_dir_all(&config.dir).map_err(|source| Error::io("create", &config.dir, source))?;
+    crate::durable_dir::create(&config.dir).map_err(|source| Error::io("create", &config.dir, source))?;
     let (numbers, spares) = list(&config)?;
     let next_spare = spares.last().map_or(0, |(number, _)| number + 1);
     let shared = Arc::new(Shared {
