@@ -288,11 +288,11 @@ impl Drop for Server {
     }
 }
 
-/// The address in a line such as `endpoint http://127.0.0.1:41233`.
+/// The address in a line such as `endpoint http://127.0.0.1:41233`. An `endpoint=` in a backend's URL is not ours.
 fn printed_address(text: &str) -> Option<String> {
     // A line that is not whole yet may hold half a port.
     let whole = &text[..=text.rfind('\n')?];
-    let at = whole.find("http://127.0.0.1:")? + "http://".len();
+    let at = whole.find("endpoint http://127.0.0.1:")? + "endpoint http://".len();
     let end = whole[at..].find(|byte: char| !byte.is_ascii_digit() && byte != '.' && byte != ':')?;
     Some(whole[at..at + end].to_owned())
 }
@@ -339,6 +339,8 @@ mod tests {
         check("", None);
         check("endpoint http://127.0.0.1:412", None);
         check("holdfast 0.1.0\nendpoint http://127.0.0.1:41233\n", Some("127.0.0.1:41233"));
-        check("{\"endpoint\":\"http://127.0.0.1:9\",\"x\":1}\nmore", Some("127.0.0.1:9"));
+        check("{\"msg\":\"endpoint http://127.0.0.1:9\",\"x\":1}\nmore", Some("127.0.0.1:9"));
+        check("serves s3://r/x?endpoint=http://127.0.0.1:1&region=r\n", None);
+        check("serves s3://r/x?endpoint=http://127.0.0.1:1&a=b\nendpoint http://127.0.0.1:2\n", Some("127.0.0.1:2"));
     }
 }
