@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use holdfast_core::command::{Command, Reply};
+use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{RequestId, Revision};
 use holdfast_core::keyspace::Keyspace;
 use holdfast_core::kv::{KeyRange, KvError, KvRead, Rows};
@@ -184,7 +185,8 @@ impl Gateway {
         let options = ProposeOptions { deadline: Instant::now() + COMMIT_DEADLINE, frees_space };
         let committed = self.0.cluster.propose(command, options).await;
         let nothing_done = match &committed {
-            Ok(committed) => matches!(committed.reply, Reply::Refused(_)),
+            // Expired: a copy of it may have been applied before its reply was forgotten.
+            Ok(committed) => matches!(&committed.reply, Reply::Refused(refusal) if *refusal != Refusal::Expired),
             Err(error) => is_certainly_not_done(error),
         };
         if let Some(written) = written.filter(|_| nothing_done) {

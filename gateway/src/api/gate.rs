@@ -253,8 +253,15 @@ impl Inner {
     }
 
     async fn call(&self, request: Request<Body>, seen: &Seen) -> Response<Body> {
+        let head = request.method() == http::Method::HEAD;
         match self.s3.call(request).await {
-            Ok(reply) => reply,
+            Ok(mut reply) => {
+                // s3s answers 206 to GET alone.
+                if head && reply.status() == http::StatusCode::OK && reply.headers().contains_key(header::CONTENT_RANGE) {
+                    *reply.status_mut() = http::StatusCode::PARTIAL_CONTENT;
+                }
+                reply
+            }
             Err(error) => {
                 tracing::error!(request_id = %seen.request_id, %error, "s3s could not answer");
                 let mut reply = Response::new(Body::from("<Error><Code>InternalError</Code></Error>".to_owned()));

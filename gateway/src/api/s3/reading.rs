@@ -1,7 +1,7 @@
 //! GetObject, HeadObject, GetObjectAttributes.
 
 use holdfast_core::record::{Boundary, Checksum, ChecksumType, Version};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue};
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result};
 
@@ -63,9 +63,6 @@ pub(super) async fn get_object(api: &S3Api, req: S3Request<GetObjectInput>) -> S
     let headers = own_headers(&got);
     let mut response = reply(revision, output);
     response.headers.extend(headers);
-    if got.partial {
-        response.status = Some(StatusCode::PARTIAL_CONTENT);
-    }
     Ok(response)
 }
 
@@ -117,9 +114,6 @@ pub(super) async fn head_object(
     let headers = own_headers(&got);
     let mut response = reply(revision, output);
     response.headers.extend(headers);
-    if got.partial {
-        response.status = Some(StatusCode::PARTIAL_CONTENT);
-    }
     Ok(response)
 }
 
