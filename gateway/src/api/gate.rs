@@ -257,7 +257,8 @@ impl Inner {
         match self.s3.call(request).await {
             Ok(mut reply) => {
                 // s3s answers 206 to GET alone.
-                if head && reply.status() == http::StatusCode::OK && reply.headers().contains_key(header::CONTENT_RANGE) {
+                if head && reply.status() == http::StatusCode::OK && reply.headers().contains_key(header::CONTENT_RANGE)
+                {
                     *reply.status_mut() = http::StatusCode::PARTIAL_CONTENT;
                 }
                 reply

@@ -299,7 +299,7 @@ fn check_headers(operation: &Operation, headers: &HeaderMap, rules: &Rules<'_>) 
         if name.starts_with("x-amz-") {
             let value = value.to_str().unwrap_or_default();
             let harmless = (reads && !UNBUILT_ON_READS.iter().any(|prefix| name.starts_with(prefix)))
-                || is_refusal_of(name, value);
+                || asks_nothing_unbuilt(name, value);
             if !known && !harmless {
                 return Err(unbuilt_header(name));
             }
@@ -321,11 +321,13 @@ fn unbuilt_header(name: &str) -> Refusal {
     Refusal::not_built("header", message)
 }
 
-/// A header that only says no to what is not built.
-fn is_refusal_of(name: &str, value: &str) -> bool {
+/// A header that only says no to what is not built, or yes to what every write does: s3fs sends the directives of a copy
+/// with plain writes.
+fn asks_nothing_unbuilt(name: &str, value: &str) -> bool {
     match name {
         "x-amz-bypass-governance-retention" => value.eq_ignore_ascii_case("false"),
         "x-amz-object-lock-legal-hold" => value.eq_ignore_ascii_case("OFF"),
+        "x-amz-metadata-directive" | "x-amz-tagging-directive" => value == "REPLACE",
         _ => false,
     }
 }
