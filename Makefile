@@ -37,10 +37,8 @@ test: tools ## everything a change must pass: unit, model, contract, simulation 
 	$(CARGO) test $(RUST_VERSION_FLAG) --workspace --no-fail-fast
 
 torture: tools ## crash and model tests at length: TORTURE_KILLS (1000), TORTURE_CUTS (500), TORTURE_SEEDS (5000)
-	HOLDFAST_MODEL_SEEDS=$(TORTURE_SEEDS) \
-	  $(CARGO) test $(RUST_VERSION_FLAG) --release -p holdfast-core --test model
-	HOLDFAST_KILL_CYCLES=$(TORTURE_KILLS) HOLDFAST_POWER_CUTS=$(TORTURE_CUTS) \
-	  $(CARGO) test $(RUST_VERSION_FLAG) --release -p holdfast-compat-tests --no-fail-fast --test kill --test power
+	HOLDFAST_MODEL_SEEDS=$(TORTURE_SEEDS) HOLDFAST_KILL_CYCLES=$(TORTURE_KILLS) HOLDFAST_POWER_CUTS=$(TORTURE_CUTS) \
+	  $(CARGO) test $(RUST_VERSION_FLAG) --workspace --no-fail-fast --test model --test kill --test power
 
 bench: tools ## side by side with MinIO in the same run; results in bench/results
 	$(CARGO) build $(RUST_VERSION_FLAG) --release -p holdfast -p holdfast-bench
