@@ -94,6 +94,15 @@ pub struct Tally {
     pub unknown_not_done: u64,
 }
 
+impl Tally {
+    /// Adds what another run did.
+    pub fn add(&mut self, other: Self) {
+        self.acknowledged += other.acknowledged;
+        self.unknown_done += other.unknown_done;
+        self.unknown_not_done += other.unknown_not_done;
+    }
+}
+
 /// The model of one worker's keys.
 #[derive(Debug)]
 pub struct Auditor {

@@ -83,9 +83,7 @@ fn finish(site: &Site, auditors: Vec<Auditor>) -> Result<Tally> {
     for mut auditor in auditors {
         auditor.resolve(&mut raw)?;
         auditor.check_all(&mut raw).with_context(|| format!("final audit of {}", auditor.prefix))?;
-        total.acknowledged += auditor.tally.acknowledged;
-        total.unknown_done += auditor.tally.unknown_done;
-        total.unknown_not_done += auditor.tally.unknown_not_done;
+        total.add(auditor.tally);
     }
     site.check_races(&mut raw)?;
     ensure!(total.acknowledged > 0, "nothing was acknowledged: the load did not run");

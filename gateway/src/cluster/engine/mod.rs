@@ -1,16 +1,18 @@
 //! The state on disk: the core's key-value seam on fjall, one fjall keyspace per [`Keyspace`].
 //!
 //! A commit is one cross-keyspace batch and is not synced: the log carries durability, and what a power cut takes from
-//! here is replayed. What is left after one is a whole prefix of the batches: the journal keeps their order, and fjall
-//! syncs it before it writes a keyspace's table, so no keyspace runs ahead of the others (a release of fjall that does
-//! not may never be used). [`Kv::sync`] comes before a snapshot is reported, because then the log may go. The consensus' own
-//! rows live in `sys`, in the same batch as the rows they describe:
+//! here is replayed. What is left after one is a whole prefix of the batches: the journal keeps their order, a torn end
+//! is cut off (`journal`), and fjall syncs it before it writes a keyspace's table, so no keyspace runs ahead of the
+//! others (a release of fjall that does not may never be used). [`Kv::sync`] comes before a snapshot is reported, because
+//! then the log may go. The consensus' own rows live in `sys`, in the same batch as the rows they describe:
 //!
 //! | key (after the group id) | value |
 //! | --- | --- |
 //! | `raft.applied` | log id of the last applied entry |
 //! | `raft.membership` | log id and value of the last applied membership |
 //! | `raft.revision_offset` | u64, big-endian: revision = log index + offset; absent is 0; raised by recovery |
+
+mod journal;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use bytes::Bytes;
 use fjall::{CompressionType, Database, KeyspaceCreateOptions, PersistMode, Readable};
 use holdfast_core::keyspace::Keyspace;
 use holdfast_core::kv::{Batch, Direction, KeyRange, Kv, KvError, KvRead, Row, Rows};
+use tracing::warn;
 
 use super::codec;
 use super::error::Error;
@@ -49,12 +52,11 @@ impl Engine {
     /// [`Error::Store`].
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, Error> {
         let failed = |source: fjall::Error| store_error(dir, "opening it", source);
-        let db = Database::builder(dir)
-            .cache_size(cache_bytes)
-            .max_journaling_size(JOURNAL_BYTES_MAX)
-            .journal_compression(CompressionType::None)
-            .open()
-            .map_err(failed)?;
+        let db = match open_database(dir, cache_bytes) {
+            Err(fjall::Error::JournalRecovery(_)) if cut_torn_journal(dir)? => open_database(dir, cache_bytes),
+            opened => opened,
+        };
+        let db = db.map_err(failed)?;
         let open = |keyspace: &Keyspace| db.keyspace(keyspace.name(), options);
         let spaces: Vec<_> = Keyspace::ALL.iter().map(open).collect::<Result<_, _>>().map_err(failed)?;
         Ok(Self { dir: dir.to_owned(), db, spaces: spaces.into() })
@@ -65,6 +67,24 @@ impl Engine {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+fn open_database(dir: &Path, cache_bytes: u64) -> Result<Database, fjall::Error> {
+    Database::builder(dir)
+        .cache_size(cache_bytes)
+        .max_journaling_size(JOURNAL_BYTES_MAX)
+        .journal_compression(CompressionType::None)
+        .open()
+}
+
+/// Whether there was a torn end to cut off.
+fn cut_torn_journal(dir: &Path) -> Result<bool, Error> {
+    let torn = journal::cut_torn_end(dir).map_err(|source| Error::io("repair the journal in", dir, source))?;
+    if let Some(torn) = &torn {
+        warn!(journal = %torn.journal.display(), kept = torn.kept, dropped = torn.dropped,
+            "cut off the torn end of the state's journal; the log replays it");
+    }
+    Ok(torn.is_some())
 }
 
 /// Values stay in the tables, also those of `inline`. Blob files would spare compactions their rewriting, but fjall's
