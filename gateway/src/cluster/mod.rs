@@ -22,6 +22,7 @@ mod identity;
 pub mod log;
 mod machine;
 mod network;
+pub mod peer;
 mod raft;
 pub mod space;
 mod start;
