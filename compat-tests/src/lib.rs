@@ -21,6 +21,7 @@ pub mod client;
 pub mod crash;
 pub mod differential;
 pub mod fixture;
+pub mod linear;
 pub mod minio;
 pub mod powerfs;
 pub mod process;

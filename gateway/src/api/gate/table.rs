@@ -219,12 +219,7 @@ pub static OPERATIONS: &[Operation] = &[
     Operation { query: &["versionId"], ..document("PutObjectTagging", Target::Object, &["tagging"]) },
     Operation { query: &["versionId"], ..built("DeleteObjectTagging", "DELETE", Target::Object, &["tagging"]) },
     Operation {
-        headers: &[
-            ATTRIBUTES,
-            &["x-amz-checksum-algorithm", "x-amz-checksum-type"],
-            // s3fs sends it with the metadata that it wants kept; an upload has no other metadata, so it is true.
-            &["x-amz-metadata-directive"],
-        ],
+        headers: &[ATTRIBUTES, &["x-amz-checksum-algorithm", "x-amz-checksum-type"]],
         ..built("CreateMultipartUpload", "POST", Target::Object, &["uploads"])
     },
     Operation {

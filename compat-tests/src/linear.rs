@@ -1,0 +1,264 @@
+//! A linearizability checker for a few objects: is there an order of the operations that respects real time and explains
+//! every answer?
+//!
+//! The search is that of Wing and Gong with the memory of Lowe ("Testing for linearizability", 2016): try each operation
+//! that could come next, remember the sets of done operations with the states they led to, go back when an answer cannot be
+//! explained. An operation without an answer may have happened at any time after it was sent, or never. LIST is an
+//! operation like the others, so the objects are searched together: keep a history to a few keys and some hundred
+//! operations.
+
+use std::collections::{BTreeMap, HashSet};
+
+/// The objects: name to the value that its last writer wrote. Values are unique.
+pub type State = BTreeMap<u8, u32>;
+
+/// What a client asked, and what it was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// A plain PUT; always succeeds when answered.
+    Put(u8, u32),
+    /// A PUT with `If-None-Match: *`: whether it created; `None` without an answer.
+    Create(u8, u32, Option<bool>),
+    /// DELETE.
+    Delete(u8),
+    /// GET or HEAD: what was there. Without an answer there is nothing to explain: leave it out of the history.
+    Get(u8, Option<u32>),
+    /// LIST: everything that was there.
+    List(State),
+}
+
+/// One operation: sent at `sent`, answered at `answered` on one clock; `None` is no answer.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    /// What.
+    pub act: Act,
+    /// When it was sent.
+    pub sent: u64,
+    /// When it was answered.
+    pub answered: Option<u64>,
+}
+
+impl Act {
+    /// The state after it, or `None` when its answer cannot be.
+    fn step(&self, state: &State) -> Option<State> {
+        let mut next = state.clone();
+        match self {
+            Self::Put(key, value) => {
+                next.insert(*key, *value);
+            }
+            Self::Create(key, value, told) => {
+                let absent = !state.contains_key(key);
+                if told.is_some_and(|created| created != absent) {
+                    return None;
+                }
+                if absent {
+                    next.insert(*key, *value);
+                }
+            }
+            Self::Delete(key) => {
+                next.remove(key);
+            }
+            Self::Get(key, value) if state.get(key) != value.as_ref() => return None,
+            Self::List(all) if all != state => return None,
+            Self::Get(..) | Self::List(_) => {}
+        }
+        Some(next)
+    }
+}
+
+/// Calls and returns in the order of time, as a list from which operations are lifted and put back.
+struct Timeline {
+    /// Operation of each event, and whether it is the call.
+    events: Vec<(usize, bool)>,
+    /// Place of each operation's call and return among the events.
+    places: Vec<(usize, usize)>,
+    next: Vec<usize>,
+    previous: Vec<usize>,
+}
+
+impl Timeline {
+    fn new(history: &[Operation]) -> Self {
+        let mut order: Vec<(u64, bool, usize)> = Vec::new();
+        for (number, operation) in history.iter().enumerate() {
+            order.push((operation.sent, false, number));
+            order.push((operation.answered.unwrap_or(u64::MAX), true, number));
+        }
+        // At one instant calls come before returns: the operations may have overlapped.
+        order.sort_unstable();
+        let events: Vec<_> = order.iter().map(|(_, is_return, number)| (*number, !is_return)).collect();
+        let mut places = vec![(0, 0); history.len()];
+        for (place, (number, is_call)) in events.iter().enumerate() {
+            if *is_call {
+                places[*number].0 = place + 1;
+            } else {
+                places[*number].1 = place + 1;
+            }
+        }
+        // Links count from 1; 0 is the head and the end.
+        let length = events.len() + 1;
+        let next = (1..=length).map(|at| at % length).collect();
+        let previous = (0..length).map(|at| (at + length - 1) % length).collect();
+        Self { events, places, next, previous }
+    }
+
+    fn first(&self) -> usize {
+        self.next[0]
+    }
+
+    fn unlink(&mut self, at: usize) {
+        let (before, after) = (self.previous[at], self.next[at]);
+        self.next[before] = after;
+        self.previous[after] = before;
+    }
+
+    fn relink(&mut self, at: usize) {
+        let (before, after) = (self.previous[at], self.next[at]);
+        self.next[before] = at;
+        self.previous[after] = at;
+    }
+
+    fn lift(&mut self, number: usize) {
+        let (call, end) = self.places[number];
+        self.unlink(call);
+        self.unlink(end);
+    }
+
+    fn put_back(&mut self, number: usize) {
+        let (call, end) = self.places[number];
+        self.relink(end);
+        self.relink(call);
+    }
+}
+
+/// Whether `history`, which began with no objects, is linearizable.
+#[must_use]
+pub fn is_linearizable(history: &[Operation]) -> bool {
+    let mut timeline = Timeline::new(history);
+    let mut state = State::new();
+    let mut done = vec![false; history.len()];
+    let mut path: Vec<(usize, State)> = Vec::new();
+    let mut seen: HashSet<(Vec<bool>, State)> = HashSet::new();
+    let mut at = timeline.first();
+    while timeline.first() != 0 {
+        // The end of the list is never reached: the last event that is left is a return.
+        let (number, is_call) = timeline.events[at - 1];
+        if is_call {
+            if let Some(next) = history[number].act.step(&state) {
+                done[number] = true;
+                if seen.insert((done.clone(), next.clone())) {
+                    path.push((number, std::mem::replace(&mut state, next)));
+                    timeline.lift(number);
+                    at = timeline.first();
+                    continue;
+                }
+                done[number] = false;
+            }
+            at = timeline.next[at];
+        } else {
+            let Some((undone, before)) = path.pop() else { return false };
+            state = before;
+            done[undone] = false;
+            timeline.put_back(undone);
+            at = timeline.next[timeline.places[undone].0];
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(operations: &[(Act, u64, Option<u64>)]) -> Vec<Operation> {
+        let make = |(act, sent, answered): &(Act, u64, Option<u64>)| Operation {
+            act: act.clone(),
+            sent: *sent,
+            answered: *answered,
+        };
+        operations.iter().map(make).collect()
+    }
+
+    fn state(rows: &[(u8, u32)]) -> State {
+        rows.iter().copied().collect()
+    }
+
+    #[test]
+    fn overlapping_operations_may_come_in_any_order() {
+        let both = |seen| {
+            history(&[
+                (Act::Put(1, 10), 0, Some(10)),
+                (Act::Put(1, 11), 0, Some(10)),
+                (Act::Get(1, Some(seen)), 11, Some(12)),
+            ])
+        };
+        assert!(is_linearizable(&both(10)) && is_linearizable(&both(11)) && !is_linearizable(&both(12)));
+        assert!(is_linearizable(&history(&[])));
+    }
+
+    #[test]
+    fn a_stale_read_is_found() {
+        let stale = [(Act::Put(1, 10), 0, Some(1)), (Act::Put(1, 11), 2, Some(3)), (Act::Get(1, Some(10)), 4, Some(5))];
+        assert!(!is_linearizable(&history(&stale)));
+        let list = [(Act::Put(1, 10), 0, Some(1)), (Act::List(state(&[])), 2, Some(3))];
+        assert!(!is_linearizable(&history(&list)));
+    }
+
+    #[test]
+    fn two_reads_do_not_go_back() {
+        let back =
+            [(Act::Put(1, 10), 0, Some(100)), (Act::Get(1, Some(10)), 1, Some(2)), (Act::Get(1, None), 3, Some(4))];
+        assert!(!is_linearizable(&history(&back)));
+    }
+
+    #[test]
+    fn an_acknowledged_write_that_is_gone_is_found() {
+        let lost = [(Act::Put(1, 10), 0, Some(1)), (Act::Get(1, None), 2, Some(3))];
+        assert!(!is_linearizable(&history(&lost)));
+        let unheard =
+            [(Act::Put(1, 10), 0, None), (Act::Get(1, None), 2, Some(3)), (Act::Get(1, Some(10)), 9, Some(10))];
+        assert!(is_linearizable(&history(&unheard)));
+        let unheard_back =
+            [(Act::Put(1, 10), 0, None), (Act::Get(1, Some(10)), 2, Some(3)), (Act::Get(1, None), 9, Some(10))];
+        assert!(!is_linearizable(&history(&unheard_back)));
+    }
+
+    #[test]
+    fn two_winners_of_one_race_are_found() {
+        let race = |second| {
+            history(&[(Act::Create(1, 10, Some(true)), 0, Some(10)), (Act::Create(1, 11, second), 0, Some(10))])
+        };
+        assert!(
+            is_linearizable(&race(Some(false))) && is_linearizable(&race(None)) && !is_linearizable(&race(Some(true)))
+        );
+    }
+
+    #[test]
+    fn a_list_is_of_one_moment() {
+        let torn =
+            [(Act::Put(1, 10), 0, Some(1)), (Act::Put(2, 20), 2, Some(3)), (Act::List(state(&[(2, 20)])), 0, Some(4))];
+        assert!(!is_linearizable(&history(&torn)));
+        let whole = [
+            (Act::Put(1, 10), 0, Some(1)),
+            (Act::Put(2, 20), 2, Some(3)),
+            (Act::List(state(&[(1, 10)])), 0, Some(4)),
+            (Act::Delete(1), 5, Some(6)),
+            (Act::List(state(&[(2, 20)])), 7, Some(8)),
+        ];
+        assert!(is_linearizable(&history(&whole)));
+    }
+
+    #[test]
+    fn a_long_history_with_lost_answers_is_searched_in_time() {
+        let mut operations = Vec::new();
+        for round in 0..60u32 {
+            let at = u64::from(round) * 10;
+            let key = (round % 3) as u8;
+            operations.push((Act::Put(key, round), at, Some(at + 4)));
+            operations.push((Act::Put(key, 1000 + round), at, (round % 20 != 0).then_some(at + 4)));
+            operations.push((Act::Get(key, Some(round)), at + 2, Some(at + 3)));
+        }
+        assert!(is_linearizable(&history(&operations)));
+        operations.push((Act::Get(0, Some(58)), 9000, Some(9001)));
+        assert!(!is_linearizable(&history(&operations)));
+    }
+}
