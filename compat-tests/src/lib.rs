@@ -21,6 +21,8 @@ pub mod client;
 pub mod crash;
 pub mod differential;
 pub mod fixture;
+pub mod history;
+pub mod lan;
 pub mod linear;
 pub mod minio;
 pub mod powerfs;

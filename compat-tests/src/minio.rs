@@ -27,12 +27,20 @@ impl Minio {
     /// # Errors
     /// A skip when the program is missing; otherwise when it does not become ready.
     pub fn start(dir: &Path) -> Result<Self> {
+        Self::start_on(dir, "127.0.0.1")
+    }
+
+    /// Starts MinIO with its data under `dir`, listening on `host`.
+    ///
+    /// # Errors
+    /// As [`Minio::start`].
+    pub fn start_on(dir: &Path, host: &str) -> Result<Self> {
         let program = skip::program(&["minio"], "make tools")?;
         let data = dir.join("minio");
         std::fs::create_dir_all(&data)?;
         let mut last = None;
         for _ in 0..TRIES {
-            let address = free_address()?;
+            let address = free_address(host)?;
             let env = [
                 ("MINIO_ROOT_USER", ROOT_USER),
                 ("MINIO_ROOT_PASSWORD", ROOT_PASSWORD),
@@ -61,7 +69,7 @@ impl Minio {
         Err(last.context("MinIO was not tried")?)
     }
 
-    /// `127.0.0.1:PORT`.
+    /// `HOST:PORT`.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
@@ -84,6 +92,6 @@ fn wait_ready(process: &mut Process, address: &str) -> Result<()> {
 }
 
 /// An address that nobody listens on at this moment.
-fn free_address() -> Result<String> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+fn free_address(host: &str) -> Result<String> {
+    Ok(TcpListener::bind((host, 0))?.local_addr()?.to_string())
 }

@@ -185,6 +185,31 @@ fn read_secret(path: &str, named_by: &str) -> Result<String, Error> {
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
+/// The settings of a node's part in a cluster of several.
+#[derive(Clone, Debug)]
+pub struct ClusterSettings {
+    /// Name of the cluster.
+    pub name: String,
+    /// What the certificates of its nodes derive from, at least [`CLUSTER_SECRET_CHARS_MIN`] characters.
+    pub secret: Secret,
+    /// Peer listener.
+    pub peer_listen: String,
+    /// Where peers reach this node; `None` is the address of an interface.
+    pub peer_advertise: Option<String>,
+    /// How peers are found.
+    pub discovery: String,
+    /// Voters of the very first start.
+    pub bootstrap_expect: usize,
+}
+
+/// Fewest characters of a cluster's secret: 32 of a random alphabet cannot be guessed.
+pub const CLUSTER_SECRET_CHARS_MIN: usize = 32;
+/// Voters of the very first start of a cluster, unless it says otherwise.
+const BOOTSTRAP_EXPECT: usize = 3;
+/// Most voters that a first start may wait for.
+const BOOTSTRAP_EXPECT_MAX: usize = 9;
+const CLUSTER_NAME_CHARS_MAX: usize = 63;
+
 /// The settings of a node, understood.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -208,6 +233,8 @@ pub struct Config {
     pub inline_bytes: u64,
     /// Certificate and key of the listener.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// The cluster of several nodes, if it is part of one.
+    pub cluster: Option<ClusterSettings>,
     /// Log filter.
     pub log: String,
     /// What to say at start.
@@ -251,7 +278,20 @@ impl Config {
         if region.parse::<s3s::region::Region>().is_err() {
             return Err(values.invalid("region", "is not a region name"));
         }
+        let cluster = values.cluster()?;
+        if cluster.is_some() && root.is_none() {
+            return Err(Error::Together(
+                "a cluster needs root-user and root-password, the same on every node: generated ones would differ",
+            ));
+        }
+        if cluster.is_some() && backend.starts_with("file:") {
+            return Err(values.invalid(
+                "backend",
+                "is a local directory, which the nodes of a cluster cannot share: give --backend s3://bucket/prefix?endpoint=URL",
+            ));
+        }
         Ok(Self {
+            cluster,
             backend_keys: values.keys(
                 "backend_access_key_id",
                 "backend_secret_access_key",
@@ -335,6 +375,43 @@ impl Values {
             (None, None) => Ok(None),
             _ => Err(Error::Together(together)),
         }
+    }
+
+    fn cluster(&self) -> Result<Option<ClusterSettings>, Error> {
+        let Some(name) = self.text("cluster") else {
+            let stray = ["cluster_secret", "peer_advertise", "bootstrap_expect"];
+            let stray = stray.into_iter().find(|name| self.text(name).is_some());
+            return match stray {
+                // One voter is what a node without a cluster is.
+                Some("bootstrap_expect") if self.text("bootstrap_expect").as_deref() == Some("1") => Ok(None),
+                Some(name) => Err(self.invalid(name, "needs --cluster NAME")),
+                None => Ok(None),
+            };
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if name.len() > CLUSTER_NAME_CHARS_MAX || !name.chars().all(plain) {
+            return Err(self.invalid("cluster", "must be at most 63 letters, digits, '-' and '_'"));
+        }
+        let secret = self.text("cluster_secret").unwrap_or_default();
+        if secret.chars().count() < CLUSTER_SECRET_CHARS_MIN {
+            return Err(self.invalid(
+                "cluster_secret",
+                "must have at least 32 characters, the same on every node: `holdfast cluster secret` prints one",
+            ));
+        }
+        let expect = self.text("bootstrap_expect").map_or(Ok(BOOTSTRAP_EXPECT), |text| text.parse().map_err(|_| ()));
+        let bootstrap_expect = expect
+            .ok()
+            .filter(|count| (1..=BOOTSTRAP_EXPECT_MAX).contains(count))
+            .ok_or_else(|| self.invalid("bootstrap_expect", "must be a number from 1 to 9"))?;
+        Ok(Some(ClusterSettings {
+            name,
+            secret: Secret::new(secret),
+            peer_listen: self.required("peer_listen"),
+            peer_advertise: self.text("peer_advertise"),
+            discovery: self.required("discovery"),
+            bootstrap_expect,
+        }))
     }
 
     fn invalid(&self, name: &'static str, reason: &str) -> Error {

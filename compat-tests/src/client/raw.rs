@@ -144,13 +144,20 @@ impl Call<'_> {
 pub struct Raw {
     endpoint: Endpoint,
     connection: Option<BufReader<TcpStream>>,
+    deadline: Duration,
 }
 
 impl Raw {
     /// Not connected yet.
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, connection: None }
+        Self { endpoint, connection: None, deadline: SOCKET_DEADLINE }
+    }
+
+    /// The same, where one read or write on the socket may take `deadline`.
+    #[must_use]
+    pub fn within(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
     }
 
     /// Where it sends.
@@ -205,7 +212,7 @@ impl Raw {
     fn attempt(&mut self, method: &str, head: &[u8], body: &[u8]) -> Result<Reply, Lost> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => connect(&self.endpoint.address).map_err(|cause| Lost { sent: false, cause })?,
+            None => connect_within(&self.endpoint.address, self.deadline).map_err(|cause| Lost { sent: false, cause })?,
         };
         let exchanged = write_all(&mut connection, head, body).and_then(|()| read_reply(&mut connection, method));
         // A server may refuse a body before it was sent whole; then writing fails and the reply still waits to be read.
@@ -352,10 +359,18 @@ pub fn health(address: &str, path: &str) -> Option<u16> {
 /// # Errors
 /// When the server does not accept.
 pub fn connect(address: &str) -> std::io::Result<BufReader<TcpStream>> {
-    let stream = TcpStream::connect(address)?;
+    connect_within(address, SOCKET_DEADLINE)
+}
+
+fn connect_within(address: &str, deadline: Duration) -> std::io::Result<BufReader<TcpStream>> {
+    let stream = match address.parse() {
+        Ok(address) => TcpStream::connect_timeout(&address, deadline)?,
+        // A name of this machine.
+        Err(_) => TcpStream::connect(address)?,
+    };
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(SOCKET_DEADLINE))?;
-    stream.set_write_timeout(Some(SOCKET_DEADLINE))?;
+    stream.set_read_timeout(Some(deadline))?;
+    stream.set_write_timeout(Some(deadline))?;
     Ok(BufReader::with_capacity(1 << 16, stream))
 }
 

@@ -47,8 +47,6 @@ const fn setting(
     }
 }
 
-const CLUSTER: Option<&str> = Some("a cluster of several nodes");
-
 /// Every setting of `serve`.
 pub static SETTINGS: &[Setting] = &[
     Setting {
@@ -113,14 +111,12 @@ pub static SETTINGS: &[Setting] = &[
     },
     setting("region", "HOLDFAST_REGION", "us-east-1", "region that signatures must name"),
     Setting {
-        unbuilt: CLUSTER,
         default_note: "none: single node",
         ..setting("cluster", "HOLDFAST_CLUSTER", "", "cluster name")
     },
     Setting {
         flag: false,
         secret: true,
-        unbuilt: CLUSTER,
         default_note: "none",
         ..setting(
             "cluster_secret",
@@ -129,31 +125,23 @@ pub static SETTINGS: &[Setting] = &[
             "at least 32 characters; derives the CA for mutual TLS among peers",
         )
     },
+    setting(
+        "peer_listen",
+        "HOLDFAST_PEER_LISTEN",
+        "0.0.0.0:9910",
+        "Raft and peer traffic, mutual TLS only; with a cluster",
+    ),
     Setting {
-        unbuilt: CLUSTER,
-        ..setting(
-            "peer_listen",
-            "HOLDFAST_PEER_LISTEN",
-            "0.0.0.0:9910",
-            "Raft and peer traffic, mutual TLS only; with a cluster",
-        )
-    },
-    Setting {
-        unbuilt: CLUSTER,
         default_note: "interface address",
         ..setting("peer_advertise", "HOLDFAST_PEER_ADVERTISE", "", "where peers reach this node")
     },
+    setting(
+        "discovery",
+        "HOLDFAST_DISCOVERY",
+        "mdns",
+        "`mdns`, `dns:NAME`, `static:HOST:PORT,...`; several separated by `;`; with a cluster",
+    ),
     Setting {
-        unbuilt: CLUSTER,
-        ..setting(
-            "discovery",
-            "HOLDFAST_DISCOVERY",
-            "mdns",
-            "`mdns`, `dns:NAME`, `static:HOST:PORT,...`; several separated by `;`; with a cluster",
-        )
-    },
-    Setting {
-        unbuilt: CLUSTER,
         default_note: "1 without a cluster, else 3",
         ..setting("bootstrap_expect", "HOLDFAST_BOOTSTRAP_EXPECT", "", "voters to wait for at the very first start")
     },

@@ -63,13 +63,38 @@ fn parts_that_are_not_built_are_named() {
         config.notices
     );
     assert!(!config.notices.iter().any(|notice| notice.contains("cluster")), "{:?}", config.notices);
-    for (name, value) in
-        [("console_listen", "127.0.0.1:1"), ("cluster", "c"), ("pg_listen", ":5432"), ("events_keep", "1h")]
-    {
+    for (name, value) in [("console_listen", "127.0.0.1:1"), ("pg_listen", ":5432"), ("events_keep", "1h")] {
         let refused = sources(&[(name, value)], &[], "").unwrap_err();
         assert!(matches!(&refused, Error::NotBuilt { origin: Origin::Flag, .. }), "{refused}");
     }
-    assert!(matches!(sources(&[], &[("HOLDFAST_CLUSTER", "c")], ""), Err(Error::NotBuilt { .. })));
+    assert!(matches!(sources(&[], &[("HOLDFAST_PG_LISTEN", ":5432")], ""), Err(Error::NotBuilt { .. })));
+}
+
+#[test]
+fn a_cluster_needs_a_secret_root_keys_and_a_backend_to_share() {
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    let check = |flags: &[(&'static str, &str)], variables: &[(&str, &str)], expected: &str| {
+        let file = "root_user = \"me!\"\nroot_password = \"sesame-open\"";
+        match sources(flags, variables, file) {
+            Ok(config) => {
+                let cluster = config.cluster.unwrap();
+                assert_eq!(format!("{} of {}", cluster.name, cluster.bootstrap_expect), expected);
+            }
+            Err(error) => assert!(error.to_string().contains(expected), "{error}"),
+        }
+    };
+    let shared = ("backend", "s3://b/p");
+    let secret = [("HOLDFAST_CLUSTER_SECRET", SECRET)];
+    check(&[("cluster", "c"), shared], &secret, "c of 3");
+    check(&[("cluster", "c"), shared, ("bootstrap_expect", "5")], &secret, "c of 5");
+    check(&[("cluster", "c"), shared, ("bootstrap_expect", "0")], &secret, "from 1 to 9");
+    check(&[("cluster", "c"), shared], &[], "at least 32 characters");
+    check(&[("cluster", "c"), shared], &[("HOLDFAST_CLUSTER_SECRET", "short")], "at least 32 characters");
+    check(&[("cluster", "c c"), shared], &secret, "letters, digits");
+    check(&[("cluster", "c")], &secret, "cannot share");
+    check(&[shared], &secret, "needs --cluster NAME");
+    let keyless = sources(&[("cluster", "c"), shared], &secret, "").unwrap_err();
+    assert!(keyless.to_string().contains("needs root-user and root-password"), "{keyless}");
 }
 
 #[test]
