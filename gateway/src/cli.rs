@@ -8,6 +8,7 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use crate::cluster::peer::trust::ClusterSecret;
 use crate::config::{self, Config, SETTINGS, Sources};
 
 /// What the user wants.
@@ -76,7 +77,10 @@ pub enum Error {
 }
 
 /// Commands of later parts.
-const NOT_BUILT: &[&str] = &["index", "sql", "watch", "lock", "recover", "cluster"];
+const NOT_BUILT: &[&str] = &["index", "sql", "watch", "lock", "recover"];
+/// Commands of `cluster` of later parts, with their full names.
+const CLUSTER_NOT_BUILT: &[(&str, &str)] =
+    &[("list", "cluster list"), ("remove", "cluster remove"), ("promote", "cluster promote")];
 
 /// The whole command line, for completions and help.
 #[must_use]
@@ -120,12 +124,23 @@ pub fn command() -> Command {
                 .subcommand_required(true)
                 .subcommand(with_settings(Command::new("show"))),
         )
+        .subcommand(cluster_command())
         .subcommand(Command::new("version").about("The version"));
     for name in NOT_BUILT {
-        let rest = Arg::new("rest").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true);
-        command = command.subcommand(Command::new(*name).about("Not built yet").arg(rest));
+        command = command.subcommand(not_built(name));
     }
     command
+}
+
+fn not_built(name: &'static str) -> Command {
+    let rest = Arg::new("rest").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true);
+    Command::new(name).about("Not built yet").arg(rest)
+}
+
+fn cluster_command() -> Command {
+    let command = Command::new("cluster").about("Nodes that act as one").subcommand_required(true);
+    let secret = Command::new("secret").about("Prints a new secret for HOLDFAST_CLUSTER_SECRET");
+    CLUSTER_NOT_BUILT.iter().fold(command.subcommand(secret), |command, (name, _)| command.subcommand(not_built(name)))
 }
 
 fn with_settings(mut command: Command) -> Command {
@@ -159,11 +174,20 @@ pub fn parse(words: impl IntoIterator<Item = OsString>, environment: HashMap<Str
             let (_, matches) = matches.subcommand().expect("a subcommand is required");
             Ok(Action::ConfigShow(settings(matches, environment)?))
         }
+        "cluster" => cluster(matches),
         "version" => Ok(Action::Print(format!("holdfast {}", env!("CARGO_PKG_VERSION")))),
         other => {
             let name = NOT_BUILT.iter().find(|name| **name == other).expect("clap knows the commands");
             Err(Error::NotBuilt(name))
         }
+    }
+}
+
+fn cluster(matches: &ArgMatches) -> Result<Action, Error> {
+    let (verb, _) = matches.subcommand().expect("a subcommand is required");
+    match CLUSTER_NOT_BUILT.iter().find(|(name, _)| *name == verb) {
+        Some((_, name)) => Err(Error::NotBuilt(name)),
+        None => Ok(Action::Print(ClusterSecret::generate().expose().to_owned())),
     }
 }
 
@@ -292,6 +316,17 @@ mod tests {
         for line in ["holdfast index create --x y", "holdfast sql q", "holdfast lock run n -- c", "holdfast recover"] {
             assert!(matches!(run(line), Err(Error::NotBuilt(_))), "{line}");
         }
+    }
+
+    #[test]
+    fn a_new_secret_is_good_for_a_cluster() {
+        let secret = || match run("holdfast cluster secret").unwrap() {
+            Action::Print(secret) => secret,
+            other => panic!("{other:?}"),
+        };
+        assert!(ClusterSecret::new(&secret()).is_ok());
+        assert_ne!(secret(), secret());
+        assert_eq!(fails("holdfast cluster remove 3"), "holdfast cluster remove is not built yet");
     }
 
     #[test]

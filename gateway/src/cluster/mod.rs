@@ -16,6 +16,7 @@
 //! - when the node must stop, [`Cluster::fatal`] resolves, and every later call fails.
 
 mod codec;
+pub mod discovery;
 mod engine;
 mod error;
 mod identity;

@@ -4,6 +4,13 @@
 //! a body by [`MESSAGE_BYTES_MAX`], an upload by its receiver, every call by its deadline. Who sent a message is proved by
 //! the transport and never read from the message.
 
+pub mod client;
+pub mod server;
+#[cfg(test)]
+mod tests;
+pub mod trust;
+mod wire;
+
 use std::pin::Pin;
 
 use async_trait::async_trait;
