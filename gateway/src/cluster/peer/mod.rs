@@ -4,6 +4,8 @@
 //! a body by [`MESSAGE_BYTES_MAX`], an upload by its receiver, every call by its deadline. Who sent a message is proved by
 //! the transport and never read from the message.
 
+pub mod switchboard;
+
 use std::pin::Pin;
 
 use async_trait::async_trait;
