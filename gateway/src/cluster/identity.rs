@@ -70,6 +70,7 @@ pub(super) fn lock(dir: &Path) -> Result<DirLock, Error> {
 }
 
 /// The identity file of a directory.
+#[derive(Clone)]
 pub(super) struct IdentityFile {
     dir: PathBuf,
     pub(super) path: PathBuf,
@@ -102,14 +103,18 @@ impl IdentityFile {
         Ok(identity)
     }
 
+    pub(super) fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
+    /// Makes this directory that of a node of a cluster. The next [`IdentityFile::begin`] goes on as that.
+    pub(super) fn adopt(&self, cluster_id: String, generation: u64, node_id: u64) -> Result<(), Error> {
+        self.check_new()?;
+        self.write(&Identity { format: FORMAT, cluster_id, generation, node_id, boots: 0, initialized: false })
+    }
+
     fn create(&self) -> Result<Identity, Error> {
-        // The log and the state are never made without an identity: if they are there, it was lost.
-        for name in [super::LOG_DIR, super::STATE_DIR] {
-            if self.dir.join(name).exists() {
-                let what = format!("is missing but {} is there: restore it from a copy", self.dir.join(name).display());
-                return Err(Error::Identity { path: self.path.clone(), what });
-            }
-        }
+        self.check_new()?;
         Ok(Identity {
             format: FORMAT,
             cluster_id: hex::encode(rand::random::<[u8; 16]>()),
@@ -118,6 +123,17 @@ impl IdentityFile {
             boots: 0,
             initialized: false,
         })
+    }
+
+    pub(super) fn check_new(&self) -> Result<(), Error> {
+        // The log and the state are never made without an identity: if they are there, it was lost.
+        for name in [super::LOG_DIR, super::STATE_DIR] {
+            if self.dir.join(name).exists() {
+                let what = format!("is missing but {} is there: restore it from a copy", self.dir.join(name).display());
+                return Err(Error::Identity { path: self.path.clone(), what });
+            }
+        }
+        Ok(())
     }
 
     /// Replaces the file atomically and durably.

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     pub store: Store,
     /// Revision of the last applied entry.
     pub applied: watch::Sender<u64>,
+    /// What to add to a log index to get a revision.
+    revision_offset: AtomicU64,
     pub effects: broadcast::Sender<Effects>,
     /// Why the state machine cannot go on.
     pub failure: watch::Sender<Option<String>>,
@@ -52,10 +55,16 @@ impl Shared {
             store,
             space,
             applied: watch::Sender::new(0),
+            revision_offset: AtomicU64::new(0),
             effects: broadcast::Sender::new(EFFECTS_MAX),
             failure: watch::Sender::new(None),
             snapshot: Mutex::new(None),
         }
+    }
+
+    /// The revision of the entry at `index`.
+    pub(super) fn revision(&self, index: u64) -> u64 {
+        index + self.revision_offset.load(Ordering::Acquire)
     }
 
     fn failed(&self, error: KvError) -> io::Error {
@@ -99,12 +108,11 @@ pub enum SnapshotData {
 pub struct Machine {
     shared: Arc<Shared>,
     membership: StoredMembership,
-    revision_offset: u64,
 }
 
 impl Machine {
     pub(super) fn new(shared: Arc<Shared>) -> Result<Self, Error> {
-        let mut machine = Self { shared, membership: StoredMembership::default(), revision_offset: 0 };
+        let mut machine = Self { shared, membership: StoredMembership::default() };
         machine.reload().map_err(|error| machine.shared.store.failed(error))?;
         Ok(machine)
     }
@@ -113,8 +121,8 @@ impl Machine {
     fn reload(&mut self) -> Result<(), KvError> {
         let view = self.shared.store.view();
         self.membership = engine::membership(&view)?;
-        self.revision_offset = engine::revision_offset(&view)?;
-        let applied = engine::applied(&view)?.map_or(0, |id| id.index + self.revision_offset);
+        self.shared.revision_offset.store(engine::revision_offset(&view)?, Ordering::Release);
+        let applied = engine::applied(&view)?.map_or(0, |id| self.shared.revision(id.index));
         self.shared.applied.send_replace(applied);
         Ok(())
     }
@@ -128,7 +136,7 @@ impl Machine {
             let outcome = match entry.payload {
                 EntryPayload::Blank => Outcome(None),
                 EntryPayload::Normal(proposal) => {
-                    let applied = apply(&overlay, entry.log_id.index + self.revision_offset, &proposal.command)
+                    let applied = apply(&overlay, self.shared.revision(entry.log_id.index), &proposal.command)
                         .map_err(|stop| KvError { doing: "applying a command", source: Box::new(stop) })?;
                     overlay.merge(applied.batch);
                     effects.extend(applied.effects);
@@ -161,7 +169,7 @@ impl Machine {
     }
 
     fn tell(&self, last: LogId, effects: Vec<Effect>, replies: Vec<(ApplyResponder<TypeConfig>, Outcome)>) {
-        self.shared.applied.send_replace(last.index + self.revision_offset);
+        self.shared.applied.send_replace(self.shared.revision(last.index));
         if !effects.is_empty() {
             // Without a subscriber nobody needs them.
             let _ = self.shared.effects.send(effects.into());

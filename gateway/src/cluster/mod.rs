@@ -1,10 +1,12 @@
 //! The replicated state machine of this node: propose a command, view the state.
 //!
 //! ```text
-//! propose ─▶ space (may it enter?) ─▶ openraft ─▶ log (fsync) ─▶ machine (apply) ─▶ reply
-//! view ────▶ read gate, or a quorum round ───────▶ engine snapshot + its revision
+//! propose ─▶ [the leader ─▶] space (may it enter?) ─▶ openraft ─▶ log (fsync) ─▶ machine (apply) ─▶ reply
+//! view ────▶ read gate, or a quorum round [of the leader] ───────▶ engine snapshot + its revision
 //! ```
-//! Today a cluster has one node; the types are those of many. openraft, its log writer and the state machine run on
+//! A cluster has one node, or several that agree through the peer seam: any of them takes commands and views, and sends
+//! them to the leader as need be (`forward`, `reads`). How a node becomes a member is `bootstrap`, how members change is
+//! `membership`, what peers may ask is `node_side`. openraft, its log writer and the state machine run on
 //! threads of their own, so that neither a big body being hashed nor a stalled disk write delays the other.
 //!
 //! Promises:
@@ -15,48 +17,62 @@
 //! - a full disk refuses what needs space, never reads; see [`space`];
 //! - when the node must stop, [`Cluster::fatal`] resolves, and every later call fails.
 
+mod attendance;
+mod bootstrap;
+pub mod claim;
 mod codec;
 pub mod discovery;
 mod engine;
 mod error;
+mod forward;
 mod identity;
+mod local;
 pub mod log;
 mod machine;
+mod membership;
 mod network;
+mod node_side;
 pub mod peer;
 mod raft;
+mod reads;
 pub mod space;
 mod start;
+mod status;
 mod store;
+mod wire;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_core::command::{Command, Reply};
+use holdfast_core::command::Reply;
 use holdfast_core::keyspace::Keyspace;
 use holdfast_core::kv::{Direction, KeyRange, KvError, KvRead, Rows};
-use openraft::ReadPolicy;
-use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::claim::ClusterClaim;
 pub use self::engine::EngineView;
 pub use self::engine::{CACHE_BYTES, Engine};
 pub use self::error::{Error, Kind};
 pub use self::identity::Identity;
+use self::local::Local;
+use self::log::SEGMENT_BYTES;
 use self::log::files::{LogFiles, RealFiles};
-use self::log::{Log, LogStats, SEGMENT_BYTES};
 pub use self::machine::{Effects, SnapshotData};
+pub use self::membership::Member;
+use self::network::Links;
+pub use self::node_side::NodeSide;
+use self::peer::Peers;
 pub use self::raft::Node;
-use self::raft::{Consensus, Outcome, Pending, Proposal};
-use self::space::Space;
+pub use self::status::Status;
 
 const LOG_DIR: &str = "log";
 const STATE_DIR: &str = "state";
@@ -67,6 +83,8 @@ const SNAPSHOT_ENTRIES: u64 = 100_000;
 const LOG_KEEP_BYTES: u64 = 64 << 20;
 /// Pause before a proposal or read is tried again while there is no leader.
 const NO_LEADER_RETRY: Duration = Duration::from_millis(20);
+/// Longest time that a node which stops waits for another to take leadership.
+const DRAIN: Duration = Duration::from_secs(3);
 
 /// How to open a cluster.
 #[derive(Clone)]
@@ -87,6 +105,25 @@ pub struct ClusterConfig {
     pub log_keep_bytes: u64,
     /// The file system of log and balloon.
     pub files: Arc<dyn LogFiles>,
+    /// How to be one of several nodes; `None` is a cluster of one.
+    pub peers: Option<PeersConfig>,
+}
+
+/// How to be one of several nodes.
+#[derive(Clone)]
+pub struct PeersConfig {
+    /// Sends messages to peers.
+    pub transport: Arc<dyn Peers>,
+    /// Receives them; the transport has it already.
+    pub side: Arc<NodeSide>,
+    /// Host and port at which peers reach this node.
+    pub advertise: String,
+    /// Where peers may be. A hint; this node's own address may be among them.
+    pub candidates: watch::Receiver<BTreeSet<String>>,
+    /// Voters that a new cluster begins with, and below which none is removed.
+    pub expect: usize,
+    /// What says which cluster the repository belongs to.
+    pub claim: Arc<dyn ClusterClaim>,
 }
 
 impl ClusterConfig {
@@ -102,6 +139,7 @@ impl ClusterConfig {
             snapshot_bytes: SNAPSHOT_BYTES,
             log_keep_bytes: LOG_KEEP_BYTES,
             files: Arc::new(RealFiles),
+            peers: None,
         }
     }
 }
@@ -160,43 +198,13 @@ impl KvRead for StateView {
     }
 }
 
-/// What the node knows about itself.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// Who it is.
-    pub identity: Identity,
-    /// "Leader", "Follower", "Candidate" or "Learner".
-    pub role: String,
-    /// Election term.
-    pub term: u64,
-    /// The leader, if known.
-    pub leader: Option<u64>,
-    /// Revision of the last applied command.
-    pub revision: u64,
-    /// Voters and learners.
-    pub members: Vec<(u64, Node)>,
-    /// The log.
-    pub log: LogStats,
-    /// Index that the last snapshot covers.
-    pub snapshot_index: Option<u64>,
-    /// Bytes of commands in flight.
-    pub in_flight_bytes: usize,
-    /// Whether only what frees space is accepted.
-    pub disk_full: bool,
-    /// Bytes free on the data file system.
-    pub free_bytes: u64,
-    /// Why the node must stop.
-    pub fatal: Option<String>,
-}
-
 /// The cluster, as this node takes part in it.
 pub struct Cluster {
     identity: Identity,
-    raft: Consensus,
-    log: Log,
-    space: Arc<Space>,
-    machine: Arc<machine::Shared>,
-    revision_offset: u64,
+    local: Local,
+    peers: Option<PeersRun>,
+    /// Bytes of commands that are on their way to the leader.
+    forwards: Semaphore,
     /// This node alone decides: see [`Cluster::view`].
     sole_leader: Arc<AtomicBool>,
     fatal: watch::Sender<Option<String>>,
@@ -206,69 +214,24 @@ pub struct Cluster {
     _lock: identity::DirLock,
 }
 
+/// What runs among several nodes.
+struct PeersRun {
+    side: Arc<NodeSide>,
+    links: Arc<Links>,
+    running: Arc<node_side::Running>,
+    rounds: reads::Rounds,
+    /// Why this node is no member any more.
+    removed: watch::Receiver<Option<String>>,
+}
+
 impl Cluster {
-    /// Proposes a command and waits until it is durable and applied.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`], [`Error::NoSpace`], [`Error::Busy`], [`Error::Unavailable`]: nothing was done.
-    /// [`Error::UnknownOutcome`]: it may be applied, or not; ask again with the same request id. [`Error::Fatal`].
-    ///
-    /// # Cancel safety
-    /// Dropped before it was handed to the log, nothing happens; after that the command runs to its end.
-    pub async fn propose(&self, command: Command, options: ProposeOptions) -> Result<Committed, Error> {
-        let proposal = Proposal::new(command);
-        let most = self.log.config().command_bytes_max();
-        if proposal.bytes.len() > most {
-            return Err(Error::TooLarge { bytes: proposal.bytes.len(), most });
-        }
-        loop {
-            self.check_alive()?;
-            if let Some(committed) = self.propose_once(proposal.clone(), options).await? {
-                return Ok(committed);
-            }
-            // Refused before it was appended: there is no leader at this moment.
-            if Instant::now() + NO_LEADER_RETRY >= options.deadline {
-                return Err(Error::Unavailable("the cluster has no leader".into()));
-            }
-            tokio::time::sleep(NO_LEADER_RETRY).await;
-        }
-    }
-
-    async fn propose_once(&self, proposal: Proposal, options: ProposeOptions) -> Result<Option<Committed>, Error> {
-        let ProposeOptions { deadline, frees_space } = options;
-        let held = self.space.admit(proposal.bytes.len(), frees_space, deadline).await?;
-        let (pending, result) = Pending::new(held);
-        match timeout_at(deadline, self.raft.client_write_ff(proposal, Some(pending))).await {
-            Err(_) => return Err(Error::Busy),
-            Ok(Err(fatal)) => return Err(Error::Fatal(fatal.to_string())),
-            Ok(Ok(())) => {}
-        }
-        let unknown = |why: &str| Error::UnknownOutcome(why.into());
-        let result = timeout_at(deadline, result).await.map_err(|_| unknown("the deadline passed"))?;
-        match result.map_err(|_| unknown("the node is stopping"))? {
-            Ok(done) => match done.data {
-                Outcome(Some(reply)) => {
-                    Ok(Some(Committed { revision: done.log_id.index + self.revision_offset, reply }))
-                }
-                Outcome(None) => Err(Error::Fatal("a command was applied without a reply".into())),
-            },
-            Err(ClientWriteError::ForwardToLeader(_)) => Ok(None),
-            Err(error @ ClientWriteError::LogEntryDiscarded(_)) => Err(Error::UnknownOutcome(error.to_string())),
-            // Answers to calls that this node does not make.
-            Err(error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_))) => {
-                Err(Error::Fatal(error.to_string()))
-            }
-        }
-    }
-
     /// A view of the state.
     ///
     /// In a cluster of one a linearizable view needs no round to anybody. Proof: let `sole_leader` be true, that is,
     /// this node leads the current term, has applied its first entry, and is the only voter of the only membership in
     /// effect. (a) No other node can commit a command or let one in: that takes a majority of the voters, and this node
     /// is each of them. The data directory is locked, so no second process is this node. A later change of the voters
-    /// starts from this membership and needs this node's vote and log, and whoever builds it must clear the flag before
-    /// proposing it; no such call exists today. (b) A command is acknowledged only after this node has applied it
+    /// needs peers, and a node that was opened with peers never sets the flag (`start::Gate`). (b) A command is acknowledged only after this node has applied it
     /// (`machine`: commit to the store, then reply), and commands acknowledged before a restart were durable and were
     /// applied again before the flag was first set. So every command acknowledged before this call is in the store's
     /// state of now, which is what the view shows.
@@ -280,47 +243,15 @@ impl Cluster {
             Consistency::Local => {}
             Consistency::Linearizable if self.sole_leader.load(Ordering::Acquire) => {}
             Consistency::Linearizable => self.linearize(deadline).await?,
-            Consistency::AtLeast(revision) => self.wait_applied(revision, deadline).await?,
+            Consistency::AtLeast(revision) => self.local.wait_applied(revision, deadline).await?,
         }
-        self.view_now()
-    }
-
-    fn view_now(&self) -> Result<StateView, Error> {
-        let view = self.machine.store.view();
-        let applied = engine::applied(&view).map_err(|error| self.machine.store.failed(error))?;
-        Ok(StateView { view, revision: applied.map_or(0, |id| id.index + self.revision_offset) })
-    }
-
-    /// One quorum round, which openraft shares among all reads that were waiting when it began.
-    async fn linearize(&self, deadline: Instant) -> Result<(), Error> {
-        loop {
-            self.check_alive()?;
-            let round = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
-            let late = |_| Error::Unavailable("the read could not be confirmed before its deadline".into());
-            match timeout_at(deadline, round).await.map_err(late)? {
-                Ok(_) => return Ok(()),
-                Err(RaftError::Fatal(fatal)) => return Err(Error::Fatal(fatal.to_string())),
-                // A retry is a new round with a new index.
-                Err(RaftError::APIError(
-                    LinearizableReadError::ForwardToLeader(_) | LinearizableReadError::QuorumNotEnough(_),
-                )) => timeout_at(deadline, tokio::time::sleep(NO_LEADER_RETRY)).await.map_err(late)?,
-            }
-        }
-    }
-
-    async fn wait_applied(&self, revision: u64, deadline: Instant) -> Result<(), Error> {
-        let mut applied = self.machine.applied.subscribe();
-        let reached = timeout_at(deadline, applied.wait_for(|applied| *applied >= revision)).await;
-        match reached {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(Error::Unavailable(format!("revision {revision} is not applied on this node yet"))),
-        }
+        self.local.view()
     }
 
     /// Hints for jobs, from now on. A subscriber that is too slow loses some.
     #[must_use]
     pub fn effects(&self) -> broadcast::Receiver<Effects> {
-        self.machine.effects.subscribe()
+        self.local.machine.effects.subscribe()
     }
 
     /// Who this node is.
@@ -329,33 +260,21 @@ impl Cluster {
         &self.identity
     }
 
-    /// What the node knows about itself now.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        use openraft::async_runtime::watch::WatchReceiver as _;
-        // The borrow blocks the consensus core: it ends with the statement.
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        let (disk_full, free_bytes) = self.space.disk();
-        Status {
-            identity: self.identity.clone(),
-            role: format!("{:?}", metrics.state),
-            term: metrics.current_term,
-            leader: metrics.current_leader,
-            revision: *self.machine.applied.borrow(),
-            members: metrics.membership_config.nodes().map(|(id, node)| (*id, node.clone())).collect(),
-            log: self.log.stats(),
-            snapshot_index: metrics.snapshot.map(|id| id.index),
-            in_flight_bytes: self.space.in_flight_bytes(),
-            disk_full,
-            free_bytes,
-            fatal: self.fatal.borrow().clone(),
+    /// Resolves when the node can serve: it leads, or follows a leader that it hears of.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] with what is missing, at the deadline; [`Error::Fatal`].
+    pub async fn wait_ready(&self, deadline: Instant) -> Result<(), Error> {
+        loop {
+            let Some(why) = self.not_ready() else { return Ok(()) };
+            if self.fatal.borrow().is_some() {
+                return Err(Error::Fatal(why));
+            }
+            if Instant::now() + NO_LEADER_RETRY >= deadline {
+                return Err(Error::Unavailable(why));
+            }
+            tokio::time::sleep(NO_LEADER_RETRY).await;
         }
-    }
-
-    /// Whether commands can be proposed here now.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.sole_leader.load(Ordering::Acquire) && self.fatal.borrow().is_none()
     }
 
     /// Resolves when the node must stop, with the reason.
@@ -373,26 +292,30 @@ impl Cluster {
         }
     }
 
-    /// Stops: no new proposals, what is in the log's queue becomes durable, the state is synced.
+    /// Stops: leadership moves, no new proposals, what is in the log's queue becomes durable, the state is synced.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when something did not end before the deadline; the directory may then still be in use.
     pub async fn shutdown(&self, deadline: Instant) -> Result<(), Error> {
+        self.drain(deadline.min(Instant::now() + DRAIN)).await;
         self.stop.cancel();
         self.sole_leader.store(false, Ordering::Release);
         self.tasks.close();
         let late = |what: &str| Error::Unavailable(format!("{what} did not end before the deadline"));
         timeout_at(deadline, self.tasks.wait()).await.map_err(|_| late("background work"))?;
         // First of all: a state machine that waits for space must not be waited for.
-        let space = self.space.clone();
+        let space = self.local.space.clone();
         let closing = tokio::task::spawn_blocking(move || space.close());
         timeout_at(deadline, closing)
             .await
             .map_err(|_| late("the probe of the disk"))?
             .map_err(|error| Error::Fatal(error.to_string()))?;
-        let stopped = timeout_at(deadline, self.raft.shutdown()).await.map_err(|_| late("the consensus"))?;
+        let stopped = timeout_at(deadline, self.local.raft.shutdown()).await.map_err(|_| late("the consensus"))?;
         stopped.map_err(|error| Error::Fatal(error.to_string()))?;
-        let (log, machine) = (self.log.clone(), self.machine.clone());
+        if let Some(peers) = &self.peers {
+            peers.side.detach();
+        }
+        let (log, machine) = (self.local.log.clone(), self.local.machine.clone());
         let runtime = self.runtime.lock().expect("only held for a moment").take();
         let left = deadline.saturating_duration_since(Instant::now());
         let closing = tokio::task::spawn_blocking(move || {
@@ -413,8 +336,11 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.stop.cancel();
-        self.space.close();
-        self.log.close();
+        if let Some(peers) = &self.peers {
+            peers.side.detach();
+        }
+        self.local.space.close();
+        self.local.log.close();
         if let Some(runtime) = self.runtime.lock().expect("only held for a moment").take() {
             runtime.shutdown_background();
         }

@@ -27,6 +27,9 @@ pub struct Node {
     /// URL of the client-facing listener, for redirects; may be empty.
     #[n(1)]
     pub api: String,
+    /// Random, made by the node at its very first start: whoever asks to join again with it is the same node.
+    #[n(2)]
+    pub nonce: Option<String>,
 }
 
 /// Holdfast's choice of openraft types.
@@ -154,14 +157,19 @@ impl<T: Send + 'static> Responder<TypeConfig, T> for Pending<T> {
     }
 }
 
+/// Longest transfer of one snapshot, its export and installation included.
+const SNAPSHOT_TIMEOUT_MS: u64 = 600_000;
+/// A follower that hears nothing for this long may call an election.
+pub(super) const ELECTION_TIMEOUT_MS_MAX: u64 = 1000;
+
 /// openraft's settings for a local network. The rest of the defaults are right.
 pub(super) fn config(cluster: &str) -> openraft::Config {
     openraft::Config {
         cluster_name: cluster.to_owned(),
         heartbeat_interval: 100,
         election_timeout_min: 500,
-        election_timeout_max: 1000,
-        install_snapshot_timeout: 60_000,
+        election_timeout_max: ELECTION_TIMEOUT_MS_MAX,
+        install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
         enable_pre_vote: Some(true),
         // Restoring leadership without an election could serve a state machine that is behind its own past.
         enable_leader_restore: Some(false),

@@ -8,32 +8,42 @@ use std::time::Duration;
 
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::attendance::Attendance;
+use super::bootstrap::{self, Candidate, FirstStart};
 use super::engine;
 use super::error::Error;
 use super::identity::{self, DirLock, Identity, IdentityFile};
+use super::local::Local;
 use super::log::{Log, LogConfig};
 use super::machine::{self, Machine};
-use super::network::NoPeers;
-use super::raft::{self, Consensus};
-use super::space::{Space, WORK_BYTES};
+use super::membership::Roster;
+use super::network::{Factory, Links, Own};
+use super::node_side::Running;
+use super::raft::{self, Consensus, Node};
+use super::reads::Rounds;
+use super::space::{IN_FLIGHT_BYTES_MAX, Space, WORK_BYTES};
 use super::store::{Found, Store};
-use super::{Cluster, ClusterConfig, LOG_DIR, SNAPSHOT_ENTRIES, STATE_DIR};
+use super::{Cluster, ClusterConfig, LOG_DIR, PeersConfig, PeersRun, SNAPSHOT_ENTRIES, STATE_DIR};
 
 /// Threads of the consensus: its core, and the state machine beside it.
 const CONSENSUS_THREADS: usize = 2;
 /// Longest wait for the first linearizable state, replay included.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the other first voters wait for the one that wrote the claim to begin. Not a matter of safety: all of them
+/// begin with the same list.
+const BEGIN_GRACE: Duration = Duration::from_secs(3);
+/// How often they look.
+const BEGIN_LOOK: Duration = Duration::from_millis(50);
 /// How often it is decided whether a snapshot or a purge is due.
 const KEEP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What the directory holds, checked.
 struct Opened {
-    lock: DirLock,
     file: IdentityFile,
     identity: Identity,
     log: Log,
@@ -42,13 +52,22 @@ struct Opened {
 }
 
 impl Cluster {
-    /// Opens the cluster in a directory, or begins a cluster of one in an empty one. Ready for proposals and views when it
-    /// returns.
+    /// Opens the cluster in a directory. Without peers it begins a cluster of one in an empty one, and is ready for
+    /// proposals and views when it returns. With peers an empty directory becomes a member first, however long that takes
+    /// (see `bootstrap`); when it returns the node takes part, and [`Cluster::wait_ready`] waits until it can serve.
     ///
     /// # Errors
     /// [`Error::InUse`]; [`Error::LogDamaged`], [`Error::StateMismatch`], [`Error::Identity`] when an operator must act;
     /// [`Error::Io`], [`Error::Store`]; [`Error::Unavailable`] when the node did not become ready.
+    ///
+    /// # Cancel safety
+    /// Dropped before the node has become a member, it has become none.
     pub async fn open(config: ClusterConfig) -> Result<Self, Error> {
+        let lock = take_directory(&config).await?;
+        let first = match &config.peers {
+            Some(peers) => Some(become_member(&config, peers).await?),
+            None => None,
+        };
         let own = config.clone();
         let opened = tokio::task::spawn_blocking(move || open_directory(&own));
         let opened = opened.await.map_err(|error| Error::Fatal(error.to_string()))??;
@@ -59,24 +78,33 @@ impl Cluster {
             .build()
             .map_err(|source| Error::io("start threads for", &config.data_dir, source))?;
         let machine = Arc::new(machine::Shared::new(opened.store, Some(opened.space.clone())));
-        let raft = start_consensus(&runtime, &config, opened.identity.node_id, &opened.log, &machine).await?;
-        let view = machine.store.view();
-        let revision_offset = engine::revision_offset(&view).map_err(|error| machine.store.failed(error))?;
+        let links = config.peers.as_ref().map(|peers| links(&config, peers, &opened.identity, &opened.file, &machine));
+        let links = links.transpose()?;
+        let raft = start_consensus(&runtime, &config, opened.identity.node_id, &opened.log, &machine, &links).await?;
+        let local =
+            Local { node: opened.identity.node_id, raft, log: opened.log, space: opened.space, machine };
+        let (fatal, stop, tasks) = (watch::Sender::new(None), CancellationToken::new(), TaskTracker::new());
+        let (removed, no_member) = watch::channel(None);
+        let peers = links.map(|links| {
+            let peers = config.peers.clone().expect("links are made of them");
+            join_in(&runtime, peers, links, &local, &tasks, &stop, no_member)
+        });
         let mut cluster = Self {
             identity: opened.identity,
-            raft,
-            log: opened.log,
-            space: opened.space,
-            machine,
-            revision_offset,
+            local,
+            peers,
+            forwards: Semaphore::new(IN_FLIGHT_BYTES_MAX),
             sole_leader: Arc::new(AtomicBool::new(false)),
-            fatal: watch::Sender::new(None),
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            fatal,
+            tasks,
+            stop,
             runtime: Mutex::new(Some(runtime)),
-            _lock: opened.lock,
+            _lock: lock,
         };
-        cluster.begin(&config, &opened.file).await?;
+        match first {
+            None => cluster.begin(&config, &opened.file).await?,
+            Some(first) => cluster.begin_among(&config, &first, opened.file, removed).await?,
+        }
         cluster.watch_over(&config).await?;
         Ok(cluster)
     }
@@ -84,12 +112,19 @@ impl Cluster {
     /// Becomes the leader and applies all there is.
     async fn begin(&mut self, config: &ClusterConfig, file: &IdentityFile) -> Result<(), Error> {
         let fatal = |error: &dyn std::fmt::Display| Error::Fatal(error.to_string());
-        if self.raft.is_initialized().await.map_err(|error| fatal(&error))? {
+        let raft = &self.local.raft;
+        if raft.is_initialized().await.map_err(|error| fatal(&error))? {
+            let voters = self.metrics().membership_config.voter_ids().count();
+            if voters != 1 {
+                return Err(Error::Unavailable(format!(
+                    "this directory is of a member of a cluster with {voters} voters: start it with the cluster's settings"
+                )));
+            }
             // Nobody else can lead: there is nothing to wait for.
-            self.raft.trigger().elect(false).await.map_err(|error| fatal(&error))?;
+            raft.trigger().elect(false).await.map_err(|error| fatal(&error))?;
         } else {
             let members = BTreeMap::from([(self.identity.node_id, config.node.clone())]);
-            self.raft.initialize(members).await.map_err(|error| fatal(&error))?;
+            raft.initialize(members).await.map_err(|error| fatal(&error))?;
         }
         self.linearize(Instant::now() + READY_TIMEOUT).await?;
         if !self.identity.initialized {
@@ -99,30 +134,155 @@ impl Cluster {
         Ok(())
     }
 
-    async fn watch_over(&self, config: &ClusterConfig) -> Result<(), Error> {
-        let gate = Gate { node: self.identity.node_id, raft: self.raft.clone(), open: self.sole_leader.clone() };
-        let opened = tokio::time::timeout(READY_TIMEOUT, gate.opened()).await;
-        opened.map_err(|_| Error::Unavailable("the node did not become the leader".into()))?;
+    /// Takes part; begins the cluster with the other first voters if that was not done before.
+    async fn begin_among(
+        &self,
+        config: &ClusterConfig,
+        first: &FirstStart,
+        file: IdentityFile,
+        removed: watch::Sender<Option<String>>,
+    ) -> Result<(), Error> {
+        let peers = self.peers.as_ref().expect("the caller has them");
+        let own = first.voters.iter().any(|voter| voter.id == self.identity.node_id);
+        // The log decides again when the consensus is asked: this only spares the wait.
+        if own && self.local.log.last().is_none() {
+            let members = first.voters.iter().map(|voter| {
+                let node = Node { peer: voter.address.clone(), api: String::new(), nonce: Some(voter.nonce.clone()) };
+                (voter.id, node)
+            });
+            let (members, raft, stop) = (members.collect(), self.local.raft.clone(), self.stop.clone());
+            let grace = if first.won { Duration::ZERO } else { BEGIN_GRACE };
+            self.spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = begin_with(raft, members, grace) => {}
+                }
+            });
+        }
+        let settings = config.peers.as_ref().expect("the caller has them");
+        let attendance = Attendance {
+            roster: peers.running.roster.clone(),
+            address: settings.advertise.clone(),
+            api: config.node.api.clone(),
+            fatal: self.fatal.clone(),
+            removed,
+            identity: self.identity.clone(),
+            file,
+            log: self.local.log.clone(),
+        };
+        self.spawn(attendance.run(self.stop.clone()));
+        settings.side.set_identity(&self.identity);
+        Ok(())
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let runtime = self.runtime.lock().expect("only held for a moment");
         let handle = runtime.as_ref().expect("the cluster was just opened").handle();
-        let watcher =
-            gate.run(self.log.failure(), self.machine.failure.subscribe(), self.fatal.clone(), self.stop.clone());
-        self.tasks.spawn_on(watcher, handle);
-        let keeper = Keeper {
-            raft: self.raft.clone(),
-            log: self.log.clone(),
-            snapshot_bytes: config.snapshot_bytes,
-            keep_bytes: config.log_keep_bytes,
-        };
-        self.tasks.spawn_on(keeper.run(self.stop.clone()), handle);
+        self.tasks.spawn_on(task, handle);
+    }
+
+    async fn watch_over(&self, config: &ClusterConfig) -> Result<(), Error> {
+        let Local { node, raft, log, machine, .. } = self.local.clone();
+        let (alone, open) = (self.peers.is_none(), self.sole_leader.clone());
+        let gate = Gate { node, raft: raft.clone(), alone, open };
+        if alone {
+            let opened = tokio::time::timeout(READY_TIMEOUT, gate.opened()).await;
+            opened.map_err(|_| Error::Unavailable("the node did not become the leader".into()))?;
+        }
+        self.spawn(gate.run(log.failure(), machine.failure.subscribe(), self.fatal.clone(), self.stop.clone()));
+        let keeper =
+            Keeper { raft, log, snapshot_bytes: config.snapshot_bytes, keep_bytes: config.log_keep_bytes };
+        self.spawn(keeper.run(self.stop.clone()));
         Ok(())
+    }
+}
+
+async fn take_directory(config: &ClusterConfig) -> Result<DirLock, Error> {
+    let own = config.clone();
+    let taken = tokio::task::spawn_blocking(move || {
+        let lock = identity::lock(&own.data_dir)?;
+        make_room(&own)?;
+        Ok(lock)
+    });
+    taken.await.map_err(|error| Error::Fatal(error.to_string()))?
+}
+
+/// An identity is there when this returns, and peers can ask who this node is.
+async fn become_member(config: &ClusterConfig, peers: &PeersConfig) -> Result<FirstStart, Error> {
+    let file = IdentityFile::new(&config.data_dir);
+    let mut first = FirstStart::open(&config.data_dir)?;
+    if file.exists() {
+        peers.side.set_candidate(Candidate::new(&config.name, &peers.advertise, &first.nonce));
+        return Ok(first);
+    }
+    file.check_new()?;
+    let member = bootstrap::decide(config, peers, &mut first).await?;
+    tracing::info!(cluster = member.cluster_id, node = member.node_id, "this node is a member now");
+    file.adopt(member.cluster_id, member.generation, member.node_id)?;
+    Ok(first)
+}
+
+fn links(
+    config: &ClusterConfig,
+    peers: &PeersConfig,
+    identity: &Identity,
+    file: &IdentityFile,
+    machine: &Arc<machine::Shared>,
+) -> Result<Arc<Links>, Error> {
+    let own = Own {
+        name: config.name.clone(),
+        cluster_id: identity.cluster_id.clone(),
+        cluster: identity.owner(&file.path)?.cluster,
+        generation: identity.generation,
+        node: identity.node_id,
+        boots: identity.boots,
+        // Nought stands for a start that is not known.
+        nonce: rand::random::<u64>().max(1),
+    };
+    // The transport proves this id from its first message on.
+    peers.side.set_identity(identity);
+    Ok(Arc::new(Links::new(own, peers.transport.clone(), machine.clone())))
+}
+
+/// Starts what runs among peers, and opens the receiving end.
+fn join_in(
+    runtime: &tokio::runtime::Runtime,
+    peers: PeersConfig,
+    links: Arc<Links>,
+    local: &Local,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+    removed: watch::Receiver<Option<String>>,
+) -> PeersRun {
+    let server = local.raft.server_metrics();
+    links.set_members(move || *server.borrow_watched().membership_config.log_id());
+    let roster = Arc::new(Roster::new(local.clone(), links.clone(), peers.expect));
+    let running = Running::new(local.clone(), links.clone(), roster.clone());
+    peers.side.attach(running.clone());
+    let (rounds, serve) = Rounds::new(local.clone(), links.clone(), stop.clone());
+    tasks.spawn_on(serve, runtime.handle());
+    tasks.spawn_on(roster.run(stop.clone()), runtime.handle());
+    PeersRun { side: peers.side, links, running, rounds, removed }
+}
+
+/// Begins the cluster with its first voters, unless one of the others does within `grace`.
+async fn begin_with(raft: Consensus, members: BTreeMap<u64, Node>, grace: Duration) {
+    let until = Instant::now() + grace;
+    while Instant::now() < until {
+        match raft.is_initialized().await {
+            Ok(false) => tokio::time::sleep(BEGIN_LOOK).await,
+            Ok(true) | Err(_) => return,
+        }
+    }
+    match raft.initialize(members).await {
+        Ok(()) => tracing::info!("the cluster begins"),
+        // It has begun meanwhile.
+        Err(error) => tracing::debug!(%error, "the cluster was not begun here"),
     }
 }
 
 fn open_directory(config: &ClusterConfig) -> Result<Opened, Error> {
     let dir = &config.data_dir;
-    let lock = identity::lock(dir)?;
-    make_room(config)?;
     let file = IdentityFile::new(dir);
     let identity = file.begin()?;
     let log_dir = dir.join(LOG_DIR);
@@ -139,9 +299,9 @@ fn open_directory(config: &ClusterConfig) -> Result<Opened, Error> {
         return Err(log_missing(&log_dir));
     }
     let (store, found) = Store::open(&dir.join(STATE_DIR), config.cache_bytes)?;
-    check_fit(&log, &store, found)?;
+    check_fit(&log, &store, found, config.peers.is_some())?;
     let space = Space::start(log.clone(), dir.clone(), config.files.clone())?;
-    Ok(Opened { lock, file, identity, log, space, store })
+    Ok(Opened { file, identity, log, space, store })
 }
 
 /// On a full disk even a start needs a little: the balloon is what it was kept for.
@@ -163,7 +323,7 @@ fn log_missing(dir: &Path) -> Error {
 }
 
 /// State and log must meet: the log continues where the state ends.
-fn check_fit(log: &Log, store: &Store, found: Found) -> Result<(), Error> {
+fn check_fit(log: &Log, store: &Store, found: Found, among_peers: bool) -> Result<(), Error> {
     let applied = engine::applied(&store.view()).map_err(|error| store.failed(error))?;
     let engine = store.engine();
     let (state_dir, log_dir) = (engine.dir().display(), log.config().dir.display());
@@ -181,7 +341,12 @@ fn check_fit(log: &Log, store: &Store, found: Found) -> Result<(), Error> {
         }
         return Ok(());
     };
-    // The log is synced before an entry is applied, and a cluster of one has no other log to have applied from.
+    // A follower may apply what a majority has before its own log has it: the log then continues where the state ends. A
+    // cluster of one has no other log to have applied from.
+    if among_peers && log.last().map(|id| id.index) < Some(applied.index) {
+        tracing::warn!(state = applied.index, log = log.last().map(|id| id.index), "the state is ahead of the log");
+        return Ok(());
+    }
     if log.last().map(|id| id.index) < Some(applied.index) {
         return Err(Error::StateMismatch(format!(
             "the state in {state_dir} {ends}, the log in {log_dir} at {}: the log has lost acknowledged entries; {advice}",
@@ -203,10 +368,11 @@ async fn start_consensus(
     node: u64,
     log: &Log,
     machine: &Arc<machine::Shared>,
+    links: &Option<Arc<Links>>,
 ) -> Result<Consensus, Error> {
     let settings = raft::config(&config.name).validate().map_err(|error| Error::Fatal(error.to_string()))?;
     let state_machine = Machine::new(machine.clone())?;
-    let start = Consensus::new(node, Arc::new(settings), NoPeers, log.clone(), state_machine);
+    let start = Consensus::new(node, Arc::new(settings), Factory(links.clone()), log.clone(), state_machine);
     let started = runtime.spawn(start).await.map_err(|error| Error::Fatal(error.to_string()))?;
     started.map_err(|error| Error::Fatal(error.to_string()))
 }
@@ -215,6 +381,8 @@ async fn start_consensus(
 struct Gate {
     node: u64,
     raft: Consensus,
+    /// Opened without peers: nobody can add a voter.
+    alone: bool,
     open: Arc<AtomicBool>,
 }
 
@@ -226,7 +394,7 @@ impl Gate {
             && metrics.vote.committed
             && metrics.vote.leader_id.node_id == self.node;
         let voters = metrics.membership_config.get_joint_config();
-        let alone = voters.len() == 1 && voters[0].len() == 1 && voters[0].contains(&self.node);
+        let alone = self.alone && voters.len() == 1 && voters[0].len() == 1 && voters[0].contains(&self.node);
         self.open.store(leads && alone, Ordering::Release);
     }
 

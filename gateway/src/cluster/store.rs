@@ -20,7 +20,7 @@ use holdfast_core::snapshot::{Decoder, Encoder, Piece, Trailer};
 use super::engine::{self, Engine, EngineView};
 use super::error::Error;
 use super::identity::replace_file;
-use super::raft::SnapshotMeta;
+use super::raft::{LogId, SnapshotMeta};
 
 const CURRENT: &str = "CURRENT";
 const STORE_PREFIX: &str = "store-";
@@ -114,6 +114,12 @@ impl Store {
         Ok(trailer)
     }
 
+    /// Reads the snapshot in the file at `path` to its last byte: whole, and of the state that `meta` describes.
+    pub(super) fn verify(meta: &SnapshotMeta, path: &Path) -> Result<(), Error> {
+        let trailer = read_rows(path, |_| Ok(()))?;
+        check_end(meta, &trailer, path).map(|_| ())
+    }
+
     /// Replaces the state by the snapshot in the file at `path`, which `meta` describes. The file is removed.
     pub(super) fn install(&self, meta: &SnapshotMeta, path: &Path) -> Result<(), Error> {
         let old = self.engine();
@@ -141,16 +147,20 @@ impl Store {
     fn fill(&self, meta: &SnapshotMeta, path: &Path, target: &Path) -> Result<Engine, Error> {
         let engine = Engine::open(target, self.cache_bytes)?;
         let trailer = read_rows(path, |batch| engine.commit(batch).map_err(|error| self.failed(error)))?;
-        let applied = meta.last_log_id.ok_or_else(|| damaged(path, "its description has no log id"))?;
-        if trailer.applied_index != applied.index {
-            let what = format!("it ends at entry {}, not at {}", trailer.applied_index, applied.index);
-            return Err(damaged(path, what));
-        }
+        let applied = check_end(meta, &trailer, path)?;
         let mut batch = Batch::default();
         engine::put_applied(&applied, Some(&meta.last_membership), &mut batch);
         engine.commit(batch).and_then(|()| engine.sync()).map_err(|error| self.failed(error))?;
         Ok(engine)
     }
+}
+
+fn check_end(meta: &SnapshotMeta, trailer: &Trailer, path: &Path) -> Result<LogId, Error> {
+    let applied = meta.last_log_id.ok_or_else(|| damaged(path, "its description has no log id"))?;
+    if trailer.applied_index == applied.index {
+        return Ok(applied);
+    }
+    Err(damaged(path, format!("it ends at entry {}, not at {}", trailer.applied_index, applied.index)))
 }
 
 fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {

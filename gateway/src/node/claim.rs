@@ -4,6 +4,9 @@
 //! start writes the document by a create-only put; every start reads it back and refuses a foreign one. A lost reply is no
 //! special case: whoever reads its own id has claimed it.
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
@@ -11,6 +14,7 @@ use tokio::time::{Duration, Instant};
 
 use crate::backend::{self, Backend, Body, GetOptions, ObjectPath, PutOptions};
 use crate::cluster::Identity;
+use crate::cluster::claim::{Claim, ClaimFailure, ClusterClaim, FirstVoter};
 
 const PATH: &str = "metadata/cluster.json";
 const FORMAT: u32 = 1;
@@ -27,6 +31,12 @@ struct Document {
     format: u32,
     cluster_id: String,
     generation: u64,
+    /// The nodes that begin the cluster together. Absent in documents of a cluster of one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    voters: Vec<FirstVoter>,
+    /// Of whoever wrote it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    nonce: String,
 }
 
 /// Why the repository is not ours.
@@ -64,31 +74,73 @@ pub enum ClaimError {
 
 /// Claims the repository for the cluster of `identity`, or finds that it has it already.
 pub(super) async fn claim(backend: &dyn Backend, identity: &Identity) -> Result<(), ClaimError> {
-    let deadline = Some(Instant::now() + DEADLINE);
-    let path = ObjectPath::new(PATH).expect("the path is a constant that has the form");
+    let ours = Document {
+        format: FORMAT,
+        cluster_id: identity.cluster_id.clone(),
+        generation: identity.generation,
+        voters: Vec::new(),
+        nonce: String::new(),
+    };
+    let found = create(backend, &ours).await?;
+    if found.cluster_id == ours.cluster_id {
+        return Ok(());
+    }
     let repository = backend.name().to_owned();
-    let ours = Document { format: FORMAT, cluster_id: identity.cluster_id.clone(), generation: identity.generation };
+    Err(ClaimError::Foreign { repository, theirs: found.cluster_id, ours: ours.cluster_id })
+}
+
+/// Writes the document unless there is one, and reads back the one that stands.
+async fn create(backend: &dyn Backend, ours: &Document) -> Result<Document, ClaimError> {
+    let deadline = Some(Instant::now() + DEADLINE);
     for _ in 0..ATTEMPTS {
-        if let Some(bytes) = read(backend, &path, deadline).await? {
-            let form = |source| ClaimError::Form { repository: repository.clone(), source };
-            let found: Document = serde_json::from_slice(&bytes).map_err(|error| form(Some(error)))?;
-            return match found {
-                found if found.format != FORMAT => Err(form(None)),
-                found if found.cluster_id == ours.cluster_id => Ok(()),
-                found => {
-                    Err(ClaimError::Foreign { repository, theirs: found.cluster_id, ours: ours.cluster_id.clone() })
-                }
-            };
+        if let Some(found) = find(backend, deadline).await? {
+            return Ok(found);
         }
-        let bytes = serde_json::to_vec_pretty(&ours).expect("a document of numbers and text is JSON");
+        let bytes = serde_json::to_vec_pretty(ours).expect("a document of numbers and text is JSON");
         let options = PutOptions { length: Some(bytes.len() as u64), deadline, ..PutOptions::default() };
-        match backend.put(&path, Body::from(bytes), options).await {
+        match backend.put(&path(), Body::from(bytes), options).await {
             Ok(_) | Err(backend::Error::Exists { .. }) => {}
             Err(error) if error.is_unknown_outcome() => {}
             Err(error) => return Err(error.into()),
         }
     }
     Err(ClaimError::Unsettled)
+}
+
+/// The document that stands, if any.
+async fn find(backend: &dyn Backend, deadline: Option<Instant>) -> Result<Option<Document>, ClaimError> {
+    let Some(bytes) = read(backend, &path(), deadline).await? else { return Ok(None) };
+    let form = |source| ClaimError::Form { repository: backend.name().to_owned(), source };
+    let found: Document = serde_json::from_slice(&bytes).map_err(|error| form(Some(error)))?;
+    if found.format == FORMAT { Ok(Some(found)) } else { Err(form(None)) }
+}
+
+fn path() -> ObjectPath {
+    ObjectPath::new(PATH).expect("the path is a constant that has the form")
+}
+
+/// The repository's document, for nodes that begin a cluster.
+#[allow(dead_code, reason = "used once a node can be started with peers")]
+pub(super) struct BackendClaim(pub Arc<dyn Backend>);
+
+#[async_trait]
+impl ClusterClaim for BackendClaim {
+    async fn read(&self) -> Result<Option<Claim>, ClaimFailure> {
+        Ok(find(&*self.0, Some(Instant::now() + DEADLINE)).await?.map(Document::into_claim))
+    }
+
+    async fn create(&self, claim: &Claim) -> Result<Claim, ClaimFailure> {
+        let Claim { cluster_id, generation, voters, nonce } = claim.clone();
+        let ours = Document { format: FORMAT, cluster_id, generation, voters, nonce };
+        Ok(create(&*self.0, &ours).await?.into_claim())
+    }
+}
+
+impl Document {
+    fn into_claim(self) -> Claim {
+        let Self { cluster_id, generation, voters, nonce, format: _ } = self;
+        Claim { cluster_id, generation, voters, nonce }
+    }
 }
 
 async fn read(
@@ -135,6 +187,32 @@ mod tests {
         });
         let won = futures::future::join_all(claims).await.into_iter().filter(|won| *won).count();
         assert_eq!(won, 1);
+    }
+
+    #[tokio::test]
+    async fn of_many_clusters_that_begin_one_document_stands_and_all_read_it() {
+        let backend: Arc<dyn Backend> = Arc::new(Memory::default());
+        let claims = (0..8).map(|number: u64| {
+            let claim = BackendClaim(backend.clone());
+            async move {
+                let voters = vec![FirstVoter { id: 1, address: format!("{number}:1"), nonce: number.to_string() }];
+                let own = Claim { cluster_id: number.to_string(), generation: 1, voters, nonce: number.to_string() };
+                claim.create(&own).await.unwrap()
+            }
+        });
+        let stood = futures::future::join_all(claims).await;
+        assert!(stood.iter().all(|claim| *claim == stood[0]));
+        assert_eq!(BackendClaim(backend.clone()).read().await.unwrap(), Some(stood[0].clone()));
+        claim(&*backend, &identity(&stood[0].cluster_id)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_document_of_an_earlier_release_is_read() {
+        let backend: Arc<dyn Backend> = Arc::new(Memory::default());
+        let bytes = &br#"{"format": 1, "cluster_id": "a", "generation": 3}"#[..];
+        backend.put(&path(), Body::from(bytes), PutOptions::default()).await.unwrap();
+        let found = BackendClaim(backend).read().await.unwrap().unwrap();
+        assert_eq!((found.cluster_id.as_str(), found.generation, found.voters), ("a", 3, Vec::new()));
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ pub mod server;
 mod tests;
 pub mod trust;
 mod wire;
+pub mod switchboard;
 
 use std::pin::Pin;
 

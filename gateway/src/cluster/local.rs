@@ -1,0 +1,127 @@
+//! What of the running node its own callers and its peers both use.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use holdfast_core::view::View;
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::ClientWriteError;
+use tokio::time::{Instant, timeout_at};
+
+use super::engine;
+use super::error::Error;
+use super::forward::Attempt;
+use super::log::Log;
+use super::machine;
+use super::raft::{Consensus, ELECTION_TIMEOUT_MS_MAX, Node, Outcome, Pending, Proposal};
+use super::space::Space;
+use super::{Committed, ProposeOptions, StateView};
+
+/// A leader refuses a stamp that is further than this from its clock: state time is the largest stamp, and replies are
+/// remembered by stamp, so a wrong clock would make every node forget too early.
+const STAMP_DRIFT_MAX: Duration = Duration::from_secs(300);
+/// A leader that no majority has acknowledged for this long is not one to send requests to.
+pub(super) const SILENCE_MAX: Duration = Duration::from_millis(2 * ELECTION_TIMEOUT_MS_MAX);
+
+/// The running parts. Clones share them.
+#[derive(Clone)]
+pub(super) struct Local {
+    pub node: u64,
+    pub raft: Consensus,
+    pub log: Log,
+    pub space: Arc<Space>,
+    pub machine: Arc<machine::Shared>,
+}
+
+impl Local {
+    /// Proposes here, once.
+    pub(super) async fn propose_once(&self, proposal: Proposal, options: ProposeOptions) -> Attempt {
+        match self.hand_over(proposal, options).await {
+            Ok(attempt) => attempt,
+            Err(Error::UnknownOutcome(why)) => Attempt::Unknown(why),
+            Err(error) => Attempt::Failed(error),
+        }
+    }
+
+    async fn hand_over(&self, proposal: Proposal, options: ProposeOptions) -> Result<Attempt, Error> {
+        let ProposeOptions { deadline, frees_space } = options;
+        let held = self.space.admit(proposal.bytes.len(), frees_space, deadline).await?;
+        let (pending, result) = Pending::new(held);
+        match timeout_at(deadline, self.raft.client_write_ff(proposal, Some(pending))).await {
+            Err(_) => return Err(Error::Busy),
+            Ok(Err(fatal)) => return Err(Error::Fatal(fatal.to_string())),
+            Ok(Ok(())) => {}
+        }
+        let unknown = |why: &str| Error::UnknownOutcome(why.into());
+        let result = timeout_at(deadline, result).await.map_err(|_| unknown("the deadline passed"))?;
+        match result.map_err(|_| unknown("the node is stopping"))? {
+            Ok(done) => match done.data {
+                Outcome(Some(reply)) => {
+                    Ok(Attempt::Done(Committed { revision: self.machine.revision(done.log_id.index), reply }))
+                }
+                Outcome(None) => Err(Error::Fatal("a command was applied without a reply".into())),
+            },
+            // Said before it is appended only.
+            Err(ClientWriteError::ForwardToLeader(_)) => Ok(Attempt::NoLeader),
+            Err(error @ ClientWriteError::LogEntryDiscarded(_)) => Err(Error::UnknownOutcome(error.to_string())),
+            // Answers to calls that this node does not make with a command.
+            Err(error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_))) => {
+                Err(Error::Fatal(error.to_string()))
+            }
+        }
+    }
+
+    /// Whether the proposer's clock can be trusted, by this node's.
+    pub(super) fn check_stamp(&self, stamp_ms: u64) -> Result<(), Error> {
+        let drift = u64::try_from(STAMP_DRIFT_MAX.as_millis()).expect("minutes");
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
+        let now_ms = u64::try_from(now_ms).unwrap_or(u64::MAX);
+        let behind = stamp_ms.saturating_add(drift) < now_ms;
+        // State time never goes back, clocks do: whoever continues from it is right.
+        let ahead = stamp_ms > now_ms.saturating_add(drift) && stamp_ms > self.state_ms()?.saturating_add(drift);
+        if !behind && !ahead {
+            return Ok(());
+        }
+        let (off, way) = if behind { (now_ms - stamp_ms, "behind") } else { (stamp_ms - now_ms, "ahead of") };
+        Err(Error::Unavailable(format!(
+            "this node's clock is {} s {way} the leader's, more than the {} s that are accepted: set the clock right",
+            off / 1000,
+            STAMP_DRIFT_MAX.as_secs()
+        )))
+    }
+
+    fn state_ms(&self) -> Result<u64, Error> {
+        let view = self.view()?;
+        View::new(&view, view.revision()).now_ms().map_err(|stop| Error::Unavailable(stop.to_string()))
+    }
+
+    pub(super) fn view(&self) -> Result<StateView, Error> {
+        let view = self.machine.store.view();
+        let applied = engine::applied(&view).map_err(|error| self.machine.store.failed(error))?;
+        Ok(StateView { view, revision: applied.map_or(0, |id| self.machine.revision(id.index)) })
+    }
+
+    pub(super) async fn wait_applied(&self, revision: u64, deadline: Instant) -> Result<(), Error> {
+        let mut applied = self.machine.applied.subscribe();
+        let reached = timeout_at(deadline, applied.wait_for(|applied| *applied >= revision)).await;
+        match reached {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Error::Unavailable(format!("revision {revision} is not applied on this node yet"))),
+        }
+    }
+
+    /// Whether this node leads, as far as it knows.
+    pub(super) fn leads(&self) -> bool {
+        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        metrics.state == ServerState::Leader && metrics.vote.committed && metrics.vote.leader_id.node_id == self.node
+    }
+
+    /// The leader, if it is known and another node.
+    pub(super) fn leader_elsewhere(&self) -> Option<(u64, Node)> {
+        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        let leader = metrics.current_leader.filter(|leader| *leader != self.node)?;
+        let node = metrics.membership_config.get_node(&leader)?.clone();
+        Some((leader, node))
+    }
+}
