@@ -55,6 +55,20 @@ pub enum Action {
     },
     /// Show every setting and where it comes from.
     ConfigShow(Box<Config>),
+    /// The members of the cluster.
+    ClusterList {
+        /// As it came.
+        json: bool,
+    },
+    /// A member becomes a voter, or none.
+    ClusterChange {
+        /// Which.
+        node: u64,
+        /// Whether it goes.
+        remove: bool,
+        /// As it came.
+        json: bool,
+    },
     /// Print this, and be done.
     Print(String),
 }
@@ -78,9 +92,6 @@ pub enum Error {
 
 /// Commands of later parts.
 const NOT_BUILT: &[&str] = &["index", "sql", "watch", "lock", "recover"];
-/// Commands of `cluster` of later parts, with their full names.
-const CLUSTER_NOT_BUILT: &[(&str, &str)] =
-    &[("list", "cluster list"), ("remove", "cluster remove"), ("promote", "cluster promote")];
 
 /// The whole command line, for completions and help.
 #[must_use]
@@ -139,8 +150,13 @@ fn not_built(name: &'static str) -> Command {
 
 fn cluster_command() -> Command {
     let command = Command::new("cluster").about("Nodes that act as one").subcommand_required(true);
-    let secret = Command::new("secret").about("Prints a new secret for HOLDFAST_CLUSTER_SECRET");
-    CLUSTER_NOT_BUILT.iter().fold(command.subcommand(secret), |command, (name, _)| command.subcommand(not_built(name)))
+    let json = || Arg::new("json").long("json").action(ArgAction::SetTrue).help("print JSON");
+    let node = || Arg::new("node").value_name("NODE-ID").required(true).value_parser(clap::value_parser!(u64));
+    command
+        .subcommand(Command::new("secret").about("Prints a new secret for HOLDFAST_CLUSTER_SECRET"))
+        .subcommand(Command::new("list").about("Members, as the leader sees them").arg(json()))
+        .subcommand(Command::new("remove").about("Removes a member for good").arg(node()).arg(json()))
+        .subcommand(Command::new("promote").about("Makes a voter of a learner").arg(node()).arg(json()))
 }
 
 fn with_settings(mut command: Command) -> Command {
@@ -184,11 +200,16 @@ pub fn parse(words: impl IntoIterator<Item = OsString>, environment: HashMap<Str
 }
 
 fn cluster(matches: &ArgMatches) -> Result<Action, Error> {
-    let (verb, _) = matches.subcommand().expect("a subcommand is required");
-    match CLUSTER_NOT_BUILT.iter().find(|(name, _)| *name == verb) {
-        Some((_, name)) => Err(Error::NotBuilt(name)),
-        None => Ok(Action::Print(ClusterSecret::generate().expose().to_owned())),
+    let (verb, matches) = matches.subcommand().expect("a subcommand is required");
+    if verb == "secret" {
+        return Ok(Action::Print(ClusterSecret::generate().expose().to_owned()));
     }
+    let json = matches.get_flag("json");
+    if verb == "list" {
+        return Ok(Action::ClusterList { json });
+    }
+    let node = *matches.get_one::<u64>("node").expect("clap requires it");
+    Ok(Action::ClusterChange { node, remove: verb == "remove", json })
 }
 
 fn settings(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<Box<Config>, Error> {
@@ -311,7 +332,7 @@ mod tests {
         assert!(fails("holdfast stat b/k").contains("is not s3://BUCKET/KEY"));
         assert!(fails("holdfast bucket set b colour=red").contains("has no setting"));
         assert!(fails("holdfast serve --lisen x").contains("unexpected argument"));
-        assert!(fails("holdfast serve --cluster c").contains("not built yet"));
+        assert!(fails("holdfast serve --cluster c").contains("at least 32 characters"));
         assert!(fails("holdfast serve --console-listen x:1").contains("not built yet"));
         for line in ["holdfast index create --x y", "holdfast sql q", "holdfast lock run n -- c", "holdfast recover"] {
             assert!(matches!(run(line), Err(Error::NotBuilt(_))), "{line}");
@@ -326,7 +347,11 @@ mod tests {
         };
         assert!(ClusterSecret::new(&secret()).is_ok());
         assert_ne!(secret(), secret());
-        assert_eq!(fails("holdfast cluster remove 3"), "holdfast cluster remove is not built yet");
+        assert!(matches!(
+            run("holdfast cluster remove 3").unwrap(),
+            Action::ClusterChange { node: 3, remove: true, json: false }
+        ));
+        assert!(matches!(run("holdfast cluster list --json").unwrap(), Action::ClusterList { json: true }));
     }
 
     #[test]

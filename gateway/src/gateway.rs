@@ -8,7 +8,8 @@
 //! that a refused command would have named are given back; every wait has a deadline; stamps of commands never go back on
 //! this node, also when its clock does.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,12 +23,17 @@ use holdfast_core::keyspace::Keyspace;
 use holdfast_core::kv::{KeyRange, KvError, KvRead, Rows};
 use holdfast_core::rules::authorize::AuthorizedOp;
 use holdfast_core::view::View;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use crate::backend::{self, BackendUrl, Credentials, ProbeOptions};
+use crate::backend::{self, Backend, BackendUrl, Credentials, ProbeOptions};
 use crate::blobs::{self, Blobs, Facts, LocalState, Written, now_ms};
-use crate::cluster::{self, Cluster, ClusterConfig, Consistency, ProposeOptions, StateView, Status};
+use crate::claim::BackendClaim;
+use crate::cluster::peer::Peers;
+use crate::cluster::{
+    self, Cluster, ClusterConfig, Consistency, Node, NodeSide, PeersConfig, ProposeOptions, StateView, Status,
+};
 use crate::error::Error;
 
 /// How long a command may take from proposal to reply.
@@ -47,8 +53,27 @@ pub const INLINE_BYTES_MAX: u64 = 1 << 20;
 
 const CLUSTER_DIR: &str = "cluster";
 
+/// How a node is one of several.
+#[derive(Clone)]
+pub struct PeerOptions {
+    /// Name of the cluster.
+    pub name: String,
+    /// Sends messages to peers.
+    pub transport: Arc<dyn Peers>,
+    /// Receives them.
+    pub side: Arc<NodeSide>,
+    /// Where peers reach this node.
+    pub advertise: String,
+    /// Where clients reach it.
+    pub api: String,
+    /// Where peers may be.
+    pub candidates: watch::Receiver<BTreeSet<String>>,
+    /// Voters that a new cluster begins with.
+    pub expect: usize,
+}
+
 /// What a node is started with.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// The node's directory.
     pub data: PathBuf,
@@ -62,6 +87,8 @@ pub struct Options {
     pub cache_bytes: u64,
     /// Objects up to this size travel inside commands, at most [`INLINE_BYTES_MAX`].
     pub inline_bytes: u64,
+    /// The other nodes; `None` is a cluster of one.
+    pub peers: Option<PeerOptions>,
 }
 
 /// Why a node does not start.
@@ -106,6 +133,23 @@ struct Inner {
     commits: TaskTracker,
 }
 
+fn cluster_config(dir: &Path, peers: Option<PeerOptions>, backend: &Arc<dyn Backend>) -> ClusterConfig {
+    let mut config = ClusterConfig::new(dir);
+    if let Some(peers) = peers {
+        config.name = peers.name;
+        config.node = Node { peer: peers.advertise.clone(), api: peers.api, nonce: None };
+        config.peers = Some(PeersConfig {
+            transport: peers.transport,
+            side: peers.side,
+            advertise: peers.advertise,
+            candidates: peers.candidates,
+            expect: peers.expect,
+            claim: Arc::new(BackendClaim(Arc::clone(backend))),
+        });
+    }
+    config
+}
+
 impl Gateway {
     /// Opens backend and cluster. Ready for requests when it returns.
     ///
@@ -116,7 +160,7 @@ impl Gateway {
         let backend = backend::open(&options.backend, options.credentials).await;
         let backend = backend.map_err(|source| StartError::Backend { url, source })?;
         let dir = options.data.join(CLUSTER_DIR);
-        let cluster = Cluster::open(ClusterConfig::new(&dir)).await;
+        let cluster = Cluster::open(cluster_config(&dir, options.peers, &backend)).await;
         let cluster = Arc::new(cluster.map_err(|source| StartError::Cluster { dir, source })?);
         let generation = u32::try_from(cluster.identity().generation).unwrap_or(u32::MAX);
         let settings = blobs::Settings { cache_bytes: options.cache_bytes, generation };

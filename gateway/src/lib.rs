@@ -6,6 +6,7 @@ pub mod api;
 pub mod backend;
 pub mod blobs;
 pub mod cli;
+pub mod claim;
 pub mod client;
 pub mod cluster;
 pub mod config;

@@ -69,6 +69,11 @@ async fn run(action: Action) -> ExitCode {
         Action::BucketSet { bucket, settings, json } => {
             ask(Method::PUT, format!("/_holdfast/v1/buckets/{bucket}"), Some(settings.into()), json).await
         }
+        Action::ClusterList { json } => ask(Method::GET, "/_holdfast/v1/cluster".to_owned(), None, json).await,
+        Action::ClusterChange { node, remove, json } => {
+            let method = if remove { Method::DELETE } else { Method::POST };
+            ask(method, format!("/_holdfast/v1/cluster/{node}"), None, json).await
+        }
         Action::ConfigShow(config) => {
             for (name, value, origin) in &config.shown {
                 println!("{name} = {value:?}  # {origin}");

@@ -7,9 +7,9 @@
 //! A backend that is not consistent is refused here, with what was found. A node that hits a fatal error stops at once: a dead
 //! node is recoverable, a wrong one is not.
 
-mod claim;
 mod ledger;
 mod metrics;
+mod peers;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::peers::{PeerPart, PeersError};
 use crate::api::gate::host::Hosts;
 use crate::api::gate::keys::Keys;
 use crate::api::gate::metrics::HttpMetrics;
@@ -37,10 +38,14 @@ use crate::jobs::{Jobs, JobsConfig};
 use crate::server::tls::{Tls, TlsError};
 use crate::server::{self, Limits, Server};
 use crate::telemetry::{self, Metrics};
-use crate::{cluster, error};
+use crate::{claim, cluster, error};
 
 /// How long what was accepted may take to end after the listener is drained.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// How long leadership may take to move when a node drains.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(5);
+/// How long condemned blobs are kept for reads of other nodes.
+const PEERS_READ_MAX: Duration = Duration::from_secs(15 * 60);
 /// Most memory of the cache when none is configured.
 const CACHE_BYTES_MAX: u64 = 4 << 30;
 
@@ -77,6 +82,9 @@ pub enum Error {
     /// The repository is another cluster's.
     #[error(transparent)]
     Claim(#[from] claim::ClaimError),
+    /// The part that speaks with peers does not start.
+    #[error(transparent)]
+    Peers(#[from] PeersError),
     /// The parts do not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -104,7 +112,14 @@ impl Error {
     /// Whether the user's settings are at fault: exit code 2.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Log(_) | Self::BackendUrl(_) | Self::Region(_) | Self::Tls(_))
+        matches!(
+            self,
+            Self::Log(_)
+                | Self::BackendUrl(_)
+                | Self::Region(_)
+                | Self::Tls(_)
+                | Self::Peers(PeersError::Trust(_) | PeersError::Discovery(_) | PeersError::Advertise(_))
+        )
     }
 }
 
@@ -120,8 +135,14 @@ pub async fn serve(config: Config, announce: impl Fn(&str)) -> Result<(), Error>
     server::raise_file_limit();
     let _lock = take_directory(&config.data)?;
     let root = credentials::root(config.root.clone(), &config.data)?;
-    let gateway = start_gateway(&config).await?;
-    let jobs = Arc::new(Jobs::start(gateway.blobs().clone(), ledger::ledger(&gateway), JobsConfig::default()));
+    let peers = match &config.cluster {
+        Some(settings) => Some(PeerPart::start(settings, api_url(&config)).await?),
+        None => None,
+    };
+    let gateway = start_gateway(&config, peers.as_ref()).await?;
+    let peers_read_max = if peers.is_some() { PEERS_READ_MAX } else { Duration::ZERO };
+    let jobs_config = JobsConfig { peers_read_max, ..JobsConfig::default() };
+    let jobs = Arc::new(Jobs::start(gateway.blobs().clone(), ledger::ledger(&gateway), jobs_config));
 
     let (http, metrics) = (HttpMetrics::default(), Arc::new(Metrics::default()));
     metrics.register(|registry| http.register(registry));
@@ -135,6 +156,9 @@ pub async fn serve(config: Config, announce: impl Fn(&str)) -> Result<(), Error>
     let ended = run(server, gate, &gateway).await;
     jobs.stop().await;
     let stopped = gateway.stop(Instant::now() + STOP_DEADLINE).await;
+    if let Some(peers) = peers {
+        peers.stop().await;
+    }
     ended?;
     stopped.map_err(Error::Stop)?;
     tracing::info!("stopped");
@@ -175,7 +199,12 @@ fn backend_credentials(config: &Config) -> backend::Credentials {
     }
 }
 
-async fn start_gateway(config: &Config) -> Result<Gateway, Error> {
+/// Where clients reach this node, as far as its settings tell.
+fn api_url(config: &Config) -> String {
+    format!("{}://{}", if config.tls.is_some() { "https" } else { "http" }, config.listen)
+}
+
+async fn start_gateway(config: &Config, peers: Option<&PeerPart>) -> Result<Gateway, Error> {
     let options = Options {
         data: config.data.clone(),
         backend: backend_url(config)?,
@@ -183,6 +212,7 @@ async fn start_gateway(config: &Config) -> Result<Gateway, Error> {
         region: config.region.clone(),
         cache_bytes: config.cache_bytes.unwrap_or_else(default_cache_bytes),
         inline_bytes: config.inline_bytes,
+        peers: peers.map(PeerPart::options),
     };
     let gateway = Gateway::start(options).await?;
     let report = doctor::check_backend(&**gateway.blobs().backend()).await;
@@ -258,6 +288,7 @@ async fn run(server: Server, gate: Gate, gateway: &Gateway) -> Result<(), Error>
     tasks.spawn(async move {
         draining.cancelled().await;
         not_ready.drain();
+        not_ready.cluster().drain(Instant::now() + HAND_OVER_WITHIN).await;
     });
     let service = service_fn(move |request| {
         let gate = gate.clone();

@@ -59,6 +59,8 @@ pub enum Action {
     ListParts,
     /// Status and metrics of the cluster.
     ReadCluster,
+    /// Change its membership.
+    ManageCluster,
     /// What jobs do.
     Maintain,
 }

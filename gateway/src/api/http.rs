@@ -5,6 +5,7 @@
 //! `{code, message, request_id}`. What has no route here is 404, what is not built 501.
 
 mod buckets;
+mod members;
 mod objects;
 mod status;
 
@@ -72,6 +73,10 @@ impl S3Route for HttpRoute {
                 authorize(call.caller, Action::ReadCluster, Resource::Service, &call.context)
                     .map_err(|refusal| to_s3(&Error::from(refusal), call.request))?;
                 Ok(json(status::status(&self.gateway).await, None))
+            }
+            ("GET", "v1/cluster") => members::list(&self.gateway, &request).await,
+            ("POST" | "DELETE", path) if path.starts_with("v1/cluster/") => {
+                members::change(&self.gateway, &request, &path["v1/cluster/".len()..]).await
             }
             ("GET", path) if path.starts_with("v1/objects/") => {
                 objects::show(&self.gateway, &request, &path["v1/objects/".len()..]).await

@@ -79,6 +79,12 @@ impl Cluster {
         self.local.raft.metrics().borrow_watched().clone()
     }
 
+    /// Whether this node leads, as far as it knows.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.local.leads()
+    }
+
     /// Whether commands can be proposed and state be read here now.
     #[must_use]
     pub fn is_ready(&self) -> bool {

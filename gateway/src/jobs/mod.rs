@@ -66,6 +66,8 @@ pub struct JobsConfig {
     pub quiet: Duration,
     /// How long a digest waits for that.
     pub quiet_patience: Duration,
+    /// How long a condemned blob is kept for reads of other nodes; zero where there are none. A longer read may be cut.
+    pub peers_read_max: Duration,
 }
 
 impl Default for JobsConfig {
@@ -77,6 +79,7 @@ impl Default for JobsConfig {
             join: true,
             quiet: Duration::from_secs(1),
             quiet_patience: Duration::from_secs(60),
+            peers_read_max: Duration::ZERO,
         }
     }
 }

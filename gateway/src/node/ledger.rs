@@ -52,6 +52,6 @@ impl Ledger for GatewayLedger {
     }
 
     fn leads(&self) -> bool {
-        self.0.cluster().is_ready()
+        self.0.cluster().leads()
     }
 }

@@ -38,6 +38,7 @@ impl Node {
             region: "us-east-1".into(),
             cache_bytes: 8 << 20,
             inline_bytes: 1024,
+            peers: None,
         };
         let node = Self { gateway: Gateway::start(options).await.unwrap(), _data: data };
         node.gateway.create_bucket(&root(), &bucket()).await.unwrap();

@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 
+use crate::cluster::Status;
 use crate::gateway::Gateway;
 
 pub(super) async fn status(gateway: &Gateway) -> Value {
     let status = gateway.status();
     let cache = gateway.blobs().cache_stats();
-    let peers: Vec<Value> = status.members.iter().map(|(id, _)| json!({ "node_id": id })).collect();
+    let peers = peers(&status);
     json!({
         "cluster_id": status.identity.cluster_id,
         "node_id": status.identity.node_id,
@@ -18,6 +19,7 @@ pub(super) async fn status(gateway: &Gateway) -> Value {
         "revision": status.revision,
         "applied": status.revision,
         "ready": gateway.is_ready(),
+        "not_ready": status.not_ready,
         "peers": peers,
         "log": {
             "first_index": status.log.first_index,
@@ -35,4 +37,22 @@ pub(super) async fn status(gateway: &Gateway) -> Value {
         "cache": { "hits": cache.hits, "misses": cache.misses, "bytes": cache.bytes },
         "reason": status.fatal,
     })
+}
+
+/// The members: with what the leader knows of each where this node leads.
+fn peers(status: &Status) -> Vec<Value> {
+    if status.peers.is_empty() {
+        return status.members.iter().map(|(id, node)| json!({ "node_id": id, "address": node.peer })).collect();
+    }
+    let peer = |member: &crate::cluster::Member| {
+        json!({
+            "node_id": member.id,
+            "address": member.address,
+            "role": if member.leader { "leader" } else if member.voter { "follower" } else { "learner" },
+            "matched": member.matched,
+            "lag": member.lag,
+            "last_contact_ms": member.last_contact_ms,
+        })
+    };
+    status.peers.iter().map(peer).collect()
 }

@@ -73,7 +73,7 @@ pub enum ClaimError {
 }
 
 /// Claims the repository for the cluster of `identity`, or finds that it has it already.
-pub(super) async fn claim(backend: &dyn Backend, identity: &Identity) -> Result<(), ClaimError> {
+pub async fn claim(backend: &dyn Backend, identity: &Identity) -> Result<(), ClaimError> {
     let ours = Document {
         format: FORMAT,
         cluster_id: identity.cluster_id.clone(),
@@ -120,8 +120,7 @@ fn path() -> ObjectPath {
 }
 
 /// The repository's document, for nodes that begin a cluster.
-#[allow(dead_code, reason = "used once a node can be started with peers")]
-pub(super) struct BackendClaim(pub Arc<dyn Backend>);
+pub struct BackendClaim(pub Arc<dyn Backend>);
 
 #[async_trait]
 impl ClusterClaim for BackendClaim {
