@@ -4,13 +4,13 @@
 //! `HOLDFAST_CLUSTER_ROUNDS` sets how often each fault is played (1), `HOLDFAST_SEED` repeats a run.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use holdfast_compat_tests::crash::from_environment;
 use holdfast_compat_tests::history::Recorder;
 use holdfast_compat_tests::lan::{Cut, Find, Lan};
-use holdfast_compat_tests::linear::is_linearizable;
+use holdfast_compat_tests::linear::{Verdict, judge};
 use holdfast_compat_tests::process::wait_until;
 use holdfast_compat_tests::suite::Suite;
 
@@ -122,22 +122,26 @@ fn until_answered<T>(mut ask: impl FnMut() -> Result<T>) -> Result<T> {
 fn histories(rounds: u32, seed: u64) -> Result<()> {
     let mut lan = Lan::start(NODES, Find::Static)?;
     until_answered(|| lan.raw(0).put("histories", "", &[], b"")?.expect(200))?;
-    let mut judged = 0;
+    let (mut judged, mut undecided) = (0, 0);
     for round in 0..rounds {
         for (number, (name, fault)) in FAULTS.iter().enumerate() {
             let seed = seed + u64::from(round) * 1000 + number as u64;
             let prefix = format!("{round}-{name}/");
-            judged += one_history(&mut lan, &prefix, *fault, seed).with_context(|| {
+            let (operations, verdict) = one_history(&mut lan, &prefix, *fault, seed).with_context(|| {
                 let logs = (0..NODES).map(|node| format!("node {node}:\n{}", lan.log_tail(node, 8)));
                 format!("{name}, seed {seed}\n{}", logs.collect::<Vec<_>>().join("\n"))
             })?;
+            judged += operations;
+            undecided += u32::from(verdict == Verdict::Undecided);
         }
     }
-    tell(judged, rounds);
+    tell(judged, rounds, undecided);
+    ensure!(undecided <= rounds, "{undecided} histories could not be judged: too many answers were lost");
     Ok(())
 }
 
-fn one_history(lan: &mut Lan, prefix: &str, fault: Fault, seed: u64) -> Result<usize> {
+fn one_history(lan: &mut Lan, prefix: &str, fault: Fault, seed: u64) -> Result<(usize, Verdict)> {
+    let began = Instant::now();
     let nodes: Vec<_> = (0..NODES).map(|node| lan.endpoint(node)).collect();
     let leader = lan.leader()?;
     let recorder = Recorder::start(&nodes, "histories", prefix, CLIENTS, EACH, seed);
@@ -150,8 +154,15 @@ fn one_history(lan: &mut Lan, prefix: &str, fault: Fault, seed: u64) -> Result<u
     }
     let answered = history.iter().filter(|operation| operation.answered.is_some()).count();
     ensure!(answered * 2 > history.len(), "only {answered} of {} operations were answered", history.len());
-    ensure!(is_linearizable(&history), "the history is not linearizable:\n{}", written(&history));
-    Ok(history.len())
+    let verdict = judge(&history);
+    ensure!(verdict != Verdict::Not, "the history is not linearizable:\n{}", written(&history));
+    tell_one(prefix, history.len(), answered, verdict, began);
+    Ok((history.len(), verdict))
+}
+
+#[allow(clippy::print_stdout, reason = "a line of the test report")]
+fn tell_one(prefix: &str, operations: usize, answered: usize, verdict: Verdict, began: Instant) {
+    println!("  {prefix} {operations} operations, {answered} answered, {verdict:?}, {:.1} s", began.elapsed().as_secs_f32());
 }
 
 fn written(history: &[holdfast_compat_tests::linear::Operation]) -> String {
@@ -190,6 +201,6 @@ fn flap(lan: &mut Lan, leader: usize) -> Result<()> {
 }
 
 #[allow(clippy::print_stdout, reason = "a line of the test report")]
-fn tell(judged: usize, rounds: u32) {
-    println!("  {judged} operations in {} histories", rounds as usize * FAULTS.len());
+fn tell(judged: usize, rounds: u32, undecided: u32) {
+    println!("  {judged} operations in {} histories, {undecided} undecided", rounds as usize * FAULTS.len());
 }
