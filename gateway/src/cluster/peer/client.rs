@@ -313,7 +313,11 @@ impl Slot {
     }
 
     /// What is known at once, or the attempt to wait for, which is begun if need be.
-    fn look(self: &Arc<Self>, pool: &Arc<Pool>, peer: &PeerAddress) -> Result<Attempt, watch::Receiver<Option<Attempt>>> {
+    fn look(
+        self: &Arc<Self>,
+        pool: &Arc<Pool>,
+        peer: &PeerAddress,
+    ) -> Result<Attempt, watch::Receiver<Option<Attempt>>> {
         let mut inner = self.lock();
         match &inner.state {
             State::Up(live) if live.is_usable(pool, peer) => return Ok(Ok(Arc::clone(live))),
@@ -399,7 +403,8 @@ async fn dial(address: &str) -> io::Result<TcpStream> {
     if resolved.is_empty() {
         return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     }
-    let (stream, _) = future::select_ok(resolved.into_iter().map(|address| TcpStream::connect(address).boxed())).await?;
+    let (stream, _) =
+        future::select_ok(resolved.into_iter().map(|address| TcpStream::connect(address).boxed())).await?;
     Ok(stream)
 }
 

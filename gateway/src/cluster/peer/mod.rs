@@ -10,6 +10,7 @@ pub mod server;
 mod tests;
 pub mod trust;
 mod wire;
+mod x509;
 
 use std::pin::Pin;
 
