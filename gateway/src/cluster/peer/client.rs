@@ -120,6 +120,9 @@ impl PeerClient {
         let mut last = false;
         loop {
             let live = slot.live(&self.pool, peer, deadline).await.map_err(unreachable)?;
+            if Instant::now() >= deadline {
+                return Err(unreachable("there was no time left to send the message".into()));
+            }
             let sending = live.sender.clone().try_send_request(request);
             let mut error = match timeout_at(deadline, sending).await {
                 Err(_) => return Err(no_answer(late())),
