@@ -39,7 +39,7 @@ fn sources_are_read_as_the_contract_says() {
     ] {
         assert_eq!(parse(text), Ok(sources), "{text}");
     }
-    let nine = vec!["mdns"; 9].join(";");
+    let nine = ["mdns"; 9].join(";");
     let many: Vec<String> = (1..=65).map(|port| format!("a:{port}")).collect();
     let many = format!("static:{}", many.join(","));
     for text in [
