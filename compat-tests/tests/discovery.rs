@@ -192,6 +192,10 @@ fn only_chosen_interfaces_are_used() -> Result<()> {
     let mut two = lan.node(3, "red", "mdns:lan0")?;
     wait_until("2 and 3 find each other", FOUND_WITHIN, || Ok(one.finds(3)? && two.finds(2)?))?;
     ensure!(!one.finds(1)? && !two.finds(1)?, "a node was found on an interface that it did not choose");
-    ensure!(hidden.candidates()? == [""], "it heard on an interface that it did not choose: {:?}", hidden.candidates()?);
+    ensure!(
+        hidden.candidates()? == [""],
+        "it heard on an interface that it did not choose: {:?}",
+        hidden.candidates()?
+    );
     Ok(())
 }

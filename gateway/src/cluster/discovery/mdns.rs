@@ -30,8 +30,24 @@ const PAUSE: Duration = Duration::from_secs(1);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Beginnings of names of interfaces that are not taken without being chosen.
 const NOT_A_LAN: &[&str] = &[
-    "br-", "cali", "cni", "docker", "flannel", "lxc", "lxd", "podman", "tailscale", "tap", "tun", "utun", "vboxnet",
-    "veth", "virbr", "vmnet", "wg", "zt",
+    "br-",
+    "cali",
+    "cni",
+    "docker",
+    "flannel",
+    "lxc",
+    "lxd",
+    "podman",
+    "tailscale",
+    "tap",
+    "tun",
+    "utun",
+    "vboxnet",
+    "veth",
+    "virbr",
+    "vmnet",
+    "wg",
+    "zt",
 ];
 
 /// Announces and looks until `stop`, then takes the announcement back.
@@ -42,7 +58,8 @@ pub(super) async fn run(interfaces: Vec<String>, announcement: Announcement, boa
         match start(&interfaces, &announcement, &instance) {
             Ok(daemon) => {
                 warned = false;
-                let search = Search { tag: tag(&announcement.cluster), own: format!("{instance}.{SERVICE}"), board: &board };
+                let search =
+                    Search { tag: tag(&announcement.cluster), own: format!("{instance}.{SERVICE}"), board: &board };
                 if stop.run_until_cancelled(search.run(&daemon)).await.is_none() {
                     say_farewell(&daemon, &search.own).await;
                 }
@@ -166,7 +183,8 @@ impl Found {
 
     /// The first address of each instance before the second of any: a bound that cuts cuts spares.
     fn addresses(&self) -> BTreeSet<String> {
-        let rounds = (0..ADDRESSES_MAX).flat_map(|round| self.instances.values().filter_map(move |all| all.iter().nth(round)));
+        let rounds =
+            (0..ADDRESSES_MAX).flat_map(|round| self.instances.values().filter_map(move |all| all.iter().nth(round)));
         let mut addresses = BTreeSet::new();
         for address in rounds {
             if addresses.len() >= SOURCE_CANDIDATES_MAX {

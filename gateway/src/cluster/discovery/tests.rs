@@ -39,13 +39,35 @@ fn sources_are_read_as_the_contract_says() {
     ] {
         assert_eq!(parse(text), Ok(sources), "{text}");
     }
-    let nine = vec!["mdns"; 9].join(";");
+    let nine = ["mdns"; 9].join(";");
     let many: Vec<String> = (1..=65).map(|port| format!("a:{port}")).collect();
     let many = format!("static:{}", many.join(","));
     for text in [
-        "", ";", "mdns:", "mdn", "dns", "dns:", "dns::1", "dns:a b", "dns:a:0", "dns:a:x", "dns:.a", "static", "static:",
-        "static:a", "static:a:0", "static:a:65536", "static:a:-1", "static::1", "static:a:1,b", "static:::1:1",
-        "static:[a]:1", "static:a/b:1", "etcd:x", &nine, &many,
+        "",
+        ";",
+        "mdns:",
+        "mdn",
+        "dns",
+        "dns:",
+        "dns::1",
+        "dns:a b",
+        "dns:a:0",
+        "dns:a:x",
+        "dns:.a",
+        "static",
+        "static:",
+        "static:a",
+        "static:a:0",
+        "static:a:65536",
+        "static:a:-1",
+        "static::1",
+        "static:a:1,b",
+        "static:::1:1",
+        "static:[a]:1",
+        "static:a/b:1",
+        "etcd:x",
+        &nine,
+        &many,
     ] {
         assert!(parse(text).is_err(), "{text:?}: {:?}", parse(text));
     }
@@ -91,7 +113,8 @@ async fn a_name_of_the_system_is_resolved_with_its_port() {
     let sources = parse("dns:localhost:4711").unwrap();
     let discovery = Discovery::start(&sources, &announcement());
     let mut candidates = discovery.candidates();
-    let found = timeout(Duration::from_secs(30), candidates.wait_for(|found| !found.is_empty())).await.unwrap().unwrap();
+    let found =
+        timeout(Duration::from_secs(30), candidates.wait_for(|found| !found.is_empty())).await.unwrap().unwrap();
     assert!(found.iter().any(|address| address == "127.0.0.1:4711" || address == "[::1]:4711"), "{found:?}");
     drop(found);
     discovery.stop().await;
@@ -137,7 +160,11 @@ async fn services_bring_their_ports() {
         let resolver = resolver(port);
         let found = dns::services(&resolver, "peers.example.").await;
         assert_eq!(found, Some(set(&["a.example:9910", "b.example:9911"])));
-        assert_eq!(dns::services(&resolver, "other.example.").await, Some(BTreeSet::new()), "an answer without records");
+        assert_eq!(
+            dns::services(&resolver, "other.example.").await,
+            Some(BTreeSet::new()),
+            "an answer without records"
+        );
     };
     tokio::select! {
         () = asking => {}

@@ -120,6 +120,9 @@ impl PeerClient {
         let mut last = false;
         loop {
             let live = slot.live(&self.pool, peer, deadline).await.map_err(unreachable)?;
+            if Instant::now() >= deadline {
+                return Err(unreachable("there was no time left to send the message".into()));
+            }
             let sending = live.sender.clone().try_send_request(request);
             let mut error = match timeout_at(deadline, sending).await {
                 Err(_) => return Err(no_answer(late())),
@@ -313,7 +316,11 @@ impl Slot {
     }
 
     /// What is known at once, or the attempt to wait for, which is begun if need be.
-    fn look(self: &Arc<Self>, pool: &Arc<Pool>, peer: &PeerAddress) -> Result<Attempt, watch::Receiver<Option<Attempt>>> {
+    fn look(
+        self: &Arc<Self>,
+        pool: &Arc<Pool>,
+        peer: &PeerAddress,
+    ) -> Result<Attempt, watch::Receiver<Option<Attempt>>> {
         let mut inner = self.lock();
         match &inner.state {
             State::Up(live) if live.is_usable(pool, peer) => return Ok(Ok(Arc::clone(live))),
@@ -399,7 +406,8 @@ async fn dial(address: &str) -> io::Result<TcpStream> {
     if resolved.is_empty() {
         return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     }
-    let (stream, _) = future::select_ok(resolved.into_iter().map(|address| TcpStream::connect(address).boxed())).await?;
+    let (stream, _) =
+        future::select_ok(resolved.into_iter().map(|address| TcpStream::connect(address).boxed())).await?;
     Ok(stream)
 }
 

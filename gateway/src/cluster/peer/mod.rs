@@ -11,6 +11,7 @@ mod tests;
 pub mod trust;
 mod wire;
 pub mod switchboard;
+mod x509;
 
 use std::pin::Pin;
 

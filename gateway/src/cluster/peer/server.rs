@@ -327,7 +327,9 @@ impl Context {
     async fn call(&self, from: Sender, method: &str, body: Incoming) -> Answer {
         let too_large = || (StatusCode::PAYLOAD_TOO_LARGE, format!("a message has at most {MESSAGE_BYTES_MAX} bytes"));
         let bytes = match body.size_hint().exact() {
-            Some(bytes) => usize::try_from(bytes).ok().filter(|bytes| *bytes <= MESSAGE_BYTES_MAX).ok_or_else(too_large)?,
+            Some(bytes) => {
+                usize::try_from(bytes).ok().filter(|bytes| *bytes <= MESSAGE_BYTES_MAX).ok_or_else(too_large)?
+            }
             None => MESSAGE_BYTES_MAX,
         };
         let _held = self.reserve(bytes).await;

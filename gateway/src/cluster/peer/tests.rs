@@ -211,7 +211,9 @@ fn careless(certificate: Option<Arc<Trust>>, server_name: &'static str) -> (TlsC
         .with_custom_certificate_verifier(Arc::new(Careless));
     let mut config = match certificate {
         None => builder.with_no_client_auth(),
-        Some(trust) => builder.with_client_cert_resolver(trust.client_config().unwrap().client_auth_cert_resolver.clone()),
+        Some(trust) => {
+            builder.with_client_cert_resolver(trust.client_config().unwrap().client_auth_cert_resolver.clone())
+        }
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     (TlsConnector::from(Arc::new(config)), ServerName::try_from(server_name).unwrap())
@@ -238,7 +240,11 @@ async fn without_a_good_certificate_there_is_only_a_closed_connection() {
     assert!(error.contains("AccessDenied"), "{error}");
     assert_eq!(heard(server.address, careless(None, right_name)).await, 0, "no certificate");
     let stranger = trust(OTHER_SECRET, "c", Some(1));
-    assert_eq!(heard(server.address, careless(Some(stranger), right_name)).await, 0, "certificate of another authority");
+    assert_eq!(
+        heard(server.address, careless(Some(stranger), right_name)).await,
+        0,
+        "certificate of another authority"
+    );
     // The measure itself can hear: with a good certificate the server begins to speak, and does not end.
     let (connector, name) = careless(Some(own(1)), right_name);
     let stream = TcpStream::connect(server.address).await.unwrap();
@@ -289,8 +295,9 @@ fn clock(start_hours: i64) -> (Arc<AtomicU64>, Clock) {
     const ZERO: u64 = 1000;
     let hours = Arc::new(AtomicU64::new(ZERO.checked_add_signed(start_hours).unwrap()));
     let read = Arc::clone(&hours);
-    let now = move || SystemTime::now() + Duration::from_secs(3600 * read.load(Ordering::Relaxed))
-        - Duration::from_secs(3600 * ZERO);
+    let now = move || {
+        SystemTime::now() + Duration::from_secs(3600 * read.load(Ordering::Relaxed)) - Duration::from_secs(3600 * ZERO)
+    };
     (hours, Arc::new(now))
 }
 

@@ -28,11 +28,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
+use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SignatureAlgorithm, SigningKey,
-};
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
@@ -45,6 +42,7 @@ use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::Sender;
+use super::x509::Certificate;
 
 /// Fewest characters of a cluster secret.
 pub const SECRET_CHARS_MIN: usize = 32;
@@ -66,7 +64,9 @@ const ALPN: &[u8] = b"h2";
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// The secret could be guessed.
-    #[error("the cluster secret has {chars} characters, it needs at least {SECRET_CHARS_MIN}: `holdfast cluster secret` prints a good one")]
+    #[error(
+        "the cluster secret has {chars} characters, it needs at least {SECRET_CHARS_MIN}: `holdfast cluster secret` prints a good one"
+    )]
     SecretTooShort {
         /// What it has.
         chars: usize,
@@ -114,7 +114,9 @@ impl ClusterSecret {
         use base64::Engine as _;
         use rand::TryRngCore as _;
         let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
-        rand::rngs::OsRng.try_fill_bytes(bytes.as_mut()).expect("the system gives random bytes, or nothing can be safe");
+        rand::rngs::OsRng
+            .try_fill_bytes(bytes.as_mut())
+            .expect("the system gives random bytes, or nothing can be safe");
         Self(Zeroizing::new(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(*bytes)))
     }
 
@@ -274,10 +276,9 @@ impl Trust {
     /// # Errors
     /// [`TrustError::Make`].
     pub(super) fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TrustError> {
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(self.authority.roots()?, Arc::clone(&self.provider))
-                .build()
-                .map_err(TrustError::make("the check of clients"))?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(self.authority.roots()?, Arc::clone(&self.provider))
+            .build()
+            .map_err(TrustError::make("the check of clients"))?;
         let builder = ServerConfig::builder_with_details(Arc::clone(&self.provider), self.time());
         let mut config = builder
             .with_protocol_versions(&[&TLS13])
@@ -338,54 +339,41 @@ fn derive<const LENGTH: usize>(
     Ok(bytes)
 }
 
-/// The derived certificate authority.
+/// The derived certificate authority. Its key exists only inside the library of cryptography and is wiped there.
 struct Authority {
-    key: AuthorityKey,
-    params: CertificateParams,
-}
-
-/// Its key, which exists only inside the library of cryptography and is wiped there.
-struct AuthorityKey(Ed25519KeyPair);
-
-impl PublicKeyData for AuthorityKey {
-    fn der_bytes(&self) -> &[u8] {
-        self.0.public_key().as_ref()
-    }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        &PKCS_ED25519
-    }
-}
-
-impl SigningKey for AuthorityKey {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        Ok(self.0.sign(message).as_ref().to_vec())
-    }
+    key: Ed25519KeyPair,
+    name: String,
 }
 
 impl Authority {
     fn derive(secret: &ClusterSecret, cluster: &str, tag: &str) -> Result<Self, TrustError> {
         let seed = derive::<32>(secret, cluster, "authority")?;
-        let key = Ed25519KeyPair::from_seed_unchecked(seed.as_ref()).map_err(TrustError::make("the authority's key"))?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = common_name(&format!("authority of {tag}"));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        Ok(Self { key: AuthorityKey(key), params })
+        let key =
+            Ed25519KeyPair::from_seed_unchecked(seed.as_ref()).map_err(TrustError::make("the authority's key"))?;
+        Ok(Self { key, name: format!("authority of {tag}") })
+    }
+
+    /// `certificate`, issued by this authority.
+    fn issue(&self, certificate: Certificate<'_>) -> CertificateDer<'static> {
+        let issued = Certificate { issuer: &self.name, ..certificate };
+        CertificateDer::from(issued.signed(|message| self.key.sign(message).as_ref().to_vec()))
     }
 
     fn roots(&self) -> Result<Arc<RootCertStore>, TrustError> {
-        let own = self.params.self_signed(&self.key).map_err(TrustError::make("the authority's certificate"))?;
+        // Of an authority only name and key are looked at.
+        let own = self.issue(Certificate {
+            serial: [0; 16],
+            issuer: "",
+            subject: &self.name,
+            public_key: self.key.public_key().as_ref(),
+            not_before: OffsetDateTime::UNIX_EPOCH,
+            not_after: OffsetDateTime::UNIX_EPOCH,
+            names: &[],
+        });
         let mut roots = RootCertStore::empty();
-        roots.add(own.der().clone()).map_err(TrustError::make("the authority's certificate"))?;
+        roots.add(own).map_err(TrustError::make("the authority's certificate"))?;
         Ok(Arc::new(roots))
     }
-}
-
-fn common_name(name: &str) -> DistinguishedName {
-    let mut names = DistinguishedName::new();
-    names.push(DnType::CommonName, name);
-    names
 }
 
 /// A certificate with its key.
@@ -403,20 +391,21 @@ impl Leaf {
         provider: &CryptoProvider,
     ) -> Result<Self, TrustError> {
         let label = node.map_or_else(|| "joining".to_owned(), |id| format!("node-{id}"));
-        let (domain, own) = (format!("{tag}.{DOMAIN}"), format!("{label}.{tag}.{DOMAIN}"));
-        let mut params = CertificateParams::new(vec![domain, own]).map_err(TrustError::make("a certificate's names"))?;
-        params.distinguished_name = common_name(&label);
-        params.not_before = OffsetDateTime::from(now - BACKDATED);
-        params.not_after = OffsetDateTime::from(now + LIFE);
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(TrustError::make("a certificate's key"))?;
-        let issuer = Issuer::from_params(&authority.params, &authority.key);
-        let signed = params.signed_by(&key, &issuer).map_err(TrustError::make("a certificate"))?;
-        let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let pair = CertifiedKey::from_der(vec![signed.der().clone()], private, provider);
+        let names = [format!("{tag}.{DOMAIN}"), format!("{label}.{tag}.{DOMAIN}")];
+        let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
+        let document = document.map_err(TrustError::make("a certificate's key"))?;
+        let key = Ed25519KeyPair::from_pkcs8(document.as_ref()).map_err(TrustError::make("a certificate's key"))?;
+        let signed = authority.issue(Certificate {
+            serial: rand::random(),
+            issuer: "",
+            subject: &label,
+            public_key: key.public_key().as_ref(),
+            not_before: OffsetDateTime::from(now - BACKDATED),
+            not_after: OffsetDateTime::from(now + LIFE),
+            names: &names,
+        });
+        let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(document.as_ref().to_vec()));
+        let pair = CertifiedKey::from_der(vec![signed], private, provider);
         Ok(Self { pair: Arc::new(pair.map_err(TrustError::make("a certificate"))?), made: now })
     }
 
@@ -494,10 +483,11 @@ mod tests {
 
     #[test]
     fn the_derivation_never_changes() {
-        // Nodes of different releases must meet: these bytes are part of the wire format.
+        // Nodes of different releases must meet: these bytes are part of the wire format. Computed by another program.
         let trust = trust(SECRET, "c", Some(1));
-        insta::assert_snapshot!(trust.tag, @"");
-        insta::assert_snapshot!(hex::encode(trust.authority.key.der_bytes()), @"");
+        assert_eq!(trust.tag, "4c005191ed36997cae3860f1c642e291");
+        let key = "d492de8515ca4f0964716d9098776a182bd76d9be3e15fa31200f7416b43aeda";
+        assert_eq!(hex::encode(trust.authority.key.public_key().as_ref()), key);
     }
 
     #[test]
@@ -505,7 +495,7 @@ mod tests {
         let one = trust(SECRET, "c", None);
         for other in [trust(SECRET, "d", None), trust(&SECRET.replace('0', "x"), "c", None)] {
             assert_ne!(one.tag, other.tag);
-            assert_ne!(one.authority.key.der_bytes(), other.authority.key.der_bytes());
+            assert_ne!(one.authority.key.public_key().as_ref(), other.authority.key.public_key().as_ref());
         }
         assert_eq!(one.tag, trust(SECRET, "c", Some(9)).tag);
     }
