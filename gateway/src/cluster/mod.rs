@@ -298,6 +298,10 @@ impl Cluster {
     /// [`Error::Unavailable`] when something did not end before the deadline; the directory may then still be in use.
     pub async fn shutdown(&self, deadline: Instant) -> Result<(), Error> {
         self.drain(deadline.min(Instant::now() + DRAIN)).await;
+        self.close(deadline).await
+    }
+
+    async fn close(&self, deadline: Instant) -> Result<(), Error> {
         self.stop.cancel();
         self.sole_leader.store(false, Ordering::Release);
         self.tasks.close();

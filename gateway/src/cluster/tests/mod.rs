@@ -4,9 +4,11 @@ mod crash;
 mod engine;
 pub(super) mod faulty;
 mod full_disk;
+mod peers;
 pub(super) mod sample;
 mod snapshot;
 mod speed;
+mod world;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -61,6 +61,19 @@ pub(in crate::cluster) fn put(key: &str, value: &[u8]) -> Command {
     }))
 }
 
+/// `command`, a put, for the bucket with this id: in a cluster of several nodes it is not known beforehand.
+pub(in crate::cluster) fn in_bucket(mut command: Command, id: u64) -> Command {
+    let Op::PutObject(put) = &mut command.op else { panic!("a put") };
+    put.target.bucket.id = BucketId(id);
+    command
+}
+
+/// The id of the bucket that was created.
+pub(in crate::cluster) fn bucket_id(reply: &Reply) -> u64 {
+    let Reply::BucketCreated(id) = reply else { panic!("{reply:?}") };
+    id.0
+}
+
 /// The key and bytes that [`put`] was given.
 pub(in crate::cluster) fn put_of(command: &Command) -> (String, Vec<u8>) {
     let Op::PutObject(put) = &command.op else { panic!("a put") };
