@@ -496,12 +496,13 @@ impl Generator {
             offset = self.dice.below(whole.len() + 1);
             length = (whole.len() - offset).min(5 << 20);
         }
-        let content = whole.slice(offset..offset + length);
         match self.dice.below(30) {
             0 => length += 1,
             1 => offset = u64::MAX,
             _ => {}
         }
+        // One byte more may still be within a long source: the digests are of what is copied then.
+        let content = whole.slice(offset..offset.saturating_add(length));
         let digests = digests(&content, self.part_checksum(upload, &content));
         let number = self.part_number();
         Op::CopyPart(CopyPart { upload: upload_ref, number, source, offset, length, digests })
