@@ -37,7 +37,8 @@ type History = BTreeMap<u64, Vec<Operation>>;
 /// Takes any operation that no unfinished one must precede, remembers (done, value) that led nowhere.
 fn is_linearizable(operations: &[Operation]) -> bool {
     assert!(operations.len() <= 128, "{} operations", operations.len());
-    let must: u128 = (0..operations.len()).filter(|at| operations[*at].ended.is_some()).fold(0, |set, at| set | 1 << at);
+    let must: u128 =
+        (0..operations.len()).filter(|at| operations[*at].ended.is_some()).fold(0, |set, at| set | 1 << at);
     let (mut stack, mut seen) = (vec![(0u128, None)], HashSet::new());
     while let Some((done, value)) = stack.pop() {
         if done & must == must {
@@ -194,7 +195,8 @@ async fn what_clients_see_under_faults_is_linearizable() {
 fn the_checker_finds_stale_and_lost_values() {
     let start = Instant::now();
     let at = |ms: u64| start + Duration::from_millis(ms);
-    let write = |value, from, to: Option<u64>| Operation { began: at(from), ended: to.map(at), write: Some(value), read: None };
+    let write =
+        |value, from, to: Option<u64>| Operation { began: at(from), ended: to.map(at), write: Some(value), read: None };
     let read = |read, from, to| Operation { began: at(from), ended: Some(at(to)), write: None, read };
     assert!(is_linearizable(&[write(1, 0, Some(10)), read(None, 5, 8), read(Some(1), 8, 20)]));
     assert!(!is_linearizable(&[write(1, 0, Some(10)), read(None, 11, 12)]), "a stale read");

@@ -201,7 +201,8 @@ async fn a_node_that_was_away_for_long_gets_a_snapshot() {
     until("no file is left behind", async || {
         THREE.iter().all(|address| {
             let left = std::fs::read_dir(world.dir(address).join("state")).unwrap();
-            left.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("snapshot-")).count() == 0
+            left.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("snapshot-")).count()
+                == 0
         })
     })
     .await;
@@ -314,7 +315,12 @@ async fn of_two_processes_on_copies_of_a_directory_the_older_stops() {
     .await;
     let to = world.dir("copy:1");
     std::fs::copy(from.join("identity.json"), to.join("identity.json")).unwrap();
-    let copy = std::process::Command::new("cp").arg("-r").args([from.join("log"), from.join("state")]).arg(&to).status().unwrap();
+    let copy = std::process::Command::new("cp")
+        .arg("-r")
+        .args([from.join("log"), from.join("state")])
+        .arg(&to)
+        .status()
+        .unwrap();
     assert!(copy.success());
     let clone = world.start("copy:1").await;
     let fatal = tokio::time::timeout(Duration::from_secs(20), nodes[copied].fatal()).await.unwrap();
