@@ -113,7 +113,11 @@ struct Beginner<'a> {
 }
 
 /// Finds out who this node is. Waits for as long as it takes; dropping it leaves nothing behind but the nonce.
-pub(super) async fn decide(config: &ClusterConfig, peers: &PeersConfig, first: &mut FirstStart) -> Result<MemberOf, Error> {
+pub(super) async fn decide(
+    config: &ClusterConfig,
+    peers: &PeersConfig,
+    first: &mut FirstStart,
+) -> Result<MemberOf, Error> {
     if peers.expect == 0 || peers.expect as u64 >= JOINED_IDS {
         return Err(Error::Unavailable(format!("a cluster cannot begin with {} voters", peers.expect)));
     }

@@ -71,7 +71,8 @@ impl Cluster {
         let deadline = options.deadline.min(Instant::now() + ATTEMPT);
         let left = deadline.saturating_duration_since(Instant::now());
         let left_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
-        let permit = self.forwards.acquire_many(u32::try_from(proposal.bytes.len().max(1)).expect("bounded by the log"));
+        let permit =
+            self.forwards.acquire_many(u32::try_from(proposal.bytes.len().max(1)).expect("bounded by the log"));
         let Ok(Ok(_held)) = tokio::time::timeout_at(options.deadline, permit).await else {
             return Attempt::Failed(Error::Busy);
         };

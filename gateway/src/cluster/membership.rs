@@ -11,8 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use openraft::{ChangeMembers, Instant as _};
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::{ChangeMembers, Instant as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::{Duration, Instant, timeout_at};
@@ -281,7 +281,8 @@ impl Roster {
 
     /// Gives leadership to the voter that has most of the log.
     pub(super) async fn hand_over(&self, metrics: &Metrics) {
-        let others = target(metrics).into_iter().filter(|voter| self.is_alive(metrics, *voter) && *voter != self.local.node);
+        let others =
+            target(metrics).into_iter().filter(|voter| self.is_alive(metrics, *voter) && *voter != self.local.node);
         let Some(next) = others.max_by_key(|voter| matched(metrics, *voter)) else { return };
         tracing::info!(to = next, "leadership is handed over");
         if let Err(error) = self.local.raft.trigger().transfer_leader(next).await {

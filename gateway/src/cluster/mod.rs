@@ -39,9 +39,9 @@ pub mod space;
 mod start;
 mod status;
 mod store;
-mod wire;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

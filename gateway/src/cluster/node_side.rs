@@ -80,6 +80,9 @@ struct Starts {
     retired: VecDeque<u64>,
 }
 
+/// A message with its head read, and whether its sender is listened to.
+type Asked = (Arc<Running>, Head, Input, Result<(), Refusal>);
+
 /// Why a sender is not listened to.
 enum Refusal {
     Foreign(String),
@@ -161,7 +164,7 @@ impl NodeSide {
     }
 
     /// Reads the head and decides whether its sender is listened to.
-    fn admit(&self, from: Sender, body: Bytes) -> Result<(Arc<Running>, Head, Input, Result<(), Refusal>), String> {
+    fn admit(&self, from: Sender, body: Bytes) -> Result<Asked, String> {
         let running = self.running()?;
         let mut input = Input(body);
         let head = Head::take(&mut input).map_err(|error| error.to_string())?;
@@ -318,7 +321,10 @@ impl Running {
         }
         if from.node != Some(head.node) {
             let proved = from.node.map_or_else(|| "no node".to_owned(), |node| format!("node {node}"));
-            return Err(Refusal::Foreign(format!("the message is of node {}, the certificate names {proved}", head.node)));
+            return Err(Refusal::Foreign(format!(
+                "the message is of node {}, the certificate names {proved}",
+                head.node
+            )));
         }
         let committed = self.local.raft.metrics().borrow_watched().committed_membership_config.clone();
         if committed.get_node(&head.node).is_none() && head.members <= *committed.log_id() {

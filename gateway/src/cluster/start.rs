@@ -81,8 +81,7 @@ impl Cluster {
         let links = config.peers.as_ref().map(|peers| links(&config, peers, &opened.identity, &opened.file, &machine));
         let links = links.transpose()?;
         let raft = start_consensus(&runtime, &config, opened.identity.node_id, &opened.log, &machine, &links).await?;
-        let local =
-            Local { node: opened.identity.node_id, raft, log: opened.log, space: opened.space, machine };
+        let local = Local { node: opened.identity.node_id, raft, log: opened.log, space: opened.space, machine };
         let (fatal, stop, tasks) = (watch::Sender::new(None), CancellationToken::new(), TaskTracker::new());
         let (removed, no_member) = watch::channel(None);
         let peers = links.map(|links| {
@@ -190,8 +189,7 @@ impl Cluster {
             opened.map_err(|_| Error::Unavailable("the node did not become the leader".into()))?;
         }
         self.spawn(gate.run(log.failure(), machine.failure.subscribe(), self.fatal.clone(), self.stop.clone()));
-        let keeper =
-            Keeper { raft, log, snapshot_bytes: config.snapshot_bytes, keep_bytes: config.log_keep_bytes };
+        let keeper = Keeper { raft, log, snapshot_bytes: config.snapshot_bytes, keep_bytes: config.log_keep_bytes };
         self.spawn(keeper.run(self.stop.clone()));
         Ok(())
     }

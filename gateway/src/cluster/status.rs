@@ -63,7 +63,12 @@ impl Cluster {
             leader: metrics.current_leader,
             revision: *self.local.machine.applied.borrow(),
             members: metrics.membership_config.nodes().map(|(id, node)| (*id, node.clone())).collect(),
-            peers: self.peers.as_ref().filter(|_| leads).map(|peers| peers.running.roster.members()).unwrap_or_default(),
+            peers: self
+                .peers
+                .as_ref()
+                .filter(|_| leads)
+                .map(|peers| peers.running.roster.members())
+                .unwrap_or_default(),
             not_ready: self.not_ready(),
             log: self.local.log.stats(),
             snapshot_index: metrics.snapshot.map(|id| id.index),
@@ -117,20 +122,26 @@ impl Cluster {
             return match silence {
                 _ if voters == 1 => None,
                 Some(silence) if silence < SILENCE_MAX => None,
-                Some(silence) => Some(format!("no majority of the {voters} voters has answered this leader for {}", secs(silence))),
+                Some(silence) => {
+                    Some(format!("no majority of the {voters} voters has answered this leader for {}", secs(silence)))
+                }
                 None => Some(format!("no majority of the {voters} voters has answered this new leader yet")),
             };
         }
         let Some(leader) = metrics.current_leader else {
             return Some(match voters {
                 0 => "this node waits for the leader's first message".to_owned(),
-                _ => format!("the cluster has no leader: this node knows {voters} voters, of which a majority must be alive"),
+                _ => format!(
+                    "the cluster has no leader: this node knows {voters} voters, of which a majority must be alive"
+                ),
             });
         };
         let heard = peers.running.heard.lock().expect("only held for a moment").map(|heard| heard.elapsed());
         match heard {
             Some(silence) if silence < SILENCE_MAX => {}
-            Some(silence) => return Some(format!("node {leader}, the leader, has not been heard of for {}", secs(silence))),
+            Some(silence) => {
+                return Some(format!("node {leader}, the leader, has not been heard of for {}", secs(silence)));
+            }
             None => return Some(format!("node {leader}, the leader, has not been heard of yet")),
         }
         let applied = metrics.last_applied.map_or(0, |id| id.index);

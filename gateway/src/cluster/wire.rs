@@ -335,7 +335,10 @@ pub(super) enum Control {
     /// Somebody asked the sender to join.
     Join(Join),
     /// The sender is alive and can be reached there.
-    Announce { address: String, api: String },
+    Announce {
+        address: String,
+        api: String,
+    },
     Members,
     Remove(u64),
     Promote(u64),

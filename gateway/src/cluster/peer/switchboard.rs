@@ -233,7 +233,8 @@ impl Peers for Line {
         body: Upload,
         deadline: Instant,
     ) -> Result<Bytes, PeerError> {
-        let answer = |handler: Arc<dyn PeerHandler>, from| async move { handler.upload(from, method, head, body).await };
+        let answer =
+            |handler: Arc<dyn PeerHandler>, from| async move { handler.upload(from, method, head, body).await };
         self.exchange(peer, method, deadline, answer).await
     }
 }

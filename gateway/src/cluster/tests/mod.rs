@@ -2,6 +2,7 @@
 
 mod crash;
 mod engine;
+mod faults;
 pub(super) mod faulty;
 mod full_disk;
 mod peers;

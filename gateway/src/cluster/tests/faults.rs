@@ -1,0 +1,207 @@
+//! Three nodes under random faults: what clients saw must be a history of registers, one for each key.
+//!
+//! A seed draws the faults and what clients do; threads and clocks are real, so a seed repeats the plan and not each
+//! interleaving. `HOLDFAST_CLUSTER_SEEDS` says how many seeds, from which on (`20` or `100..120`); 2 when it is not set.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Mutex;
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use super::world::{World, make_bucket, put_until, stop};
+use super::*;
+use crate::cluster::peer::switchboard::Faults;
+
+const THREE: [&str; 3] = ["a:1", "b:1", "c:1"];
+const CLIENTS: u64 = 4;
+const KEYS: u64 = 3;
+/// The checker keeps what was done in a word.
+const OPERATIONS_MAX: usize = 120;
+const RUN: Duration = Duration::from_secs(8);
+
+/// Something a client did to a key. A write that may have happened has no end.
+#[derive(Clone, Debug)]
+struct Operation {
+    began: Instant,
+    ended: Option<Instant>,
+    /// What was written, or what was read.
+    write: Option<u64>,
+    read: Option<u64>,
+}
+
+type History = BTreeMap<u64, Vec<Operation>>;
+
+/// Whether the operations are those of one register that begins with nothing.
+///
+/// Takes any operation that no unfinished one must precede, remembers (done, value) that led nowhere.
+fn is_linearizable(operations: &[Operation]) -> bool {
+    assert!(operations.len() <= 128, "{} operations", operations.len());
+    let must: u128 =
+        (0..operations.len()).filter(|at| operations[*at].ended.is_some()).fold(0, |set, at| set | 1 << at);
+    let (mut stack, mut seen) = (vec![(0u128, None)], HashSet::new());
+    while let Some((done, value)) = stack.pop() {
+        if done & must == must {
+            return true;
+        }
+        if !seen.insert((done, value)) {
+            continue;
+        }
+        let open = |at: &usize| done & (1 << at) == 0;
+        let first_end = (0..operations.len()).filter(open).filter_map(|at| operations[at].ended).min();
+        for at in (0..operations.len()).filter(open) {
+            let operation = &operations[at];
+            if first_end.is_some_and(|end| operation.began > end) {
+                continue;
+            }
+            match operation.write {
+                Some(written) => stack.push((done | 1 << at, Some(written))),
+                None if operation.read == value => stack.push((done | 1 << at, value)),
+                None => {}
+            }
+        }
+    }
+    false
+}
+
+struct Run {
+    world: Arc<World>,
+    nodes: Mutex<Vec<Option<Arc<Cluster>>>>,
+    history: Mutex<History>,
+    bucket: u64,
+    end: Instant,
+}
+
+impl Run {
+    fn node(&self, at: usize) -> Option<Arc<Cluster>> {
+        self.nodes.lock().unwrap()[at].clone()
+    }
+
+    fn record(&self, key: u64, operation: Operation) {
+        let mut history = self.history.lock().unwrap();
+        history.entry(key).or_default().push(operation);
+    }
+
+    fn is_full(&self, key: u64) -> bool {
+        self.history.lock().unwrap().get(&key).is_some_and(|operations| operations.len() >= OPERATIONS_MAX)
+    }
+}
+
+async fn read(node: &Cluster, key: u64, deadline: Instant) -> Option<Option<u64>> {
+    let view = node.view(Consistency::Linearizable, deadline).await.ok()?;
+    let bytes = sample::value(&view, &key.to_string());
+    Some(bytes.map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())))
+}
+
+async fn client(run: Arc<Run>, number: u64, seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed ^ (number + 1) << 32);
+    let mut value = number << 32;
+    while Instant::now() < run.end {
+        tokio::time::sleep(Duration::from_millis(random.random_range(5..120))).await;
+        let (at, key) = (random.random_range(0..THREE.len()), random.random_range(0..KEYS));
+        let Some(node) = run.node(at).filter(|_| !run.is_full(key)) else { continue };
+        let (began, deadline) = (Instant::now(), Instant::now() + Duration::from_millis(1500));
+        if random.random_range(0..2) == 0 {
+            value += 1;
+            let written = put_until(&node, run.bucket, &key.to_string(), &value.to_le_bytes(), deadline).await;
+            let ended = match written {
+                Ok(_) => Some(Instant::now()),
+                Err(Error::UnknownOutcome(_) | Error::Fatal(_)) => None,
+                // Said to be not done: whoever reads it finds the lie.
+                Err(_) => continue,
+            };
+            run.record(key, Operation { began, ended, write: Some(value), read: None });
+        } else if let Some(read) = read(&node, key, deadline).await {
+            run.record(key, Operation { began, ended: Some(Instant::now()), write: None, read });
+        }
+    }
+}
+
+/// Breaks things, one after the other.
+async fn break_things(run: Arc<Run>, seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    while Instant::now() < run.end {
+        tokio::time::sleep(Duration::from_millis(random.random_range(200..900))).await;
+        let at = random.random_range(0..THREE.len());
+        let other = (at + random.random_range(1..THREE.len())) % THREE.len();
+        match random.random_range(0..7) {
+            0 => run.world.board.isolate(THREE[at]),
+            1 => run.world.board.cut(THREE[at], THREE[other]),
+            2 => run.world.board.set_faults(Faults { lost_replies: 100, lost_requests: 20, delay_ms_max: 10 }),
+            3 => run.world.board.set_faults(Faults { delay_ms_max: 60, ..Faults::default() }),
+            4 => restart(&run, at).await,
+            _ => run.world.board.heal(),
+        }
+    }
+}
+
+async fn restart(run: &Run, at: usize) {
+    let node = run.nodes.lock().unwrap()[at].take().unwrap();
+    run.world.kill(THREE[at], node).await;
+    let node = run.world.start(THREE[at]).await;
+    run.nodes.lock().unwrap()[at] = Some(node);
+}
+
+async fn check_seed(seed: u64) {
+    let world = World::new(seed, 3);
+    let nodes = world.form(&THREE).await;
+    let bucket = make_bucket(&nodes[0]).await;
+    let run = Arc::new(Run {
+        world,
+        nodes: Mutex::new(nodes.into_iter().map(Some).collect()),
+        history: Mutex::default(),
+        bucket,
+        end: Instant::now() + RUN,
+    });
+    let mut tasks = JoinSet::new();
+    for number in 0..CLIENTS {
+        tasks.spawn(client(run.clone(), number, seed));
+    }
+    tasks.spawn(break_things(run.clone(), seed));
+    tasks.join_all().await;
+    run.world.board.heal();
+    let nodes: Vec<_> = run.nodes.lock().unwrap().iter_mut().map(|node| node.take().unwrap()).collect();
+    for node in &nodes {
+        for key in 0..KEYS {
+            let began = Instant::now();
+            let read = read(node, key, soon()).await.unwrap_or_else(|| panic!("seed {seed}: no read after the faults"));
+            run.record(key, Operation { began, ended: Some(Instant::now()), write: None, read });
+        }
+        node.wait_ready(soon()).await.unwrap();
+    }
+    for (key, operations) in &*run.history.lock().unwrap() {
+        assert!(is_linearizable(operations), "seed {seed}, key {key}: {operations:#?}");
+    }
+    stop(nodes).await;
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let text = std::env::var("HOLDFAST_CLUSTER_SEEDS").unwrap_or_else(|_| "2".into());
+    let number = |text: &str| text.trim().parse().expect("HOLDFAST_CLUSTER_SEEDS is a number or a range");
+    match text.split_once("..") {
+        Some((from, to)) => number(from)..number(to),
+        None => 0..number(&text),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_clients_see_under_faults_is_linearizable() {
+    for seed in seeds() {
+        check_seed(seed).await;
+    }
+}
+
+#[test]
+fn the_checker_finds_stale_and_lost_values() {
+    let start = Instant::now();
+    let at = |ms: u64| start + Duration::from_millis(ms);
+    let write =
+        |value, from, to: Option<u64>| Operation { began: at(from), ended: to.map(at), write: Some(value), read: None };
+    let read = |read, from, to| Operation { began: at(from), ended: Some(at(to)), write: None, read };
+    assert!(is_linearizable(&[write(1, 0, Some(10)), read(None, 5, 8), read(Some(1), 8, 20)]));
+    assert!(!is_linearizable(&[write(1, 0, Some(10)), read(None, 11, 12)]), "a stale read");
+    assert!(!is_linearizable(&[write(1, 0, Some(10)), read(Some(1), 2, 4), read(None, 5, 6)]), "back in time");
+    assert!(is_linearizable(&[write(1, 0, None), read(None, 20, 30), read(Some(1), 40, 50)]), "an unknown write, late");
+    assert!(!is_linearizable(&[write(1, 0, None), read(Some(1), 20, 30), read(None, 40, 50)]), "and gone again");
+    assert!(!is_linearizable(&[read(Some(7), 0, 5)]), "never written");
+}
