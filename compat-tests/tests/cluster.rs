@@ -84,7 +84,10 @@ fn rolling_restart() -> Result<()> {
         lan.stop(node)?;
         let other = (node + 1) % NODES;
         until_answered(|| {
-            lan.raw(other).within(Duration::from_secs(2)).put("rolled", &format!("without-{node}"), &[], b"x")?.expect(200)
+            lan.raw(other)
+                .within(Duration::from_secs(2))
+                .put("rolled", &format!("without-{node}"), &[], b"x")?
+                .expect(200)
         })?;
         lan.launch(node)?;
         lan.await_ready(node)?;
@@ -162,7 +165,10 @@ fn one_history(lan: &mut Lan, prefix: &str, fault: Fault, seed: u64) -> Result<(
 
 #[allow(clippy::print_stdout, reason = "a line of the test report")]
 fn tell_one(prefix: &str, operations: usize, answered: usize, verdict: Verdict, began: Instant) {
-    println!("  {prefix} {operations} operations, {answered} answered, {verdict:?}, {:.1} s", began.elapsed().as_secs_f32());
+    println!(
+        "  {prefix} {operations} operations, {answered} answered, {verdict:?}, {:.1} s",
+        began.elapsed().as_secs_f32()
+    );
 }
 
 fn written(history: &[holdfast_compat_tests::linear::Operation]) -> String {

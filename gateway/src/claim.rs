@@ -136,7 +136,6 @@ impl ClusterClaim for BackendClaim {
 }
 
 impl Document {
-    #[allow(dead_code, reason = "used once a node can be started with peers")]
     fn into_claim(self) -> Claim {
         let Self { cluster_id, generation, voters, nonce, format: _ } = self;
         Claim { cluster_id, generation, voters, nonce }

@@ -150,6 +150,18 @@ fn cluster_config(dir: &Path, peers: Option<PeerOptions>, backend: &Arc<dyn Back
     config
 }
 
+/// A member waits for the others as long as it takes: alone it can promise nothing.
+async fn await_leader(cluster: &Cluster) -> Result<(), cluster::Error> {
+    loop {
+        match cluster.wait_ready(Instant::now() + VIEW_DEADLINE).await {
+            Err(error) if error.kind() == cluster::Kind::Unavailable => {
+                tracing::warn!(reason = cluster.not_ready(), "this node waits for its cluster");
+            }
+            waited => return waited,
+        }
+    }
+}
+
 impl Gateway {
     /// Opens backend and cluster. Ready for requests when it returns.
     ///
@@ -161,7 +173,8 @@ impl Gateway {
         let backend = backend.map_err(|source| StartError::Backend { url, source })?;
         let dir = options.data.join(CLUSTER_DIR);
         let cluster = Cluster::open(cluster_config(&dir, options.peers, &backend)).await;
-        let cluster = Arc::new(cluster.map_err(|source| StartError::Cluster { dir, source })?);
+        let cluster = Arc::new(cluster.map_err(|source| StartError::Cluster { dir: dir.clone(), source })?);
+        await_leader(&cluster).await.map_err(|source| StartError::Cluster { dir, source })?;
         let generation = u32::try_from(cluster.identity().generation).unwrap_or(u32::MAX);
         let settings = blobs::Settings { cache_bytes: options.cache_bytes, generation };
         let facts: Arc<dyn Facts> = Arc::new(ClusterFacts(Arc::clone(&cluster)));

@@ -5,8 +5,8 @@
 pub mod api;
 pub mod backend;
 pub mod blobs;
-pub mod cli;
 pub mod claim;
+pub mod cli;
 pub mod client;
 pub mod cluster;
 pub mod config;

@@ -212,7 +212,9 @@ impl Raw {
     fn attempt(&mut self, method: &str, head: &[u8], body: &[u8]) -> Result<Reply, Lost> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => connect_within(&self.endpoint.address, self.deadline).map_err(|cause| Lost { sent: false, cause })?,
+            None => {
+                connect_within(&self.endpoint.address, self.deadline).map_err(|cause| Lost { sent: false, cause })?
+            }
         };
         let exchanged = write_all(&mut connection, head, body).and_then(|()| read_reply(&mut connection, method));
         // A server may refuse a body before it was sent whole; then writing fails and the reply still waits to be read.

@@ -110,10 +110,7 @@ pub static SETTINGS: &[Setting] = &[
         )
     },
     setting("region", "HOLDFAST_REGION", "us-east-1", "region that signatures must name"),
-    Setting {
-        default_note: "none: single node",
-        ..setting("cluster", "HOLDFAST_CLUSTER", "", "cluster name")
-    },
+    Setting { default_note: "none: single node", ..setting("cluster", "HOLDFAST_CLUSTER", "", "cluster name") },
     Setting {
         flag: false,
         secret: true,

@@ -6,11 +6,11 @@
 
 pub mod client;
 pub mod server;
+pub mod switchboard;
 #[cfg(test)]
 mod tests;
 pub mod trust;
 mod wire;
-pub mod switchboard;
 mod x509;
 
 use std::pin::Pin;
