@@ -22,6 +22,8 @@ const AWAY_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause between two operations of a client.
 const PAUSE_MS_MAX: u64 = 20;
 
+type Pairs<'a> = &'a [(&'a str, &'a str)];
+
 /// Clients at work.
 pub struct Recorder {
     shared: Arc<Shared>,
@@ -107,7 +109,7 @@ impl Shared {
         let kind = luck.random_range(0..100);
         let value = if kind < 45 { self.values.fetch_add(1, Ordering::Relaxed) + 1 } else { 0 };
         let body = value.to_string();
-        let (method, headers, query): (_, &[(&str, &str)], &[(&str, &str)]) = match kind {
+        let (method, headers, query): (_, Pairs<'_>, Pairs<'_>) = match kind {
             0..25 => ("PUT", &[], &[]),
             25..45 => ("PUT", &[("if-none-match", "*")], &[]),
             45..60 => ("DELETE", &[], &[]),
