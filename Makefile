@@ -18,6 +18,9 @@ TORTURE_KILLS ?= 1000
 TORTURE_CUTS ?= 500
 # Seeds of the model test; `make test` runs 80.
 TORTURE_SEEDS ?= 5000
+# Rounds of every fault on a cluster of processes, and seeds of the one in a process; `make test` runs 1 and 2.
+TORTURE_ROUNDS ?= 20
+TORTURE_CLUSTER_SEEDS ?= 200
 DATA ?= ./holdfast-data
 LISTEN ?= 127.0.0.1:9900
 
@@ -36,9 +39,11 @@ build: ## debug build of everything, tests included
 test: tools ## everything a change must pass: unit, model, contract, simulation and system tests
 	$(CARGO) test $(RUST_VERSION_FLAG) --workspace --no-fail-fast
 
-torture: tools ## crash and model tests at length: TORTURE_KILLS (1000), TORTURE_CUTS (500), TORTURE_SEEDS (5000)
+torture: tools ## crash, fault and model tests at length: TORTURE_KILLS (1000), _CUTS (500), _SEEDS (5000), _ROUNDS (20)
 	HOLDFAST_MODEL_SEEDS=$(TORTURE_SEEDS) HOLDFAST_KILL_CYCLES=$(TORTURE_KILLS) HOLDFAST_POWER_CUTS=$(TORTURE_CUTS) \
-	  $(CARGO) test $(RUST_VERSION_FLAG) --workspace --no-fail-fast --test model --test kill --test power
+	  HOLDFAST_CLUSTER_ROUNDS=$(TORTURE_ROUNDS) \
+	  $(CARGO) test $(RUST_VERSION_FLAG) --workspace --no-fail-fast --test model --test kill --test power --test cluster
+	HOLDFAST_CLUSTER_SEEDS=$(TORTURE_CLUSTER_SEEDS) $(CARGO) test $(RUST_VERSION_FLAG) --workspace --lib -- cluster::tests::faults
 
 bench: tools ## side by side with MinIO in the same run; results in bench/results
 	$(CARGO) build $(RUST_VERSION_FLAG) --release -p holdfast -p holdfast-bench
