@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use self::secret::Secret;
 pub use self::table::{SETTINGS, Setting, configuration_markdown};
 use crate::api::gate::keys::Credentials;
+use crate::cluster::peer::trust::SECRET_CHARS_MIN;
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,7 +191,7 @@ fn read_secret(path: &str, named_by: &str) -> Result<String, Error> {
 pub struct ClusterSettings {
     /// Name of the cluster.
     pub name: String,
-    /// What the certificates of its nodes derive from, at least [`CLUSTER_SECRET_CHARS_MIN`] characters.
+    /// What the certificates of its nodes derive from, at least [`SECRET_CHARS_MIN`] characters.
     pub secret: Secret,
     /// Peer listener.
     pub peer_listen: String,
@@ -202,8 +203,6 @@ pub struct ClusterSettings {
     pub bootstrap_expect: usize,
 }
 
-/// Fewest characters of a cluster's secret: 32 of a random alphabet cannot be guessed.
-pub const CLUSTER_SECRET_CHARS_MIN: usize = 32;
 /// Voters of the very first start of a cluster, unless it says otherwise.
 const BOOTSTRAP_EXPECT: usize = 3;
 /// Most voters that a first start may wait for.
@@ -393,11 +392,11 @@ impl Values {
             return Err(self.invalid("cluster", "must be at most 63 letters, digits, '-' and '_'"));
         }
         let secret = self.text("cluster_secret").unwrap_or_default();
-        if secret.chars().count() < CLUSTER_SECRET_CHARS_MIN {
-            return Err(self.invalid(
-                "cluster_secret",
-                "must have at least 32 characters, the same on every node: `holdfast cluster secret` prints one",
-            ));
+        if secret.chars().count() < SECRET_CHARS_MIN {
+            let reason = format!(
+                "must have at least {SECRET_CHARS_MIN} characters, the same on every node: `holdfast cluster secret` prints one"
+            );
+            return Err(self.invalid("cluster_secret", &reason));
         }
         let expect = self.text("bootstrap_expect").map_or(Ok(BOOTSTRAP_EXPECT), |text| text.parse().map_err(|_| ()));
         let bootstrap_expect = expect

@@ -2,8 +2,8 @@
 //!
 //! A blob is in the queue from the command that took its last reference. Its bytes go when no read of this node is of an
 //! older state (invariant 6), where other nodes serve reads also not before the longest of theirs has ended
-//! ([`super::JobsConfig::peers_read_max`]), and its row only after that, so a crash in between finds it again. A blob that cannot be
-//! deleted stays in the queue and does not hold up the others.
+//! ([`super::JobsConfig::peers_read_max`]), and its row only after that, so a crash in between finds it again. A blob
+//! that cannot be deleted stays in the queue and does not hold up the others.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
