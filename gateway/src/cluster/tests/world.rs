@@ -97,6 +97,10 @@ impl World {
     pub(super) async fn kill(&self, address: &str, node: Arc<Cluster>) {
         self.board.hang_up(address);
         node.close(soon()).await.unwrap();
+        // A process that ends lets go of everything; here calls that are still under way hold on to the directory.
+        let (cluster, machine) = (Arc::downgrade(&node), Arc::downgrade(&node.local.machine));
+        drop(node);
+        until("the node is let go of", async || cluster.strong_count() + machine.strong_count() == 0).await;
     }
 }
 
