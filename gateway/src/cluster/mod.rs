@@ -16,6 +16,7 @@
 //! - when the node must stop, [`Cluster::fatal`] resolves, and every later call fails.
 
 mod codec;
+mod committed;
 mod engine;
 mod error;
 mod identity;
@@ -24,6 +25,7 @@ mod machine;
 mod network;
 pub mod peer;
 mod raft;
+pub mod restore;
 pub mod space;
 mod start;
 mod store;
@@ -31,7 +33,7 @@ mod store;
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -46,6 +48,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::committed::{CommittedEntries, StoredEntry};
 pub use self::engine::EngineView;
 pub use self::engine::{CACHE_BYTES, Engine};
 pub use self::error::{Error, Kind};
@@ -64,6 +67,8 @@ const SNAPSHOT_BYTES: u64 = 64 << 20;
 const SNAPSHOT_ENTRIES: u64 = 100_000;
 /// Log kept although a snapshot covers it, so that a peer that was away needs no snapshot.
 const LOG_KEEP_BYTES: u64 = 64 << 20;
+/// Log beyond which nobody can hold back a purge.
+const LOG_HELD_BYTES_MAX: u64 = 512 << 20;
 /// Pause before a proposal or read is tried again while there is no leader.
 const NO_LEADER_RETRY: Duration = Duration::from_millis(20);
 
@@ -196,6 +201,8 @@ pub struct Cluster {
     space: Arc<Space>,
     machine: Arc<machine::Shared>,
     revision_offset: u64,
+    /// Entries from here on are not purged yet: see [`Cluster::hold_log_from`].
+    log_hold: Arc<AtomicU64>,
     /// This node alone decides: see [`Cluster::view`].
     sole_leader: Arc<AtomicBool>,
     fatal: watch::Sender<Option<String>>,

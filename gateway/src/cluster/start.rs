@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -69,6 +69,7 @@ impl Cluster {
             space: opened.space,
             machine,
             revision_offset,
+            log_hold: Arc::new(AtomicU64::new(u64::MAX)),
             sole_leader: Arc::new(AtomicBool::new(false)),
             fatal: watch::Sender::new(None),
             tasks: TaskTracker::new(),
@@ -113,6 +114,7 @@ impl Cluster {
             log: self.log.clone(),
             snapshot_bytes: config.snapshot_bytes,
             keep_bytes: config.log_keep_bytes,
+            hold: self.log_hold.clone(),
         };
         self.tasks.spawn_on(keeper.run(self.stop.clone()), handle);
         Ok(())
@@ -274,6 +276,8 @@ struct Keeper {
     log: Log,
     snapshot_bytes: u64,
     keep_bytes: u64,
+    /// See [`Cluster::hold_log_from`].
+    hold: Arc<AtomicU64>,
 }
 
 impl Keeper {
@@ -299,7 +303,13 @@ impl Keeper {
             self.raft.trigger().snapshot().await?;
         }
         let covered = self.raft.metrics().borrow_watched().snapshot;
-        let purge = covered.and_then(|id| self.log.purge_candidate(id.index, self.keep_bytes));
+        let held = match self.hold.load(Ordering::Acquire) {
+            _ if self.log.stats().bytes > super::LOG_HELD_BYTES_MAX => u64::MAX,
+            hold => hold,
+        };
+        let purge = covered
+            .map(|id| id.index.min(held.saturating_sub(1)))
+            .and_then(|upto| self.log.purge_candidate(upto, self.keep_bytes));
         if let Some(upto) = purge {
             self.raft.trigger().purge_log(upto).await?;
         }

@@ -202,3 +202,10 @@ pub(super) fn put_applied(applied: &LogId, membership: Option<&StoredMembership>
         batch.put(Keyspace::Sys, MEMBERSHIP.to_vec(), bytes);
     }
 }
+
+/// Makes the consensus begin anew at revision `offset`: no entry is applied, nobody is a member.
+pub(super) fn restart_log(offset: u64, batch: &mut Batch) {
+    batch.delete(Keyspace::Sys, APPLIED.to_vec());
+    batch.delete(Keyspace::Sys, MEMBERSHIP.to_vec());
+    batch.put(Keyspace::Sys, REVISION_OFFSET.to_vec(), offset.to_be_bytes().to_vec());
+}

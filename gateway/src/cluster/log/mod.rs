@@ -256,6 +256,27 @@ impl Log {
         Ok(())
     }
 
+    /// Bytes of the entries from `index` on that are on disk.
+    pub(super) fn bytes_from(&self, index: u64) -> u64 {
+        self.shared.lock().bytes_from(index)
+    }
+
+    /// Entries of `[from, to)` until they have `bytes_max` bytes; at least one when there is one.
+    pub(super) fn read_bounded(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<Entry>, Error> {
+        let failed = |source| Error::io("read", &self.config().dir, source);
+        let found = self.shared.lock().find(from, to).map_err(|what| failed(io::Error::other(what)))?;
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for found in found {
+            let entry = load(found).map_err(failed)?;
+            bytes += codec::entry_bytes(&entry);
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
     fn read(&self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
         let found = self.shared.lock().find(from, to).map_err(io::Error::other)?;
         found.into_iter().map(load).collect()

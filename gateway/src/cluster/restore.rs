@@ -1,0 +1,173 @@
+//! A state rebuilt from outside: rows of a snapshot, then entries, applied by the same rules as in a running node.
+//!
+//! [`Restore`] makes the cluster directory of a new node. Its identity is written last: a directory that was left half done
+//! has a state and no identity, and no node starts from that. The log is empty and begins at index 0; the revision offset
+//! is raised by whoever restores, so that no revision repeats. The consensus' rows of the old cluster are dropped.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use holdfast_core::apply::apply;
+use holdfast_core::keyspace::Keyspace;
+use holdfast_core::kv::{Batch, Kv as _, KvError, KvRead as _, Overlay};
+use holdfast_core::snapshot::SnapshotRow;
+use openraft::EntryPayload;
+
+use super::engine::{self, EngineView};
+use super::error::Error;
+use super::identity::{self, DirLock, Identity, IdentityFile};
+use super::store::{Found, Store};
+use super::{LOG_DIR, STATE_DIR, StoredEntry, codec};
+
+/// A state in the making.
+pub struct Restore {
+    dir: PathBuf,
+    store: Store,
+    /// Largest id of a node that any membership named.
+    node_id_max: u64,
+    _lock: DirLock,
+}
+
+impl Restore {
+    /// Begins in a directory that holds no node yet.
+    ///
+    /// # Errors
+    /// [`Error::StateMismatch`] when it does; [`Error::InUse`], [`Error::Io`], [`Error::Store`].
+    pub fn begin(dir: &Path, cache_bytes: u64) -> Result<Self, Error> {
+        let lock = identity::lock(dir)?;
+        for name in [identity::FILE, LOG_DIR, STATE_DIR] {
+            if dir.join(name).exists() {
+                return Err(Error::StateMismatch(format!(
+                    "{} is there already: recover into a new directory, or move the old {} away first",
+                    dir.join(name).display(),
+                    dir.display()
+                )));
+            }
+        }
+        let (store, found) = Store::open(&dir.join(STATE_DIR), cache_bytes)?;
+        debug_assert_eq!(found, Found::New);
+        Ok(Self { dir: dir.to_owned(), store, node_id_max: 0, _lock: lock })
+    }
+
+    /// Adds rows of a snapshot.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn load(&mut self, rows: Vec<SnapshotRow>) -> Result<(), Error> {
+        let mut batch = Batch::default();
+        for row in rows {
+            batch.put(row.keyspace, row.key.to_vec(), row.value);
+        }
+        self.commit(batch)
+    }
+
+    /// Notes the nodes of the membership that was loaded.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when it cannot be read.
+    pub fn loaded(&mut self) -> Result<(), Error> {
+        let membership = engine::membership(&self.store.view()).map_err(|error| self.store.failed(error))?;
+        self.note_members(membership.membership());
+        Ok(())
+    }
+
+    fn note_members(&mut self, membership: &super::raft::Membership) {
+        let highest = membership.nodes().map(|(id, _)| *id).max();
+        self.node_id_max = self.node_id_max.max(highest.unwrap_or(0));
+    }
+
+    /// Applies consecutive entries; the revision of each is its index plus `offset`.
+    ///
+    /// # Errors
+    /// [`Error::StateMismatch`] when one cannot be read or applied; [`Error::Store`].
+    pub fn apply(&mut self, entries: &[StoredEntry], offset: u64) -> Result<(), Error> {
+        let engine = self.store.engine();
+        let mut overlay = Overlay::new(engine.view());
+        let unreadable = |index: u64, why: &dyn std::fmt::Display| {
+            Error::StateMismatch(format!("entry {index} of the archive cannot be applied: {why}"))
+        };
+        for stored in entries {
+            let entry = codec::entry(&stored.bytes).map_err(|error| unreadable(stored.index, &error))?;
+            match entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Membership(membership) => self.note_members(&membership),
+                EntryPayload::Normal(proposal) => {
+                    let applied = apply(&overlay, entry.log_id.index + offset, &proposal.command);
+                    overlay.merge(applied.map_err(|stop| unreadable(stored.index, &stop))?.batch);
+                }
+            }
+        }
+        self.commit(overlay.into_batch())
+    }
+
+    /// The state as it is now.
+    #[must_use]
+    pub fn view(&self) -> EngineView {
+        self.store.view()
+    }
+
+    /// A node id that no node of the cluster had.
+    #[must_use]
+    pub fn next_node_id(&self) -> u64 {
+        self.node_id_max + 1
+    }
+
+    /// Replaces the consensus' rows: the log begins anew, at revision `offset`.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn begin_log_at(&mut self, offset: u64) -> Result<(), Error> {
+        let mut batch = Batch::default();
+        engine::restart_log(offset, &mut batch);
+        self.commit(batch)
+    }
+
+    /// Makes the state durable and then names whose it is: from here on a node starts from the directory.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Io`].
+    pub fn finish(self, cluster_id: String, generation: u64) -> Result<Identity, Error> {
+        self.store.engine().sync().map_err(|error| self.store.failed(error))?;
+        let node_id = self.next_node_id();
+        let identity = Identity::restored(cluster_id, generation, node_id);
+        IdentityFile::new(&self.dir).write(&identity)?;
+        Ok(identity)
+    }
+
+    /// Gives up: removes what was made.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn discard(self) -> Result<(), Error> {
+        let Self { dir, store, _lock: lock, .. } = self;
+        drop(store);
+        let state = dir.join(STATE_DIR);
+        std::fs::remove_dir_all(&state).map_err(|source| Error::io("remove", &state, source))?;
+        drop(lock);
+        Ok(())
+    }
+
+    fn commit(&self, batch: Batch) -> Result<(), Error> {
+        self.store.engine().commit(batch).map_err(|error| self.store.failed(error))
+    }
+}
+
+/// Whether a row is the consensus' own: two nodes with equal states differ there.
+#[must_use]
+pub fn is_consensus_row(keyspace: Keyspace, key: &[u8]) -> bool {
+    keyspace == Keyspace::Sys && key.get(2..).is_some_and(|name| name.starts_with(b"raft."))
+}
+
+/// The revision offset that a state carries.
+///
+/// # Errors
+/// [`KvError`] when it cannot be read.
+pub fn revision_offset(view: &EngineView) -> Result<u64, KvError> {
+    engine::revision_offset(view)
+}
+
+/// The bytes of a row, for checks.
+#[cfg(test)]
+pub(crate) fn row(view: &EngineView, keyspace: Keyspace, key: &[u8]) -> Option<Bytes> {
+    view.get(keyspace, key).expect("the state is readable")
+}
