@@ -18,7 +18,7 @@ use tokio::time::{Duration, Instant};
 
 use super::names;
 use super::{Error, Inner, document};
-use crate::backend::{Backend, Body, Condition, PutOptions};
+use crate::backend::{Body, Condition, PutOptions};
 
 /// A moment on both clocks.
 #[derive(Clone, Copy, Debug)]

@@ -269,6 +269,12 @@ impl Archive {
         }
     }
 
+    /// Whether this node may never write again.
+    #[must_use]
+    pub fn is_superseded(&self) -> bool {
+        self.inner.fence.superseded.borrow().is_some()
+    }
+
     /// Takes a checkpoint now.
     ///
     /// # Errors

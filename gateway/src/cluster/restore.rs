@@ -6,10 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use holdfast_core::apply::apply;
 use holdfast_core::keyspace::Keyspace;
-use holdfast_core::kv::{Batch, Kv as _, KvError, KvRead as _, Overlay};
+use holdfast_core::kv::{Batch, Kv as _, KvError, Overlay};
 use holdfast_core::snapshot::SnapshotRow;
 use openraft::EntryPayload;
 
@@ -164,10 +163,4 @@ pub fn is_consensus_row(keyspace: Keyspace, key: &[u8]) -> bool {
 /// [`KvError`] when it cannot be read.
 pub fn revision_offset(view: &EngineView) -> Result<u64, KvError> {
     engine::revision_offset(view)
-}
-
-/// The bytes of a row, for checks.
-#[cfg(test)]
-pub(crate) fn row(view: &EngineView, keyspace: Keyspace, key: &[u8]) -> Option<Bytes> {
-    view.get(keyspace, key).expect("the state is readable")
 }

@@ -1,7 +1,8 @@
 //! Deletes the bytes of condemned blobs, then forgets them.
 //!
 //! A blob is in the queue from the command that took its last reference. Its bytes go when no read of this node is of an
-//! older state (invariant 6), and its row only after that, so a crash in between finds it again. A blob that cannot be
+//! older state and that command is archived (invariant 6: a recovery that lacked it would need them), and its row only
+//! after that, so a crash in between finds it again. A blob that cannot be
 //! deleted stays in the queue and does not hold up the others.
 
 use std::sync::atomic::Ordering;
@@ -25,7 +26,7 @@ pub const GC_PAGE: usize = 256;
 pub const GC_DELETES: usize = 16;
 /// How long one delete may take.
 pub const DELETE_PATIENCE: Duration = Duration::from_secs(30);
-/// Pause while readers hold blobs back.
+/// Pause while readers or the archive hold blobs back.
 const READERS_PAUSE: Duration = Duration::from_secs(1);
 
 /// The job: where it is in the queue.
@@ -62,10 +63,11 @@ impl Job for Gc {
     }
 }
 
-/// Cuts the page where readers need blobs; whether any do.
+/// Cuts the page where readers or a recovery need blobs; whether any do.
 fn hold_back(context: &Context, page: &mut Vec<Condemned>) -> bool {
-    let readers = context.blobs.readers();
-    let clear = page.iter().take_while(|blob| readers.clear_below(blob.revision)).count();
+    let (readers, archived) = (context.blobs.readers(), context.ledger.archived());
+    let free = |blob: &&Condemned| blob.revision <= archived && readers.clear_below(blob.revision);
+    let clear = page.iter().take_while(free).count();
     let held = clear < page.len();
     page.truncate(clear);
     held

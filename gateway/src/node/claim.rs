@@ -45,6 +45,19 @@ pub enum ClaimError {
         /// Who asks.
         ours: String,
     },
+    /// A later generation of the same cluster has it.
+    #[error(
+        "this data directory is of generation {ours}, and the repository {repository} was recovered as generation {theirs}: \
+         start with the recovered data directory, and remove this one; what it has beyond the archive is lost"
+    )]
+    Stale {
+        /// Which repository.
+        repository: String,
+        /// Its generation.
+        theirs: u64,
+        /// The directory's.
+        ours: u64,
+    },
     /// The document is not one.
     #[error("{PATH} in {repository} is not a document this release knows")]
     Form {
@@ -74,6 +87,9 @@ pub(super) async fn claim(backend: &dyn Backend, identity: &Identity) -> Result<
             let found: Document = serde_json::from_slice(&bytes).map_err(|error| form(Some(error)))?;
             return match found {
                 found if found.format != FORMAT => Err(form(None)),
+                found if found.cluster_id == ours.cluster_id && found.generation > ours.generation => {
+                    Err(ClaimError::Stale { repository, theirs: found.generation, ours: ours.generation })
+                }
                 found if found.cluster_id == ours.cluster_id => Ok(()),
                 found => {
                     Err(ClaimError::Foreign { repository, theirs: found.cluster_id, ours: ours.cluster_id.clone() })
