@@ -198,15 +198,15 @@ impl Gateway {
         request: RequestId,
         written: Option<Written>,
     ) -> Result<(Revision, Reply), Error> {
-        if let Err(why) = self.0.archive.get().map_or(Ok(()), Archive::allows) {
+        let command = Command { request, stamp_ms: self.stamp_ms(), op: op.into_op() };
+        let bucket = command.op.bucket().cloned();
+        let frees_space = command.frees_space();
+        if let Err(why) = self.0.archive.get().map_or(Ok(()), |archive| archive.allows(frees_space)) {
             if let Some(written) = written {
                 self.0.blobs.discard(written);
             }
             return Err(Error::HeldBack(why));
         }
-        let command = Command { request, stamp_ms: self.stamp_ms(), op: op.into_op() };
-        let bucket = command.op.bucket().cloned();
-        let frees_space = command.frees_space();
         let options = ProposeOptions { deadline: Instant::now() + COMMIT_DEADLINE, frees_space };
         let committed = self.0.cluster.propose(command, options).await;
         let nothing_done = match &committed {
@@ -218,7 +218,7 @@ impl Gateway {
             self.0.blobs.discard(written);
         }
         let committed = committed?;
-        self.may_acknowledge(committed.revision, bucket.as_ref(), options.deadline).await?;
+        self.may_acknowledge(committed.revision, bucket.as_ref(), options).await?;
         Ok((committed.revision, committed.reply.into_result()?))
     }
 
@@ -228,8 +228,9 @@ impl Gateway {
         &self,
         revision: Revision,
         bucket: Option<&BucketName>,
-        deadline: Instant,
+        options: ProposeOptions,
     ) -> Result<(), Error> {
+        let ProposeOptions { deadline, frees_space } = options;
         let Some(archive) = self.0.archive.get() else { return Ok(()) };
         let unknown = |why: String| Error::Cluster(cluster::Error::UnknownOutcome(why));
         if let Some(bucket) = bucket {
@@ -238,7 +239,7 @@ impl Gateway {
                 archive.await_shipped(revision, deadline).await.map_err(unknown)?;
             }
         }
-        archive.allows().map_err(unknown)
+        archive.allows(frees_space).map_err(unknown)
     }
 
     /// The wall clock, held back where it went back.

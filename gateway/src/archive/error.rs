@@ -82,6 +82,14 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether the store is full.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::Backend { source, .. } if source.is_no_space())
+    }
+}
+
 impl From<Stop> for Error {
     fn from(stop: Stop) -> Self {
         Self::State(Arc::new(stop))

@@ -6,6 +6,9 @@
 //! saw the old generation had written its heartbeat before `recover` reads it, and has stopped acknowledging once that
 //! heartbeat is older than the same time, by the store's clock.
 //!
+//! A store that is full takes no heartbeat. Then the document alone is read, and only what frees space is acknowledged: a
+//! full disk must stay mendable, and a delete that a recovery forgets does less harm than one that can never be done.
+//!
 //! Time is the larger of the monotonic and the wall clock: the first stands still while a machine sleeps, the second jumps.
 //! A jump forward closes the fence for nothing until the next verification, which then comes at once.
 
@@ -38,6 +41,8 @@ impl Moment {
 #[derive(Debug)]
 pub(super) struct Fence {
     verified: Mutex<Option<Moment>>,
+    /// As `verified`, but maybe without a heartbeat.
+    confirmed: Mutex<Option<Moment>>,
     /// Bytes of committed log that the bucket lacks.
     pub(super) unshipped_bytes: AtomicU64,
     /// Why this node may never write again.
@@ -50,6 +55,7 @@ impl Fence {
     pub(super) fn new() -> Self {
         Self {
             verified: Mutex::new(None),
+            confirmed: Mutex::new(None),
             unshipped_bytes: AtomicU64::new(0),
             superseded: watch::Sender::new(None),
             hurry: Notify::new(),
@@ -62,9 +68,18 @@ impl Fence {
     }
 
     /// Whether a write may be acknowledged.
-    pub(super) fn allows(&self, verified_for: Duration, unshipped_bytes_max: u64) -> Result<(), String> {
+    pub(super) fn allows(
+        &self,
+        frees_space: bool,
+        verified_for: Duration,
+        unshipped_bytes_max: u64,
+    ) -> Result<(), String> {
         if let Some(reason) = &*self.superseded.borrow() {
             return Err(reason.clone());
+        }
+        let confirmed = *self.confirmed.lock().expect("only held for a moment");
+        if frees_space && confirmed.is_some_and(|moment| moment.age() <= verified_for) {
+            return Ok(());
         }
         let ago = self.verified_ago();
         if ago.is_none_or(|ago| ago > verified_for) {
@@ -87,18 +102,26 @@ impl Fence {
 
     fn open_since(&self, moment: Moment) {
         *self.verified.lock().expect("only held for a moment") = Some(moment);
+        *self.confirmed.lock().expect("only held for a moment") = Some(moment);
     }
 }
 
 /// Verifies the generation once.
 pub(super) async fn verify(inner: &Inner) -> Result<(), Error> {
     let moment = Moment::now();
-    beat(inner).await?;
+    let beaten = beat(inner).await;
+    if !beaten.as_ref().err().is_none_or(Error::is_no_space) {
+        return beaten;
+    }
     let found = document::read(&*inner.backend).await?;
     let missing = || Error::Foreign(format!("{} is gone: the repository was emptied", names::CLUSTER));
     found.ok_or_else(missing)?.check(&inner.owner)?;
-    inner.fence.open_since(moment);
-    Ok(())
+    if beaten.is_ok() {
+        inner.fence.open_since(moment);
+    } else {
+        *inner.fence.confirmed.lock().expect("only held for a moment") = Some(moment);
+    }
+    beaten
 }
 
 async fn beat(inner: &Inner) -> Result<(), Error> {
@@ -156,7 +179,7 @@ mod tests {
     #[test]
     fn the_fence_is_closed_until_verified_and_after_its_time() {
         let fence = Fence::new();
-        let allows = |fence: &Fence| fence.allows(Duration::from_millis(60), 1 << 20);
+        let allows = |fence: &Fence| fence.allows(false, Duration::from_millis(60), 1 << 20);
         assert!(allows(&fence).unwrap_err().contains("any time"));
         fence.open_since(Moment::now());
         assert_eq!(allows(&fence), Ok(()));
@@ -167,6 +190,9 @@ mod tests {
         fence.open_since(slept);
         assert!(allows(&fence).unwrap_err().contains("3600 s"), "a machine that slept does not know");
         fence.open_since(Moment::now());
+        *fence.verified.lock().unwrap() = None;
+        assert!(allows(&fence).is_err(), "a full store took no heartbeat");
+        assert_eq!(fence.allows(true, Duration::from_millis(60), 1 << 20), Ok(()), "deletes go on");
         fence.superseded.send_replace(Some("recovered elsewhere".into()));
         assert_eq!(allows(&fence), Err("recovered elsewhere".into()));
     }

@@ -31,7 +31,7 @@ mod ship;
 mod tests;
 mod versions;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
@@ -171,6 +171,8 @@ struct Inner {
     /// Bytes of segments since the newest checkpoint.
     shipped_bytes: AtomicU64,
     segments: AtomicU64,
+    /// The store took the last segment for too much.
+    out_of_space: AtomicBool,
     stop: CancellationToken,
 }
 
@@ -199,6 +201,7 @@ impl Archive {
             progress: Mutex::default(),
             shipped_bytes: AtomicU64::new(0),
             segments: AtomicU64::new(0),
+            out_of_space: AtomicBool::new(false),
             stop: CancellationToken::new(),
         });
         // The log is whole in the bucket without a checkpoint; the first one comes after its interval.
@@ -222,12 +225,19 @@ impl Archive {
         });
     }
 
-    /// Whether a write may be acknowledged now.
+    /// Whether a write may be acknowledged now. What only frees space may be longer, on a store that is full.
     ///
     /// # Errors
     /// Why not, for whoever asked.
-    pub fn allows(&self) -> Result<(), String> {
-        self.inner.fence.allows(self.inner.settings.verified_for, self.inner.settings.unshipped_bytes_max)
+    pub fn allows(&self, frees_space: bool) -> Result<(), String> {
+        self.inner.fence.allows(frees_space, self.inner.settings.verified_for, self.inner.settings.unshipped_bytes_max)
+    }
+
+    /// Revision up to which bytes that were freed may be deleted. On a store that is full all of them may: what waits to be
+    /// archived would wait for the space that they take.
+    #[must_use]
+    pub fn may_delete_through(&self) -> u64 {
+        if self.inner.out_of_space.load(Ordering::Relaxed) { u64::MAX } else { *self.inner.shipped.borrow() }
     }
 
     /// Follows the revision through which everything is in the bucket.

@@ -37,6 +37,7 @@ pub(super) async fn run(inner: &Inner) {
                         "the log could not be archived; tried again"
                     );
                 }
+                inner.out_of_space.store(error.is_no_space(), Ordering::Relaxed);
                 inner.set_problem(Some(crate::backend::chain(&error)));
                 inner.set_position(None);
                 tokio::time::sleep(RETRY).await;
@@ -108,6 +109,7 @@ pub(super) async fn ship(inner: &Inner, position: Position) -> Result<(), Error>
     inner.set_position(Some(Position { next_index: last + 1 }));
     inner.shipped_bytes.fetch_add(bytes, Ordering::Relaxed);
     inner.segments.fetch_add(1, Ordering::Relaxed);
+    inner.out_of_space.store(false, Ordering::Relaxed);
     inner.set_problem(None);
     let revision = last + inner.offset();
     inner.shipped_through(revision);

@@ -403,10 +403,10 @@ async fn a_node_of_an_old_generation_stops_acknowledging() {
     let node = site.start("old").await;
     let last = node.put("key", b"value").await;
     node.shipped(last).await;
-    assert_eq!(node.archive.allows(), Ok(()));
+    assert_eq!(node.archive.allows(false), Ok(()));
     recover(&*site.backend, &RecoverOptions { force: true, ..site.options("new") }, |_| {}).await.unwrap();
     let reason = tokio::time::timeout(Duration::from_secs(5), node.archive.superseded()).await.unwrap();
-    assert!(reason.contains("recovered as generation 2") && node.archive.allows() == Err(reason), "refused for good");
+    assert!(reason.contains("recovered as generation 2") && node.archive.allows(false) == Err(reason), "refused for good");
     let identity = node.cluster.identity().clone();
     let cluster = node.cluster.clone();
     drop(node);
@@ -431,10 +431,10 @@ async fn writes_stop_while_the_backend_is_silent_and_come_back() {
     let site = Site::new();
     let node = site.start("old").await;
     site.backend.set_script(vec![Rule::always(Call::Put, Fault::Before), Rule::always(Call::Get, Fault::Before)]);
-    assert_eq!(node.archive.allows(), Ok(()), "for a while it knows");
+    assert_eq!(node.archive.allows(false), Ok(()), "for a while it knows");
     let mut refused = None;
     for _ in 0..200 {
-        refused = node.archive.allows().err();
+        refused = node.archive.allows(false).err();
         if refused.is_some() {
             break;
         }
@@ -443,12 +443,33 @@ async fn writes_stop_while_the_backend_is_silent_and_come_back() {
     assert!(refused.unwrap().contains("has not confirmed"));
     site.backend.set_script(Vec::new());
     for _ in 0..300 {
-        if node.archive.allows().is_ok() {
+        if node.archive.allows(false).is_ok() {
             return node.stop().await;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("writes did not come back: {:?}", node.archive.status());
+}
+
+#[tokio::test]
+async fn a_full_store_still_takes_deletes() {
+    let site = Site::new();
+    let node = site.start("old").await;
+    site.backend.set_script(vec![Rule::always(Call::Put, Fault::NoSpace)]);
+    let revision = node.put("key", b"value").await;
+    for _ in 0..100 {
+        if node.archive.allows(false).is_err() && node.archive.may_delete_through() > revision {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(node.archive.allows(false).is_err());
+    assert_eq!(node.archive.allows(true), Ok(()));
+    assert_eq!(node.archive.may_delete_through(), u64::MAX, "or the space would never come back");
+    site.backend.set_script(Vec::new());
+    node.shipped(revision).await;
+    assert!(node.archive.may_delete_through() < u64::MAX);
+    node.stop().await;
 }
 
 #[tokio::test]
@@ -463,7 +484,7 @@ async fn the_unshipped_log_is_bounded() {
     }
     let mut allowed = true;
     for _ in 0..100 {
-        allowed = node.archive.allows().is_ok();
+        allowed = node.archive.allows(false).is_ok();
         if !allowed {
             break;
         }
@@ -473,7 +494,7 @@ async fn the_unshipped_log_is_bounded() {
     assert!(node.archive.status().lag_bytes > 100_000 && node.archive.status().problem.is_some());
     site.backend.set_script(Vec::new());
     node.shipped(node.cluster.status().revision).await;
-    assert_eq!(node.archive.allows(), Ok(()));
+    assert_eq!(node.archive.allows(false), Ok(()));
     node.stop().await;
 }
 

@@ -70,7 +70,7 @@ impl Parts {
         let Some(archive) = self.gateway.archive() else { return Ok(()) };
         let status = archive.status();
         let lag_ms = u64::try_from(status.lag.as_millis()).unwrap_or(u64::MAX);
-        let writes = u64::from(archive.allows().is_ok());
+        let writes = u64::from(archive.allows(false).is_ok());
         page.gauge("holdfast_archive_shipped_revision", "Everything up to here is in the bucket", status.shipped)?;
         page.gauge("holdfast_archive_lag_revisions", "Revisions that the bucket lacks", status.lag_revisions)?;
         page.gauge("holdfast_archive_lag_bytes", "Bytes of log that the bucket lacks", status.lag_bytes)?;

@@ -48,7 +48,7 @@ fn archive(archive: &Archive) -> Value {
         "lag_seconds": status.lag.as_secs_f64(),
         "checkpoint": status.checkpoint,
         "verified_seconds_ago": status.verified_ago.map(|ago| ago.as_secs_f64()),
-        "writes": archive.allows().err().unwrap_or_else(|| "accepted".into()),
+        "writes": archive.allows(false).err().unwrap_or_else(|| "accepted".into()),
         "problem": status.problem,
     })
 }
