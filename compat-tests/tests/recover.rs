@@ -16,9 +16,18 @@ const RECOVER_WITHIN: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
     let mut suite = Suite::new(2);
-    suite.case("a_lost_cluster_directory_is_recovered_from_the_store", a_lost_cluster_directory_is_recovered_from_the_store);
-    suite.case("bucket_durability_survives_kill_and_loss_of_the_node", bucket_durability_survives_kill_and_loss_of_the_node);
-    suite.case("a_running_node_stops_when_it_was_recovered_elsewhere", a_running_node_stops_when_it_was_recovered_elsewhere);
+    suite.case(
+        "a_lost_cluster_directory_is_recovered_from_the_store",
+        a_lost_cluster_directory_is_recovered_from_the_store,
+    );
+    suite.case(
+        "bucket_durability_survives_kill_and_loss_of_the_node",
+        bucket_durability_survives_kill_and_loss_of_the_node,
+    );
+    suite.case(
+        "a_running_node_stops_when_it_was_recovered_elsewhere",
+        a_running_node_stops_when_it_was_recovered_elsewhere,
+    );
     suite.run()
 }
 
@@ -88,7 +97,8 @@ fn a_lost_cluster_directory_is_recovered_from_the_store() -> Result<()> {
     let bucket = site.endpoint.new_versioned_bucket("recover")?;
     let (small, large) = (fixture::bytes(1, 3000), fixture::bytes(2, 300_000));
     for number in 0..20 {
-        raw.put(&bucket, &format!("small/{number}"), &[("x-amz-meta-number", &number.to_string())], &small)?.expect(200)?;
+        raw.put(&bucket, &format!("small/{number}"), &[("x-amz-meta-number", &number.to_string())], &small)?
+            .expect(200)?;
     }
     raw.put(&bucket, "large", &[], &large)?.expect(200)?;
     raw.put(&bucket, "small/3", &[], b"newer")?.expect(200)?;

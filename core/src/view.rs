@@ -13,7 +13,8 @@ use crate::id::{BucketName, ObjectKey, Place, Revision, VersionId};
 use crate::keyspace::{Keyspace, key};
 use crate::kv::{KeyRange, KvRead};
 use crate::record::{
-    BlobRow, Body, BoundariesRow, Boundary, BucketRow, ContentId, Durability, Extent, HistoryRow, Record, Version, Versioning,
+    BlobRow, Body, BoundariesRow, Boundary, BucketRow, ContentId, Durability, Extent, HistoryRow, Record, Version,
+    Versioning,
 };
 use crate::rules::authorize::{Action, Permit, Resource};
 use crate::rules::{BLOCK_BYTES, BLOCKS_PER_PAGE, PAGE_BYTES, PARTS_PER_PAGE};

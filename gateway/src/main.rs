@@ -62,7 +62,10 @@ async fn run(action: Action) -> ExitCode {
             match node::recover(&config, words, |line| eprintln!("{line}")).await {
                 Ok(report) => {
                     let value = serde_json::json!(report);
-                    println!("{}", if json { format!("{value:#}") } else { cli::readable(&value).trim_end().to_owned() });
+                    println!(
+                        "{}",
+                        if json { format!("{value:#}") } else { cli::readable(&value).trim_end().to_owned() }
+                    );
                     if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
                 }
                 Err(error) => failed(&error, if error.is_configuration() { USAGE } else { FAILED }),

@@ -164,11 +164,7 @@ pub async fn doctor(config: &Config) -> Result<Vec<Report>, Error> {
 ///
 /// # Errors
 /// [`Error`] when it cannot; the report says what is missing when it can.
-pub async fn recover(
-    config: &Config,
-    recover: RecoverWords,
-    tell: impl Fn(String),
-) -> Result<archive::Report, Error> {
+pub async fn recover(config: &Config, recover: RecoverWords, tell: impl Fn(String)) -> Result<archive::Report, Error> {
     let url = backend_url(config)?;
     let _lock = take_directory(&config.data)?;
     let backend = backend::open(&url, backend_credentials(config)).await.map_err(Error::Backend)?;

@@ -156,7 +156,7 @@ pub(super) async fn run(inner: &Inner) {
             Ok(()) => failures = 0,
             Err(Error::Foreign(reason)) => {
                 tracing::error!(reason, "this node must not write any more");
-                inner.fence.superseded.send_replace(Some(reason));
+                inner.supersede(reason);
                 return;
             }
             Err(error) => {

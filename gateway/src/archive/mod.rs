@@ -299,6 +299,9 @@ impl Archive {
         self.tasks.close();
         self.tasks.wait().await;
         self.inner.cluster.hold_log_from(u64::MAX);
+        if self.is_superseded() {
+            return;
+        }
         let rest = tokio::time::timeout(LAST_DEADLINE, self.inner.ship_rest()).await;
         if !matches!(rest, Ok(Ok(()))) {
             tracing::warn!("the end of the log is not archived yet; the next start does it");
@@ -309,6 +312,12 @@ impl Archive {
 impl Inner {
     fn leads(&self) -> bool {
         self.cluster.status().leader == Some(self.cluster.identity().node_id)
+    }
+
+    /// For good: nothing is written any more.
+    fn supersede(&self, reason: String) {
+        self.fence.superseded.send_replace(Some(reason));
+        self.stop.cancel();
     }
 
     fn offset(&self) -> u64 {
@@ -341,11 +350,8 @@ impl Inner {
     }
 
     fn set_checkpoint(&self, manifest: &Manifest) {
-        self.progress().checkpoint = Checkpointed {
-            revision: manifest.revision,
-            bytes: manifest.bytes(),
-            created_ms: manifest.created_ms,
-        };
+        self.progress().checkpoint =
+            Checkpointed { revision: manifest.revision, bytes: manifest.bytes(), created_ms: manifest.created_ms };
         self.shipped_bytes.store(0, Ordering::Relaxed);
     }
 

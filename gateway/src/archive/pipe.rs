@@ -11,8 +11,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
 
-use super::names;
 use super::Error;
+use super::names;
 use crate::backend::{Backend, Body, Condition, PutOptions};
 
 /// How long one file may take.
@@ -75,8 +75,7 @@ pub(super) async fn store<T: Send + 'static>(
 ) -> Result<StoredFile<T>, Error> {
     let (pieces, received) = mpsc::channel::<Piece>(PIECES_MAX);
     let writer = tokio::task::spawn_blocking(move || {
-        let mut pipe =
-            Pipe { pieces, buffer: Vec::with_capacity(PIECE_BYTES), hash: Sha256::new(), bytes: 0 };
+        let mut pipe = Pipe { pieces, buffer: Vec::with_capacity(PIECE_BYTES), hash: Sha256::new(), bytes: 0 };
         let written = write(&mut pipe).and_then(|value| {
             pipe.send().map_err(|error| Error::Incomplete(error.to_string()))?;
             Ok(value)

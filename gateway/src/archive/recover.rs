@@ -111,15 +111,10 @@ impl Report {
 ///
 /// # Errors
 /// [`Error::Incomplete`] when what is archived does not suffice; [`Error::Foreign`] when another recovery came first.
-pub async fn recover(
-    backend: &dyn Backend,
-    options: &RecoverOptions,
-    tell: impl Fn(String),
-) -> Result<Report, Error> {
+pub async fn recover(backend: &dyn Backend, options: &RecoverOptions, tell: impl Fn(String)) -> Result<Report, Error> {
     let found = document::read(backend).await?;
-    let nothing = || {
-        Error::Incomplete(format!("{} holds no repository: {} is not there", backend.name(), names::CLUSTER))
-    };
+    let nothing =
+        || Error::Incomplete(format!("{} holds no repository: {} is not there", backend.name(), names::CLUSTER));
     let found = found.ok_or_else(nothing)?;
     let from = newest_generation(backend, found.generation).await?;
     let dir = if options.dry_run { dry_run_dir(&options.dir) } else { options.dir.clone() };
@@ -297,8 +292,7 @@ impl Source<'_> {
     }
 
     async fn load(&self, restore: &mut Restore, name: &str) -> Result<Manifest, Error> {
-        let manifest =
-            manifest::read(self.backend, name, &self.owner.cluster_id, self.owner.generation).await?;
+        let manifest = manifest::read(self.backend, name, &self.owner.cluster_id, self.owner.generation).await?;
         checkpoint::read(self.backend, &manifest, |rows| restore.load(rows).map_err(restoring)).await?;
         restore.loaded().map_err(restoring)?;
         Ok(manifest)

@@ -27,15 +27,12 @@ pub(super) async fn run(inner: &Inner) {
             Ok(()) => failing = false,
             Err(Error::Foreign(reason)) => {
                 tracing::error!(reason, "this node must not archive");
-                inner.fence.superseded.send_replace(Some(reason));
+                inner.supersede(reason);
                 return;
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(
-                        error = crate::backend::chain(&error),
-                        "the log could not be archived; tried again"
-                    );
+                    tracing::warn!(error = crate::backend::chain(&error), "the log could not be archived; tried again");
                 }
                 inner.out_of_space.store(error.is_no_space(), Ordering::Relaxed);
                 inner.set_problem(Some(crate::backend::chain(&error)));
@@ -255,8 +252,11 @@ async fn check_history(inner: &Inner, place: &Place) -> Result<(), Error> {
         ))
     };
     if place.next_index > applied {
-        return Err(stale(format!("the archive has entries up to {}, the log ends at {}",
-            place.next_index.saturating_sub(1), applied.saturating_sub(1))));
+        return Err(stale(format!(
+            "the archive has entries up to {}, the log ends at {}",
+            place.next_index.saturating_sub(1),
+            applied.saturating_sub(1)
+        )));
     }
     let Some(last) = &place.last else { return Ok(()) };
     let read = inner.cluster.committed_entries(last.index, 1).await;

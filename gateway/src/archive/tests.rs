@@ -93,7 +93,8 @@ impl Site {
             "format": 1, "cluster_id": identity.cluster_id, "generation": identity.generation, "voters": [1],
         });
         let put = PutOptions::default();
-        let _ = self.backend.put(&names::path(names::CLUSTER), Body::from(document.to_string().into_bytes()), put).await;
+        let _ =
+            self.backend.put(&names::path(names::CLUSTER), Body::from(document.to_string().into_bytes()), put).await;
     }
 
     fn options(&self, name: &str) -> RecoverOptions {
@@ -406,7 +407,10 @@ async fn a_node_of_an_old_generation_stops_acknowledging() {
     assert_eq!(node.archive.allows(false), Ok(()));
     recover(&*site.backend, &RecoverOptions { force: true, ..site.options("new") }, |_| {}).await.unwrap();
     let reason = tokio::time::timeout(Duration::from_secs(5), node.archive.superseded()).await.unwrap();
-    assert!(reason.contains("recovered as generation 2") && node.archive.allows(false) == Err(reason), "refused for good");
+    assert!(
+        reason.contains("recovered as generation 2") && node.archive.allows(false) == Err(reason),
+        "refused for good"
+    );
     let identity = node.cluster.identity().clone();
     let cluster = node.cluster.clone();
     drop(node);
@@ -690,12 +694,16 @@ async fn the_table_of_versions_says_what_the_state_says() {
     node.stop().await;
     assert_eq!(manifest.versions.rows, 4);
     let (bytes, _) = names::read(&*site.backend, &manifest.versions.path, u64::MAX).await.unwrap().unwrap();
-    let rows: Vec<_> = SerializedFileReader::new(bytes).unwrap().get_row_iter(None).unwrap().map(Result::unwrap).collect();
+    let rows: Vec<_> =
+        SerializedFileReader::new(bytes).unwrap().get_row_iter(None).unwrap().map(Result::unwrap).collect();
     let text = |row: usize, column: usize| rows[row].get_string(column).unwrap().clone();
     let flags = |row: usize| (rows[row].get_bool(4).unwrap(), rows[row].get_bool(5).unwrap());
     assert_eq!((0..4).map(|row| text(row, 1)).collect::<Vec<_>>(), ["a", "a", "b", "b"]);
     assert_eq!((0..4).map(flags).collect::<Vec<_>>(), [(true, false), (false, false), (true, true), (false, false)]);
-    assert_eq!((text(0, 0), rows[0].get_long(3).unwrap() as u64, rows[0].get_long(6).unwrap()), ("bucket".into(), newest, 4));
+    assert_eq!(
+        (text(0, 0), rows[0].get_long(3).unwrap() as u64, rows[0].get_long(6).unwrap()),
+        ("bucket".into(), newest, 4)
+    );
     assert_eq!((text(0, 8), text(0, 11), text(0, 14)), ("02".repeat(32), "text/plain".into(), "inline".into()));
     let printed: Vec<String> = rows.iter().map(ToString::to_string).collect();
     assert!(printed[0].contains(r#"metadata: {"colour" -> "red", "shape" -> "a"}"#), "{}", printed[0]);
