@@ -155,7 +155,7 @@ impl Node {
         let attributes = Attributes {
             headers: Headers { content_type: Some("text/plain".into()), ..Headers::default() },
             metadata: BTreeMap::from([text("colour", "red"), text("shape", key)]),
-            tags: if value.len() % 2 == 0 { BTreeMap::from([text("even", "yes")]) } else { BTreeMap::new() },
+            tags: if value.len().is_multiple_of(2) { BTreeMap::from([text("even", "yes")]) } else { BTreeMap::new() },
         };
         let (target, content) = (self.target(key), Self::content(value));
         Op::PutObject(PutObject { target, content, attributes, nonce: blob_id() })
