@@ -133,6 +133,32 @@ pub enum Op {
     SetDigest(#[n(0)] SetDigest),
 }
 
+impl Op {
+    /// The bucket whose settings say when it is acknowledged; none for what jobs do.
+    #[must_use]
+    pub fn bucket(&self) -> Option<&BucketName> {
+        match self {
+            Self::CreateBucket(op) => Some(&op.name),
+            Self::DeleteBucket(bucket) => Some(&bucket.name),
+            Self::SetVersioning(op) => Some(&op.bucket.name),
+            Self::SetDocument(op) => Some(&op.bucket.name),
+            Self::SetSettings(op) => Some(&op.bucket.name),
+            Self::PutObject(op) => Some(&op.target.bucket.name),
+            Self::DeleteObjects(op) => Some(&op.bucket.name),
+            Self::CopyObject(op) => Some(&op.target.bucket.name),
+            Self::RenameObject(op) => Some(&op.target.bucket.name),
+            Self::AppendObject(op) => Some(&op.target.bucket.name),
+            Self::SetTags(op) => Some(&op.bucket.name),
+            Self::CreateUpload(op) => Some(&op.bucket.name),
+            Self::PutPart(op) => Some(&op.upload.bucket.name),
+            Self::CopyPart(op) => Some(&op.upload.bucket.name),
+            Self::CompleteUpload(op) => Some(&op.target.bucket.name),
+            Self::AbortUpload(upload) => Some(&upload.bucket.name),
+            Self::Condemn(_) | Self::Forget(_) | Self::Trim(_) | Self::Join(_) | Self::SetDigest(_) => None,
+        }
+    }
+}
+
 /// A bucket as the request found it: the command is refused when another has taken the name since.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]

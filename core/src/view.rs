@@ -13,7 +13,8 @@ use crate::id::{BucketName, ObjectKey, Place, Revision, VersionId};
 use crate::keyspace::{Keyspace, key};
 use crate::kv::{KeyRange, KvRead};
 use crate::record::{
-    BlobRow, Body, BoundariesRow, Boundary, BucketRow, ContentId, Extent, HistoryRow, Record, Version, Versioning,
+    BlobRow, Body, BoundariesRow, Boundary, BucketRow, ContentId, Durability, Extent, HistoryRow, Record, Version,
+    Versioning,
 };
 use crate::rules::authorize::{Action, Permit, Resource};
 use crate::rules::{BLOCK_BYTES, BLOCKS_PER_PAGE, PAGE_BYTES, PARTS_PER_PAGE};
@@ -146,6 +147,15 @@ impl<'a> View<'a> {
         permit.require(&[Action::ReadBucketSettings])?;
         let bucket = self.bucket(permit)?;
         Ok(self.reader.0.get(Keyspace::Settings, &key::document(bucket.row.id, kind as u8))?)
+    }
+
+    /// When writes to a bucket are acknowledged: the commit path asks, which acts for nobody.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn durability(&self, bucket: &BucketName) -> Result<Durability, Stop> {
+        let row = self.reader.bucket(bucket)?;
+        Ok(row.and_then(|row| row.settings.durability).unwrap_or(Durability::Backend))
     }
 
     /// The CORS document of a bucket. A browser's preflight carries no signature, and its answer must not depend on who

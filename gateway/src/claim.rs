@@ -55,6 +55,19 @@ pub enum ClaimError {
         /// Who asks.
         ours: String,
     },
+    /// A later generation of the same cluster has it.
+    #[error(
+        "this data directory is of generation {ours}, and the repository {repository} was recovered as generation {theirs}: \
+         start with the recovered data directory, and remove this one; what it has beyond the archive is lost"
+    )]
+    Stale {
+        /// Which repository.
+        repository: String,
+        /// Its generation.
+        theirs: u64,
+        /// The directory's.
+        ours: u64,
+    },
     /// The document is not one.
     #[error("{PATH} in {repository} is not a document this release knows")]
     Form {
@@ -82,11 +95,14 @@ pub async fn claim(backend: &dyn Backend, identity: &Identity) -> Result<(), Cla
         nonce: String::new(),
     };
     let found = create(backend, &ours).await?;
-    if found.cluster_id == ours.cluster_id {
-        return Ok(());
-    }
     let repository = backend.name().to_owned();
-    Err(ClaimError::Foreign { repository, theirs: found.cluster_id, ours: ours.cluster_id })
+    if found.cluster_id != ours.cluster_id {
+        return Err(ClaimError::Foreign { repository, theirs: found.cluster_id, ours: ours.cluster_id });
+    }
+    if found.generation > ours.generation {
+        return Err(ClaimError::Stale { repository, theirs: found.generation, ours: ours.generation });
+    }
+    Ok(())
 }
 
 /// Writes the document unless there is one, and reads back the one that stands.

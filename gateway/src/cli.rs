@@ -8,8 +8,10 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use crate::archive::Verify;
 use crate::cluster::peer::trust::ClusterSecret;
 use crate::config::{self, Config, SETTINGS, Sources};
+use crate::node::RecoverWords;
 
 /// What the user wants.
 #[derive(Debug)]
@@ -21,6 +23,15 @@ pub enum Action {
         /// As `serve` would read it.
         config: Box<Config>,
         /// Machine-readable findings.
+        json: bool,
+    },
+    /// Build a cluster from the backend alone.
+    Recover {
+        /// Backend and new data directory.
+        config: Box<Config>,
+        /// How.
+        words: RecoverWords,
+        /// Machine-readable report.
         json: bool,
     },
     /// Ask a gateway about itself.
@@ -91,7 +102,7 @@ pub enum Error {
 }
 
 /// Commands of later parts.
-const NOT_BUILT: &[&str] = &["index", "sql", "watch", "lock", "recover"];
+const NOT_BUILT: &[&str] = &["index", "sql", "watch", "lock"];
 
 /// The whole command line, for completions and help.
 #[must_use]
@@ -108,6 +119,7 @@ pub fn command() -> Command {
             with_settings(Command::new("doctor").about("Checks a backend and a data directory; exit 0 only if fit"))
                 .arg(json()),
         )
+        .subcommand(recover_command().arg(json()))
         .subcommand(
             Command::new("status").about("Cluster, leader, log, backend, cache of a running gateway").arg(json()),
         )
@@ -159,6 +171,33 @@ fn cluster_command() -> Command {
         .subcommand(Command::new("promote").about("Makes a voter of a learner").arg(node()).arg(json()))
 }
 
+fn recover_command() -> Command {
+    let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
+    with_settings(Command::new("recover").about("Builds a cluster from the backend alone, into a new data directory"))
+        .arg(flag("force").help("do not wait for the old cluster, and go on although something is damaged or missing"))
+        .arg(flag("dry-run").help("only look: claim nothing, make nothing"))
+        .arg(
+            Arg::new("verify")
+                .long("verify")
+                .value_name("WHICH")
+                .value_parser(["all", "sample", "none"])
+                .default_value("sample")
+                .help("which blobs to look for in the backend"),
+        )
+}
+
+fn recover_words(matches: &ArgMatches) -> RecoverWords {
+    RecoverWords {
+        force: matches.get_flag("force"),
+        dry_run: matches.get_flag("dry-run"),
+        verify: match word(matches, "verify") {
+            "all" => Verify::All,
+            "none" => Verify::None,
+            _ => Verify::Sample,
+        },
+    }
+}
+
 fn with_settings(mut command: Command) -> Command {
     for setting in SETTINGS.iter().filter(|setting| setting.flag) {
         let default = if setting.default.is_empty() { setting.default_note } else { setting.default };
@@ -180,6 +219,9 @@ pub fn parse(words: impl IntoIterator<Item = OsString>, environment: HashMap<Str
     match name {
         "serve" => Ok(Action::Serve(settings(matches, environment)?)),
         "doctor" => Ok(Action::Doctor { config: settings(matches, environment)?, json: json() }),
+        "recover" => {
+            Ok(Action::Recover { config: settings(matches, environment)?, words: recover_words(matches), json: json() })
+        }
         "status" => Ok(Action::Status { json: json() }),
         "stat" => {
             let (bucket, key) = object(word(matches, "object"))?;
@@ -325,6 +367,10 @@ mod tests {
         );
         assert!(matches!(run("holdfast bucket show b --json").unwrap(), Action::BucketShow { json: true, .. }));
         assert!(matches!(run("holdfast config show").unwrap(), Action::ConfigShow(_)));
+        let recover = run("holdfast recover --backend file:/s --data /new --dry-run --verify all").unwrap();
+        let Action::Recover { config, words, json: false } = recover else { panic!("not recover") };
+        assert_eq!(config.data, std::path::Path::new("/new"));
+        assert_eq!(words, RecoverWords { force: false, dry_run: true, verify: Verify::All });
     }
 
     #[test]
@@ -334,7 +380,7 @@ mod tests {
         assert!(fails("holdfast serve --lisen x").contains("unexpected argument"));
         assert!(fails("holdfast serve --cluster c").contains("at least 32 characters"));
         assert!(fails("holdfast serve --console-listen x:1").contains("not built yet"));
-        for line in ["holdfast index create --x y", "holdfast sql q", "holdfast lock run n -- c", "holdfast recover"] {
+        for line in ["holdfast index create --x y", "holdfast sql q", "holdfast lock run n -- c"] {
             assert!(matches!(run(line), Err(Error::NotBuilt(_))), "{line}");
         }
     }

@@ -94,6 +94,9 @@ pub enum Error {
     /// A reply that this operation cannot have.
     #[error("the state machine answered something else")]
     UnexpectedReply,
+    /// Writes are not acknowledged now: the archive or the backend holds them back. Nothing was done.
+    #[error("writes are held back: {0}")]
+    HeldBack(String),
     /// The node is draining.
     #[error("the node is stopping")]
     Stopping,
@@ -132,7 +135,7 @@ impl Error {
                 blobs::Kind::Internal => Kind::Internal,
             },
             Self::State(_) | Self::UnexpectedReply => Kind::Internal,
-            Self::Stopping => Kind::Unavailable,
+            Self::HeldBack(_) | Self::Stopping => Kind::Unavailable,
         }
     }
 

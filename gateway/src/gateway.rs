@@ -10,23 +10,25 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use holdfast_core::command::{Command, Reply};
 use holdfast_core::error::Error as Refusal;
-use holdfast_core::id::{RequestId, Revision};
+use holdfast_core::id::{BucketName, RequestId, Revision};
 use holdfast_core::keyspace::Keyspace;
 use holdfast_core::kv::{KeyRange, KvError, KvRead, Rows};
+use holdfast_core::record::Durability;
 use holdfast_core::rules::authorize::AuthorizedOp;
 use holdfast_core::view::View;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
+use crate::archive::Archive;
 use crate::backend::{self, Backend, BackendUrl, Credentials, ProbeOptions};
 use crate::blobs::{self, Blobs, Facts, LocalState, Written, now_ms};
 use crate::claim::BackendClaim;
@@ -51,7 +53,8 @@ pub const OWNER_NAME: &str = "root";
 /// Most bytes that a small object may have: a command must fit into the log.
 pub const INLINE_BYTES_MAX: u64 = 1 << 20;
 
-const CLUSTER_DIR: &str = "cluster";
+/// Where, in a node's directory, its part of the cluster is.
+pub const CLUSTER_DIR: &str = "cluster";
 
 /// How a node is one of several.
 #[derive(Clone)]
@@ -125,6 +128,7 @@ struct Inner {
     cluster: Arc<Cluster>,
     facts: Arc<dyn Facts>,
     blobs: Blobs,
+    archive: OnceLock<Archive>,
     region: String,
     inline_bytes: u64,
     inline_always: bool,
@@ -183,6 +187,7 @@ impl Gateway {
             cluster,
             facts,
             blobs,
+            archive: OnceLock::new(),
             region: options.region,
             inline_bytes: options.inline_bytes.min(INLINE_BYTES_MAX),
             inline_always: matches!(options.backend, BackendUrl::File { .. }),
@@ -194,6 +199,21 @@ impl Gateway {
         let state_ms = View::new(&view, view.revision()).now_ms().map_err(|stop| StartError::State(stop.into()))?;
         gateway.0.last_stamp_ms.store(state_ms, Ordering::Relaxed);
         Ok(gateway)
+    }
+
+    /// From here on the archive is asked before anything is acknowledged. Called once, before the node serves; without an
+    /// archive nothing holds writes back. The leader's archive is asked for commands of other nodes, too: it alone knows how
+    /// much is not in the bucket.
+    pub fn guard_with(&self, archive: Archive) {
+        self.0.cluster.admit_by(archive.admission());
+        // A second one would be of the same cluster and backend: the first stays.
+        let _ = self.0.archive.set(archive);
+    }
+
+    /// The archive, once there is one.
+    #[must_use]
+    pub fn archive(&self) -> Option<&Archive> {
+        self.0.archive.get()
     }
 
     /// The state, as of now or as the consistency says.
@@ -238,7 +258,14 @@ impl Gateway {
         written: Option<Written>,
     ) -> Result<(Revision, Reply), Error> {
         let command = Command { request, stamp_ms: self.stamp_ms(), op: op.into_op() };
+        let bucket = command.op.bucket().cloned();
         let frees_space = command.frees_space();
+        if let Err(why) = self.0.archive.get().map_or(Ok(()), |archive| archive.allows(frees_space)) {
+            if let Some(written) = written {
+                self.0.blobs.discard(written);
+            }
+            return Err(Error::HeldBack(why));
+        }
         let options = ProposeOptions { deadline: Instant::now() + COMMIT_DEADLINE, frees_space };
         let committed = self.0.cluster.propose(command, options).await;
         let nothing_done = match &committed {
@@ -250,7 +277,28 @@ impl Gateway {
             self.0.blobs.discard(written);
         }
         let committed = committed?;
+        self.may_acknowledge(committed.revision, bucket.as_ref(), options).await?;
         Ok((committed.revision, committed.reply.into_result()?))
+    }
+
+    /// The last question before a reply: is this still the cluster that owns the repository, and is the command where its
+    /// bucket wants it?
+    async fn may_acknowledge(
+        &self,
+        revision: Revision,
+        bucket: Option<&BucketName>,
+        options: ProposeOptions,
+    ) -> Result<(), Error> {
+        let ProposeOptions { deadline, frees_space } = options;
+        let Some(archive) = self.0.archive.get() else { return Ok(()) };
+        let unknown = |why: String| Error::Cluster(cluster::Error::UnknownOutcome(why));
+        if let Some(bucket) = bucket {
+            let view = self.0.cluster.view(Consistency::AtLeast(revision), deadline).await?;
+            if View::new(&view, view.revision()).durability(bucket)? == Durability::Bucket {
+                archive.await_shipped(revision, deadline).await.map_err(unknown)?;
+            }
+        }
+        archive.allows(frees_space).map_err(unknown)
     }
 
     /// The wall clock, held back where it went back.
@@ -304,7 +352,8 @@ impl Gateway {
     /// Whether requests should come here.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        !self.0.draining.load(Ordering::Relaxed) && self.0.cluster.is_ready()
+        let superseded = self.0.archive.get().is_some_and(Archive::is_superseded);
+        !superseded && !self.0.draining.load(Ordering::Relaxed) && self.0.cluster.is_ready()
     }
 
     /// Whether the backend gives a sign of life.
@@ -315,7 +364,11 @@ impl Gateway {
 
     /// Resolves when the node must stop, with the reason.
     pub async fn fatal(&self) -> cluster::Error {
-        self.0.cluster.fatal().await
+        let Some(archive) = self.0.archive.get() else { return self.0.cluster.fatal().await };
+        tokio::select! {
+            fatal = self.0.cluster.fatal() => fatal,
+            reason = archive.superseded() => cluster::Error::Fatal(reason),
+        }
     }
 
     /// Asks whoever sends requests to send them elsewhere; requests are still served.
@@ -332,6 +385,9 @@ impl Gateway {
         self.0.commits.close();
         let late = |what: &str| cluster::Error::Unavailable(format!("{what} did not end before the deadline"));
         timeout_at(deadline, self.0.commits.wait()).await.map_err(|_| late("commits"))?;
+        if let Some(archive) = self.0.archive.get() {
+            timeout_at(deadline, archive.stop()).await.map_err(|_| late("the archive"))?;
+        }
         timeout_at(deadline, self.0.blobs.close()).await.map_err(|_| late("the store of blobs"))?;
         timeout_at(deadline, self.0.blobs.backend().close()).await.map_err(|_| late("the backend"))?;
         Ok(self.0.cluster.shutdown(deadline).await?)

@@ -3,6 +3,7 @@
 //! Arrows point down: `api` → `ops` → `cluster`, `blobs` → `backend`; nothing below knows a caller.
 
 pub mod api;
+pub mod archive;
 pub mod backend;
 pub mod blobs;
 pub mod claim;

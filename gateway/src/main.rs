@@ -58,6 +58,19 @@ async fn run(action: Action) -> ExitCode {
             }
             Err(error) => failed(&error, FAILED),
         },
+        Action::Recover { config, words, json } => {
+            match node::recover(&config, words, |line| eprintln!("{line}")).await {
+                Ok(report) => {
+                    let value = serde_json::json!(report);
+                    println!(
+                        "{}",
+                        if json { format!("{value:#}") } else { cli::readable(&value).trim_end().to_owned() }
+                    );
+                    if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+                }
+                Err(error) => failed(&error, if error.is_configuration() { USAGE } else { FAILED }),
+            }
+        }
         Action::Status { json } => ask(Method::GET, "/_holdfast/v1/status".to_owned(), None, json).await,
         Action::Stat { bucket, key, json } => {
             let path = format!("/_holdfast/v1/objects/{bucket}/{}?versions", utf8_percent_encode(&key, IN_PATH));

@@ -29,11 +29,12 @@ use crate::api::gate::{Gate, GateOptions, s3s_config};
 use crate::api::http::HttpRoute;
 use crate::api::s3::body::BodyBudget;
 use crate::api::s3::{BucketCors, S3Api};
+use crate::archive::{self, Archive};
 use crate::backend::{self, BackendUrl};
 use crate::config::{Config, credentials};
 use crate::doctor::{self, DataLock, LockError, Report};
 use crate::durable_dir;
-use crate::gateway::{Gateway, OWNER_ACCOUNT, Options, StartError};
+use crate::gateway::{CLUSTER_DIR, Gateway, OWNER_ACCOUNT, Options, StartError};
 use crate::jobs::{Jobs, JobsConfig};
 use crate::server::tls::{Tls, TlsError};
 use crate::server::{self, Limits, Server};
@@ -85,6 +86,9 @@ pub enum Error {
     /// The part that speaks with peers does not start.
     #[error(transparent)]
     Peers(#[from] PeersError),
+    /// The archive cannot be written, or a recovery cannot be done.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
     /// The parts do not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -180,6 +184,32 @@ pub async fn doctor(config: &Config) -> Result<Vec<Report>, Error> {
     Ok(vec![directory, report])
 }
 
+/// Builds a cluster from the backend alone, into the data directory of `config`. `tell` gets lines about what takes long.
+///
+/// # Errors
+/// [`Error`] when it cannot; the report says what is missing when it can.
+pub async fn recover(config: &Config, recover: RecoverWords, tell: impl Fn(String)) -> Result<archive::Report, Error> {
+    let url = backend_url(config)?;
+    let _lock = take_directory(&config.data)?;
+    let backend = backend::open(&url, backend_credentials(config)).await.map_err(Error::Backend)?;
+    let RecoverWords { force, dry_run, verify } = recover;
+    let options = archive::RecoverOptions { dir: config.data.join(CLUSTER_DIR), force, dry_run, verify };
+    let recovered = archive::recover(&*backend, &options, tell).await;
+    backend.close().await;
+    Ok(recovered?)
+}
+
+/// How to recover, as the command line says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecoverWords {
+    /// See [`archive::RecoverOptions`].
+    pub force: bool,
+    /// See [`archive::RecoverOptions`].
+    pub dry_run: bool,
+    /// See [`archive::RecoverOptions`].
+    pub verify: archive::Verify,
+}
+
 fn take_directory(data: &Path) -> Result<DataLock, Error> {
     durable_dir::create(data).map_err(|source| Error::Directory { path: data.to_owned(), source })?;
     Ok(doctor::lock_data_directory(data)?)
@@ -220,6 +250,12 @@ async fn start_gateway(config: &Config, peers: Option<&PeerPart>) -> Result<Gate
         return Err(Error::Unfit(Box::new(report)));
     }
     claim::claim(&**gateway.blobs().backend(), gateway.cluster().identity()).await?;
+    let archive = Archive::start(
+        Arc::clone(gateway.cluster()),
+        Arc::clone(gateway.blobs().backend()),
+        archive::Settings::default(),
+    );
+    gateway.guard_with(archive.await?);
     tracing::info!(backend = report.subject, took_ms = report.took.as_millis() as u64, "the backend is fit");
     Ok(gateway)
 }

@@ -29,6 +29,8 @@ pub(crate) struct MemState {
     kv: MemKv,
     revision: std::sync::Mutex<Revision>,
     pub(crate) ahead_ms: AtomicU64,
+    /// Revision up to which the archive is.
+    pub(crate) archived: AtomicU64,
     pub(crate) effects: broadcast::Sender<Arc<[Effect]>>,
 }
 
@@ -92,6 +94,7 @@ impl World {
             kv: MemKv::default(),
             revision: Default::default(),
             ahead_ms: AtomicU64::new(0),
+            archived: AtomicU64::new(Revision::MAX),
             effects: broadcast::Sender::new(64),
         });
         let backend = Arc::new(Faulty::scripted(Memory::shared(), vec![]));

@@ -14,7 +14,7 @@ use super::error::Error;
 use super::log::LogOwner;
 
 const FORMAT: u32 = 1;
-const FILE: &str = "identity.json";
+pub(super) const FILE: &str = "identity.json";
 
 /// A node's identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,11 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Of the first node of a recovered cluster. Its log has begun.
+    pub(super) fn restored(cluster_id: String, generation: u64, node_id: u64) -> Self {
+        Self { format: FORMAT, cluster_id, generation, node_id, boots: 0, initialized: true }
+    }
+
     /// The owner that each log segment names.
     ///
     /// # Errors

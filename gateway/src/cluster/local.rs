@@ -1,6 +1,6 @@
 //! What of the running node its own callers and its peers both use.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use holdfast_core::view::View;
@@ -24,6 +24,9 @@ const STAMP_DRIFT_MAX: Duration = Duration::from_secs(300);
 /// A leader that no majority has acknowledged for this long is not one to send requests to.
 pub(super) const SILENCE_MAX: Duration = Duration::from_millis(2 * ELECTION_TIMEOUT_MS_MAX);
 
+/// Says why nothing may be proposed now, if so; told whether the command only frees space.
+pub type Admission = Box<dyn Fn(bool) -> Result<(), String> + Send + Sync>;
+
 /// The running parts. Clones share them.
 #[derive(Clone)]
 pub(super) struct Local {
@@ -32,6 +35,8 @@ pub(super) struct Local {
     pub log: Log,
     pub space: Arc<Space>,
     pub machine: Arc<machine::Shared>,
+    /// Asked where commands enter the log, whichever node they come from.
+    pub admission: Arc<OnceLock<Admission>>,
 }
 
 impl Local {
@@ -46,6 +51,9 @@ impl Local {
 
     async fn hand_over(&self, proposal: Proposal, options: ProposeOptions) -> Result<Attempt, Error> {
         let ProposeOptions { deadline, frees_space } = options;
+        if let Some(admission) = self.admission.get() {
+            admission(frees_space).map_err(Error::Unavailable)?;
+        }
         let held = self.space.admit(proposal.bytes.len(), frees_space, deadline).await?;
         let (pending, result) = Pending::new(held);
         match timeout_at(deadline, self.raft.client_write_ff(proposal, Some(pending))).await {

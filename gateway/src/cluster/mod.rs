@@ -21,6 +21,7 @@ mod attendance;
 mod bootstrap;
 pub mod claim;
 mod codec;
+mod committed;
 pub mod discovery;
 mod engine;
 mod error;
@@ -35,6 +36,7 @@ mod node_side;
 pub mod peer;
 mod raft;
 mod reads;
+pub mod restore;
 pub mod space;
 mod start;
 mod status;
@@ -45,7 +47,7 @@ mod wire;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -59,10 +61,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::claim::ClusterClaim;
+pub use self::committed::{CommittedEntries, StoredEntry};
 pub use self::engine::EngineView;
 pub use self::engine::{CACHE_BYTES, Engine};
 pub use self::error::{Error, Kind};
 pub use self::identity::Identity;
+pub use self::local::Admission;
 use self::local::Local;
 use self::log::SEGMENT_BYTES;
 use self::log::files::{LogFiles, RealFiles};
@@ -81,6 +85,8 @@ const SNAPSHOT_BYTES: u64 = 64 << 20;
 const SNAPSHOT_ENTRIES: u64 = 100_000;
 /// Log kept although a snapshot covers it, so that a peer that was away needs no snapshot.
 const LOG_KEEP_BYTES: u64 = 64 << 20;
+/// Log beyond which nobody can hold back a purge.
+const LOG_HELD_BYTES_MAX: u64 = 512 << 20;
 /// Pause before a proposal or read is tried again while there is no leader.
 const NO_LEADER_RETRY: Duration = Duration::from_millis(20);
 /// Longest time that a node which stops waits for another to take leadership.
@@ -205,6 +211,8 @@ pub struct Cluster {
     peers: Option<PeersRun>,
     /// Bytes of commands that are on their way to the leader.
     forwards: Semaphore,
+    /// Entries from here on are not purged yet: see [`Cluster::hold_log_from`].
+    log_hold: Arc<AtomicU64>,
     /// This node alone decides: see [`Cluster::view`].
     sole_leader: Arc<AtomicBool>,
     fatal: watch::Sender<Option<String>>,
@@ -246,6 +254,12 @@ impl Cluster {
             Consistency::AtLeast(revision) => self.local.wait_applied(revision, deadline).await?,
         }
         self.local.view()
+    }
+
+    /// From here on `admission` is asked before a command enters the log of this node, also for commands of other nodes:
+    /// what it refuses is [`Error::Unavailable`]. Only the first call counts.
+    pub fn admit_by(&self, admission: Admission) {
+        let _ = self.local.admission.set(admission);
     }
 
     /// Hints for jobs, from now on. A subscriber that is too slow loses some.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -81,7 +81,9 @@ impl Cluster {
         let links = config.peers.as_ref().map(|peers| links(&config, peers, &opened.identity, &opened.file, &machine));
         let links = links.transpose()?;
         let raft = start_consensus(&runtime, &config, opened.identity.node_id, &opened.log, &machine, &links).await?;
-        let local = Local { node: opened.identity.node_id, raft, log: opened.log, space: opened.space, machine };
+        let admission = Arc::default();
+        let local =
+            Local { node: opened.identity.node_id, raft, log: opened.log, space: opened.space, machine, admission };
         let (fatal, stop, tasks) = (watch::Sender::new(None), CancellationToken::new(), TaskTracker::new());
         let (removed, no_member) = watch::channel(None);
         let peers = links.map(|links| {
@@ -93,6 +95,7 @@ impl Cluster {
             local,
             peers,
             forwards: Semaphore::new(IN_FLIGHT_BYTES_MAX),
+            log_hold: Arc::new(AtomicU64::new(u64::MAX)),
             sole_leader: Arc::new(AtomicBool::new(false)),
             fatal,
             tasks,
@@ -189,7 +192,13 @@ impl Cluster {
             opened.map_err(|_| Error::Unavailable("the node did not become the leader".into()))?;
         }
         self.spawn(gate.run(log.failure(), machine.failure.subscribe(), self.fatal.clone(), self.stop.clone()));
-        let keeper = Keeper { raft, log, snapshot_bytes: config.snapshot_bytes, keep_bytes: config.log_keep_bytes };
+        let keeper = Keeper {
+            raft,
+            log,
+            snapshot_bytes: config.snapshot_bytes,
+            keep_bytes: config.log_keep_bytes,
+            hold: self.log_hold.clone(),
+        };
         self.spawn(keeper.run(self.stop.clone()));
         Ok(())
     }
@@ -440,6 +449,8 @@ struct Keeper {
     log: Log,
     snapshot_bytes: u64,
     keep_bytes: u64,
+    /// See [`Cluster::hold_log_from`].
+    hold: Arc<AtomicU64>,
 }
 
 impl Keeper {
@@ -465,7 +476,13 @@ impl Keeper {
             self.raft.trigger().snapshot().await?;
         }
         let covered = self.raft.metrics().borrow_watched().snapshot;
-        let purge = covered.and_then(|id| self.log.purge_candidate(id.index, self.keep_bytes));
+        let held = match self.hold.load(Ordering::Acquire) {
+            _ if self.log.stats().bytes > super::LOG_HELD_BYTES_MAX => u64::MAX,
+            hold => hold,
+        };
+        let purge = covered
+            .map(|id| id.index.min(held.saturating_sub(1)))
+            .and_then(|upto| self.log.purge_candidate(upto, self.keep_bytes));
         if let Some(upto) = purge {
             self.raft.trigger().purge_log(upto).await?;
         }

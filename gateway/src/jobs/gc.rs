@@ -2,8 +2,9 @@
 //!
 //! A blob is in the queue from the command that took its last reference. Its bytes go when no read of this node is of an
 //! older state (invariant 6), where other nodes serve reads also not before the longest of theirs has ended
-//! ([`super::JobsConfig::peers_read_max`]), and its row only after that, so a crash in between finds it again. A blob
-//! that cannot be deleted stays in the queue and does not hold up the others.
+//! ([`super::JobsConfig::peers_read_max`]), and the command is archived (a recovery that lacked it would need them). Its
+//! row goes only after that, so a crash in between finds it again. A blob that cannot be deleted stays in the queue and
+//! does not hold up the others.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -27,7 +28,7 @@ pub const GC_PAGE: usize = 256;
 pub const GC_DELETES: usize = 16;
 /// How long one delete may take.
 pub const DELETE_PATIENCE: Duration = Duration::from_secs(30);
-/// Pause while readers hold blobs back.
+/// Pause while readers or the archive hold blobs back.
 const READERS_PAUSE: Duration = Duration::from_secs(1);
 /// States remembered to know how old one is, each this long after the one before.
 const HORIZON_STEP: Duration = Duration::from_secs(10);
@@ -97,11 +98,13 @@ impl Job for Gc {
 }
 
 impl Gc {
-    /// Cuts the page where readers need blobs; whether any do.
+    /// Cuts the page where readers or a recovery need blobs; whether any do.
     fn hold_back(&mut self, context: &Context, page: &mut Vec<Condemned>) -> bool {
         let (readers, now, age) = (context.blobs.readers(), Instant::now(), context.config.peers_read_max);
+        let archived = context.ledger.archived();
         let mut clear = 0;
         while let Some(blob) = page.get(clear)
+            && blob.revision <= archived
             && readers.clear_below(blob.revision)
             && self.horizon.is_past(now, blob.revision, age)
         {

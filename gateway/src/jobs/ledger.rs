@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use holdfast_core::command::Reply;
 use holdfast_core::effect::Effect;
+use holdfast_core::id::Revision;
 use holdfast_core::rules::authorize::AuthorizedOp;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
@@ -29,4 +30,7 @@ pub trait Ledger: Facts {
 
     /// Whether this node leads: only then jobs work.
     fn leads(&self) -> bool;
+
+    /// Revision up to which a recovery from the backend would get: what was condemned later may be needed again.
+    fn archived(&self) -> Revision;
 }

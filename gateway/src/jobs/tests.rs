@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_core::command::{Blobs as BlobList, Reply};
-use holdfast_core::id::BlobId;
+use holdfast_core::id::{BlobId, Revision};
 use holdfast_core::path::{blob_path, parse_blob_path};
 use holdfast_core::record::{HISTORY_MS_DEFAULT, Location};
 use holdfast_core::rules::BLOB_AGE_MS_MAX;
@@ -28,6 +28,10 @@ impl Ledger for MemState {
 
     fn leads(&self) -> bool {
         true
+    }
+
+    fn archived(&self) -> Revision {
+        self.archived.load(std::sync::atomic::Ordering::Relaxed)
     }
 }
 
@@ -109,6 +113,23 @@ async fn a_reader_holds_back_what_it_reads() {
     assert_eq!(world.files().await.len(), 1);
     let read = collect(world.blobs.open(plan).await.unwrap()).await.unwrap();
     assert!(read == bytes);
+    drain(&mut gc, &context).await.unwrap();
+    assert_eq!(world.files().await.len(), 0);
+}
+
+#[tokio::test]
+async fn bytes_stay_until_the_command_that_freed_them_is_archived() {
+    let world = World::new();
+    let context = context(&world);
+    world.put("k", &bytes_of(5000, 1)).await;
+    world.state.archived.store(world.state.local().revision(), Ordering::Relaxed);
+    world.delete("k");
+    outlive_history(&world);
+    trim(&context).await;
+    let mut gc = gc::Gc::default();
+    assert_eq!(gc.round(&context).await.unwrap(), Round::Again(Duration::from_secs(1)));
+    assert_eq!(world.files().await.len(), 1);
+    world.state.archived.store(Revision::MAX, Ordering::Relaxed);
     drain(&mut gc, &context).await.unwrap();
     assert_eq!(world.files().await.len(), 0);
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use holdfast_core::command::Reply;
+use holdfast_core::id::Revision;
 use holdfast_core::rules::authorize::AuthorizedOp;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
@@ -36,6 +37,7 @@ impl Ledger for GatewayLedger {
             Ok(Ok((_, reply))) => Ok(reply),
             Ok(Err(GatewayError::Refused(refusal))) => Ok(Reply::Refused(refusal)),
             // Only what is sure counts as not done: a job gives bytes back on it.
+            Ok(Err(error @ GatewayError::HeldBack(_))) => Err(jobs::Error::NotCommitted(Arc::new(error))),
             Ok(Err(GatewayError::Cluster(
                 error @ (cluster::Error::NoSpace { .. }
                 | cluster::Error::Busy
@@ -53,5 +55,9 @@ impl Ledger for GatewayLedger {
 
     fn leads(&self) -> bool {
         self.0.cluster().leads()
+    }
+
+    fn archived(&self) -> Revision {
+        self.0.archive().map_or(Revision::MAX, crate::archive::Archive::may_delete_through)
     }
 }

@@ -12,7 +12,7 @@ use crate::gateway::Gateway;
 use crate::jobs::Jobs;
 use crate::telemetry::Metrics;
 
-/// Registers the areas `log`, `state`, `cache`, `reads` and `jobs`.
+/// Registers the areas `log`, `state`, `archive`, `cache`, `reads` and `jobs`.
 pub(super) fn register(metrics: &Metrics, gateway: &Gateway, jobs: &Arc<Jobs>) {
     let (gateway, jobs) = (gateway.clone(), Arc::clone(jobs));
     metrics.register(|registry| registry.register_collector(Box::new(Parts { gateway, jobs })));
@@ -47,6 +47,7 @@ impl Collector for Parts {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         let mut page = Page(encoder);
         self.cluster(&mut page)?;
+        self.archive(&mut page)?;
         self.blobs(&mut page)?;
         self.work(&mut page)
     }
@@ -63,6 +64,20 @@ impl Parts {
         page.counter("holdfast_log_syncs", "Syncs of the log", status.log.syncs)?;
         page.counter("holdfast_log_entries", "Entries appended to the log", status.log.entries_synced)?;
         page.gauge("holdfast_log_bytes", "Bytes of the log on disk", status.log.bytes)
+    }
+
+    fn archive(&self, page: &mut Page<'_>) -> std::fmt::Result {
+        let Some(archive) = self.gateway.archive() else { return Ok(()) };
+        let status = archive.status();
+        let lag_ms = u64::try_from(status.lag.as_millis()).unwrap_or(u64::MAX);
+        let writes = u64::from(archive.allows(false).is_ok());
+        page.gauge("holdfast_archive_shipped_revision", "Everything up to here is in the bucket", status.shipped)?;
+        page.gauge("holdfast_archive_lag_revisions", "Revisions that the bucket lacks", status.lag_revisions)?;
+        page.gauge("holdfast_archive_lag_bytes", "Bytes of log that the bucket lacks", status.lag_bytes)?;
+        page.gauge("holdfast_archive_lag_milliseconds", "How long the oldest of them has waited", lag_ms)?;
+        page.gauge("holdfast_archive_checkpoint_revision", "Revision of the newest checkpoint", status.checkpoint)?;
+        page.gauge("holdfast_archive_writes_allowed", "Whether writes are acknowledged", writes)?;
+        page.counter("holdfast_archive_segments", "Segments of the log archived", status.segments)
     }
 
     fn blobs(&self, page: &mut Page<'_>) -> std::fmt::Result {

@@ -111,8 +111,8 @@ impl Gateway {
         name: &BucketName,
         settings: BucketSettings,
     ) -> Result<Done<()>, Error> {
-        if settings.durability == Some(Durability::Bucket) {
-            return Err(Error::NotBuilt("durability=bucket (the archive)"));
+        if settings.durability == Some(Durability::Bucket) && self.archive().is_none() {
+            return Err(Error::NotBuilt("durability=bucket without an archive"));
         }
         if settings.on_parse_error.is_some() {
             return Err(Error::NotBuilt("on_parse_error (indexes)"));

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::archive::Archive;
 use crate::cluster::Status;
 use crate::gateway::Gateway;
 
@@ -29,6 +30,7 @@ pub(super) async fn status(gateway: &Gateway) -> Value {
             "entries_synced": status.log.entries_synced,
             "snapshot_index": status.snapshot_index,
         },
+        "archive": gateway.archive().map(archive),
         "disk": { "free_bytes": status.free_bytes, "full": status.disk_full },
         "backend": {
             "name": gateway.blobs().backend().name(),
@@ -55,4 +57,18 @@ fn peers(status: &Status) -> Vec<Value> {
         })
     };
     status.peers.iter().map(peer).collect()
+}
+
+fn archive(archive: &Archive) -> Value {
+    let status = archive.status();
+    json!({
+        "shipped": status.shipped,
+        "lag_revisions": status.lag_revisions,
+        "lag_bytes": status.lag_bytes,
+        "lag_seconds": status.lag.as_secs_f64(),
+        "checkpoint": status.checkpoint,
+        "verified_seconds_ago": status.verified_ago.map(|ago| ago.as_secs_f64()),
+        "writes": archive.allows(false).err().unwrap_or_else(|| "accepted".into()),
+        "problem": status.problem,
+    })
 }

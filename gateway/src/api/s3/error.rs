@@ -83,7 +83,7 @@ fn answer(error: &Error) -> Answer {
         Error::Cluster(error) => of_cluster(error),
         Error::Blobs(error) => of_blobs(error),
         Error::State(_) | Error::UnexpectedReply => (S3ErrorCode::InternalError, StatusCode::INTERNAL_SERVER_ERROR),
-        Error::Stopping => (S3ErrorCode::ServiceUnavailable, StatusCode::SERVICE_UNAVAILABLE),
+        Error::HeldBack(_) | Error::Stopping => (S3ErrorCode::ServiceUnavailable, StatusCode::SERVICE_UNAVAILABLE),
     }
 }
 
@@ -189,6 +189,7 @@ fn message(error: &Error) -> Option<String> {
         )),
         Error::NoSuchPart { .. } => Some("The requested partnumber is not satisfiable".to_owned()),
         Error::NotBuilt(what) => Some(format!("{what} is not implemented.")),
+        Error::HeldBack(why) => Some(sentence(why)),
         Error::Cluster(cluster::Error::UnknownOutcome(_)) => Some(UNKNOWN.to_owned()),
         Error::Cluster(cluster::Error::NoSpace { .. }) => Some(full()),
         Error::Blobs(error) if error.is_no_space() => Some(full()),
@@ -202,6 +203,11 @@ fn message(error: &Error) -> Option<String> {
         | Error::UnexpectedReply
         | Error::Stopping => None,
     }
+}
+
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| format!("{}{}.", first.to_uppercase(), chars.as_str())).unwrap_or_default()
 }
 
 fn full() -> String {
@@ -231,9 +237,7 @@ fn refusal_message(refusal: &Refusal) -> Option<String> {
         | Refusal::BlobCondemned
         | Refusal::Expired
         | Refusal::Changed => {
-            let text = refusal.to_string();
-            let mut chars = text.chars();
-            Some(chars.next().map(|first| format!("{}{}.", first.to_uppercase(), chars.as_str())).unwrap_or_default())
+            Some(sentence(&refusal.to_string()))
         }
         Refusal::NoSuchBucket
         | Refusal::BucketExists

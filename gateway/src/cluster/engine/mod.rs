@@ -202,3 +202,9 @@ pub(super) fn put_applied(applied: &LogId, membership: Option<&StoredMembership>
         batch.put(Keyspace::Sys, MEMBERSHIP.to_vec(), bytes);
     }
 }
+
+/// Makes the consensus begin anew: `applied` and `membership` instead of what was, revisions counted from `offset`.
+pub(super) fn restart_log(applied: &LogId, membership: &StoredMembership, offset: u64, batch: &mut Batch) {
+    put_applied(applied, Some(membership), batch);
+    batch.put(Keyspace::Sys, REVISION_OFFSET.to_vec(), offset.to_be_bytes().to_vec());
+}

@@ -155,6 +155,28 @@ impl Log {
         Ok(Self { shared })
     }
 
+    /// Makes a log in an empty directory whose entries up to `purged` are gone from the beginning. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn begin_after(config: LogConfig, purged: LogId) -> Result<(), Error> {
+        let dir = config.dir.clone();
+        let log = Self::open(config)?;
+        let begun = log.purge_through(purged);
+        log.close();
+        let failure = log.failure().borrow().clone();
+        let begun = begun.and_then(|()| failure.map_or(Ok(()), |reason| Err(io::Error::other(reason))));
+        begun.map_err(|source| Error::io("begin the log in", dir, source))
+    }
+
+    fn purge_through(&self, log_id: LogId) -> io::Result<()> {
+        let change = |state: &mut State| {
+            state.purge(log_id);
+            Ok(())
+        };
+        self.submit(change, |()| vec![Item::Purge(log_id)])
+    }
+
     /// Resolves to the reason when the log has failed.
     #[must_use]
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
@@ -254,6 +276,27 @@ impl Log {
         drop(state);
         self.shared.work.notify_one();
         Ok(())
+    }
+
+    /// Bytes of the entries from `index` on that are on disk.
+    pub(super) fn bytes_from(&self, index: u64) -> u64 {
+        self.shared.lock().bytes_from(index)
+    }
+
+    /// Entries of `[from, to)` until they have `bytes_max` bytes; at least one when there is one.
+    pub(super) fn read_bounded(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<Entry>, Error> {
+        let failed = |source| Error::io("read", &self.config().dir, source);
+        let found = self.shared.lock().find(from, to).map_err(|what| failed(io::Error::other(what)))?;
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for found in found {
+            let entry = load(found).map_err(failed)?;
+            bytes += codec::entry_bytes(&entry);
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
     }
 
     fn read(&self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
@@ -399,10 +442,6 @@ impl RaftLogStorage<TypeConfig> for Log {
 
     // In order with all else, and not waited for: a purge that is lost in a crash leaves entries that are not needed.
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
-        let change = |state: &mut State| {
-            state.purge(log_id);
-            Ok(())
-        };
-        self.submit(change, |()| vec![Item::Purge(log_id)])
+        self.purge_through(log_id)
     }
 }

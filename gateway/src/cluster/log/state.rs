@@ -209,6 +209,12 @@ impl State {
         }
     }
 
+    /// Bytes of the written entries from `index` on.
+    pub(super) fn bytes_from(&self, index: u64) -> u64 {
+        let skip = usize::try_from(index.saturating_sub(self.places_first)).unwrap_or(usize::MAX);
+        self.places.iter().skip(skip).map(|place| u64::from(place.bytes)).sum()
+    }
+
     /// Index of the first entry that is on disk.
     pub(super) fn first_place(&self) -> Option<u64> {
         (!self.places.is_empty()).then_some(self.places_first)

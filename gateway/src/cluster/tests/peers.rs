@@ -2,7 +2,9 @@
 
 use super::world::{World, leader, make_bucket, put_in, put_until, stop, until};
 use super::*;
+use crate::cluster::CommittedEntries;
 use crate::cluster::peer::switchboard::Passage;
+use crate::cluster::restore::Restore;
 
 const THREE: [&str; 3] = ["a:1", "b:1", "c:1"];
 
@@ -342,4 +344,41 @@ async fn a_node_of_another_cluster_is_not_listened_to() {
     assert!(refused.to_string().contains("this is cluster"), "{refused}");
     stop(a).await;
     stop(b).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_join_a_restored_cluster_and_get_its_state() {
+    let (world, old) = (World::new(11, 3), World::new(12, 1));
+    let origin = old.form(&["o:1"]).await;
+    let bucket = make_bucket(&origin[0]).await;
+    let last = put_in(&origin[0], bucket, "before", b"1").await.unwrap();
+    let CommittedEntries::Entries(entries) = origin[0].committed_entries(0, usize::MAX).await.unwrap() else {
+        panic!("nothing was purged")
+    };
+    stop(origin).await;
+
+    let mut restore = Restore::begin(&world.dir("a:1"), 1 << 20).unwrap();
+    restore.apply(&entries, 0).unwrap();
+    let first = last + 1000;
+    let node_id = restore.begin_log_at(first).unwrap();
+    restore.finish("ab".repeat(16), 2, node_id).unwrap();
+
+    let mut nodes = world.form(&["a:1"]).await;
+    assert!(put_in(&nodes[0], bucket, "after", b"2").await.unwrap() >= first, "no revision comes twice");
+    nodes.extend(world.form(&["b:1", "c:1"]).await);
+    until("three vote", async || nodes[0].status().members.len() == 3 && nodes[0].is_ready()).await;
+    for node in &nodes {
+        let view = node.view(Consistency::Linearizable, soon()).await.unwrap();
+        for (key, value) in [("before", b"1"), ("after", b"2")] {
+            assert_eq!(sample::value(&view, key).as_deref(), Some(&value[..]), "on node {}", node.identity().node_id);
+        }
+        assert!(view.revision() >= first);
+        assert_eq!(node.identity().generation, 2);
+    }
+    let revision = put_in(&nodes[2], bucket, "joined", b"3").await.unwrap();
+    for node in &nodes {
+        let view = node.view(Consistency::AtLeast(revision), soon()).await.unwrap();
+        assert_eq!(sample::value(&view, "joined").as_deref(), Some(&b"3"[..]));
+    }
+    stop(nodes).await;
 }

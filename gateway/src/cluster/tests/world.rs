@@ -100,7 +100,11 @@ impl World {
         // A process that ends lets go of everything; here calls that are still under way hold on to the directory.
         let (cluster, machine) = (Arc::downgrade(&node), Arc::downgrade(&node.local.machine));
         drop(node);
-        until("the node is let go of", async || cluster.strong_count() + machine.strong_count() == 0).await;
+        let end = soon();
+        while cluster.strong_count() + machine.strong_count() > 0 {
+            assert!(Instant::now() < end, "{address} is not let go of");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 
