@@ -190,19 +190,28 @@ impl Lan {
             Find::Mdns => "mdns".to_owned(),
             Find::Static => format!("static:{}", peers.join(",")),
         };
+        let member = &self.members[node];
+        let (api, peer) = (format!("{}:{API_PORT}", member.address), format!("{}:{PEER_PORT}", member.address));
+        let more = ["--listen", &api, "--cluster", "tests", "--peer-listen", &peer, "--peer-advertise", &peer];
+        let launch = self.command(node, "serve", &[&more[..], &["--discovery", &discovery]].concat())?;
+        let member = &mut self.members[node];
+        member.process = Some(Process::start(&launch)?);
+        member.frozen = false;
+        Ok(())
+    }
+
+    /// How to run a command of the program in a node's namespace, on its directory and the backend.
+    fn command(&self, node: usize, command: &str, more: &[&str]) -> Result<Launch> {
         let backend = format!(
             "s3://{}/repo?endpoint=http://{}&region={REGION}&path_style=true",
             self.repository,
             self.minio.address()
         );
-        let member = &mut self.members[node];
-        let (api, peer) = (format!("{}:{API_PORT}", member.address), format!("{}:{PEER_PORT}", member.address));
-        let program = holdfast_program()?;
-        let mut args = vec!["netns", "exec", &member.namespace];
+        let (member, program) = (&self.members[node], holdfast_program()?);
         let (program, data) = (program.to_string_lossy(), member.data.to_string_lossy());
-        args.extend([&*program, "serve", "--listen", &api, "--data", &*data, "--backend", &backend]);
-        args.extend(["--cluster", "tests", "--peer-listen", &peer, "--peer-advertise", &peer]);
-        args.extend(["--discovery", &discovery]);
+        let mut args = vec!["netns", "exec", &member.namespace, &*program, command];
+        args.extend(["--data", &*data, "--backend", &backend]);
+        args.extend(more);
         let env = [
             ("HOLDFAST_ROOT_USER", ROOT_USER),
             ("HOLDFAST_ROOT_PASSWORD", ROOT_PASSWORD),
@@ -210,15 +219,26 @@ impl Lan {
             ("HOLDFAST_BACKEND_SECRET_ACCESS_KEY", ROOT_PASSWORD),
             ("HOLDFAST_CLUSTER_SECRET", SECRET),
         ];
-        let launch = Launch {
+        Ok(Launch {
             program: skip::program(&["ip"], "apt-get install iproute2")?,
             args: args.into_iter().map(Into::into).collect(),
             env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
             log: member.log.clone(),
-        };
-        member.process = Some(Process::start(&launch)?);
-        member.frozen = false;
-        Ok(())
+        })
+    }
+
+    /// Recovers the cluster from the backend into a node's directory, without waiting for the old one; the report.
+    ///
+    /// # Errors
+    /// When the command fails; with its output.
+    pub fn recover(&mut self, node: usize) -> Result<serde_json::Value> {
+        let mut process = Process::start(&self.command(node, "recover", &["--force", "--json", "--verify", "all"])?)?;
+        let status = process.wait(READY_WITHIN).with_context(|| tail(&process.output(), 25))?;
+        let output = process.output();
+        ensure!(status.success(), "recover failed: {}", tail(&output, 25));
+        // The log of the node's last life comes first.
+        let report = output.rfind("\n{").context("no report")?;
+        Ok(serde_json::from_str(&output[report..])?)
     }
 
     /// Waits until a node answers as ready.

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use holdfast_compat_tests::client::raw;
 use holdfast_compat_tests::crash::from_environment;
 use holdfast_compat_tests::history::Recorder;
 use holdfast_compat_tests::lan::{Cut, Find, Lan};
@@ -49,6 +50,8 @@ fn main() -> ExitCode {
     suite.case_within(DEADLINE, "three_nodes_find_each_other_by_mdns_and_agree", three_nodes);
     suite.case_within(DEADLINE, "a_rolling_restart_loses_nothing", rolling_restart);
     suite.case_within(DEADLINE, "a_wiped_node_comes_back_as_a_new_one", wiped_node);
+    suite.case_within(DEADLINE, "a_lone_node_says_that_it_is_starting", lone_node);
+    suite.case_within(DEADLINE, "a_cluster_that_lost_every_node_is_recovered_from_its_bucket", all_lost);
     suite.case_within(
         DEADLINE * rounds.max(1),
         format!("histories_under_faults_are_linearizable [{rounds} rounds, seed {seed}]"),
@@ -109,6 +112,74 @@ fn wiped_node() -> Result<()> {
     let after = lan.status(node).context("no status")?["node_id"].clone();
     ensure!(before != after, "the wiped node came back as {after}");
     ensure!(lan.raw(node).get("kept", "object", &[])?.expect(200)?.body == b"x");
+    Ok(())
+}
+
+fn lone_node() -> Result<()> {
+    let mut lan = Lan::prepare(NODES, Find::Static)?;
+    lan.launch(0)?;
+    let address = lan.address(0);
+    wait_until("the port to open", SOON, || Ok(raw::health(&address, "/_holdfast/health/live") == Some(200)))?;
+    ensure!(raw::health(&address, "/_holdfast/health/ready") == Some(503), "it is ready without its cluster");
+    let reply = lan.raw(0).get("", "", &[])?;
+    ensure!(reply.status == 503 && reply.header("retry-after").is_some(), "{} {}", reply.status, reply.text());
+    ensure!(reply.text().contains("ServiceUnavailable"), "{}", reply.text());
+    for node in 1..NODES {
+        lan.launch(node)?;
+    }
+    for node in 0..NODES {
+        lan.await_ready(node)?;
+    }
+    lan.raw(0).put("together", "", &[], b"")?.expect(200)?;
+    lan.stop(0)
+}
+
+fn all_lost() -> Result<()> {
+    let mut lan = Lan::start(NODES, Find::Static)?;
+    lan.raw(0).put("lasting", "", &[], b"")?.expect(200)?;
+    let large = vec![5; 3 << 20];
+    for node in 0..NODES {
+        lan.raw(node).put("lasting", &format!("small-{node}"), &[], format!("of {node}").as_bytes())?.expect(200)?;
+        lan.raw(node).put("lasting", &format!("large-{node}"), &[], &large)?.expect(200)?;
+    }
+    let leader = lan.leader()?;
+    let mut revision = 0;
+    wait_until("the archive to catch up", SOON, || {
+        let Some(status) = lan.status(leader) else { return Ok(false) };
+        revision = status["revision"].as_u64().unwrap_or_default();
+        Ok(status["archive"]["shipped"].as_u64() >= Some(revision))
+    })?;
+    for node in 0..NODES {
+        lan.kill(node);
+        lan.wipe(node)?;
+    }
+    let report = lan.recover(1)?;
+    ensure!(report["generation"] == 2 && report["revision"].as_u64() >= Some(revision), "{report}");
+    ensure!(report["blobs"]["missing"] == 0 && report["problems"].as_array().is_some_and(Vec::is_empty), "{report}");
+    // The node that was recovered is there first: the others have to find it and not each other.
+    for node in [1, 0, 2] {
+        lan.launch(node)?;
+        lan.await_ready(node)?;
+    }
+    for node in 0..NODES {
+        let keys = lan.raw(node).list("lasting", "")?;
+        ensure!(keys.len() == 2 * NODES, "node {node} lists {keys:?}");
+        for number in 0..NODES {
+            let reply = lan.raw(node).get("lasting", &format!("small-{number}"), &[])?.expect(200)?;
+            ensure!(reply.body == format!("of {number}").as_bytes(), "node {node}, small-{number}");
+            let reply = lan.raw(node).get("lasting", &format!("large-{number}"), &[])?.expect(200)?;
+            ensure!(reply.body == large, "node {node}, large-{number}");
+        }
+    }
+    wait_until("three voters", SOON, || {
+        let Some(status) = lan.status(lan.leader()?) else { return Ok(false) };
+        let peers = status["peers"].as_array().cloned().unwrap_or_default();
+        Ok(peers.iter().filter(|peer| peer["role"] != "learner").count() == NODES)
+    })?;
+    // It is a whole cluster again: the first node may go.
+    lan.kill(1);
+    until_answered(|| lan.raw(2).within(Duration::from_secs(2)).put("lasting", "later", &[], b"x")?.expect(200))?;
+    ensure!(lan.raw(0).get("lasting", "later", &[])?.expect(200)?.body == b"x");
     Ok(())
 }
 

@@ -400,6 +400,7 @@ fn is_certainly_not_done(error: &cluster::Error) -> bool {
         cluster::Error::NoSpace { .. }
         | cluster::Error::Busy
         | cluster::Error::TooLarge { .. }
+        | cluster::Error::Conflict(_)
         | cluster::Error::Unavailable(_) => true,
         cluster::Error::UnknownOutcome(_)
         | cluster::Error::Fatal(_)

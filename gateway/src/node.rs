@@ -1,7 +1,7 @@
 //! A node: settings become a running process, and a process ends in order.
 //!
 //! ```text
-//! data directory locked, keys ─▶ backend opened and proven ─▶ Gateway ─▶ jobs ─▶ s3s behind the gate ─▶ listener
+//! data directory locked, keys ─▶ listener, not ready ─▶ peers ─▶ backend opened and proven ─▶ Gateway ─▶ jobs ─▶ gate opened
 //! signal ─▶ not ready ─▶ listener drained ─▶ jobs stopped ─▶ commits ended, state synced
 //! ```
 //! A backend that is not consistent is refused here, with what was found. A node that hits a fatal error stops at once: a dead
@@ -15,17 +15,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::service::service_fn;
+use hyper::Request;
+use hyper::Response;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use s3s::service::S3ServiceBuilder;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use self::peers::{PeerPart, PeersError};
+use crate::api::gate::entrance::Entrance;
 use crate::api::gate::host::Hosts;
 use crate::api::gate::keys::Keys;
 use crate::api::gate::metrics::HttpMetrics;
-use crate::api::gate::{Gate, GateOptions, s3s_config};
+use crate::api::gate::{Gate, GateOptions, ReplyBody, s3s_config};
 use crate::api::http::HttpRoute;
 use crate::api::s3::body::BodyBudget;
 use crate::api::s3::{BucketCors, S3Api};
@@ -139,34 +143,73 @@ pub async fn serve(config: Config, announce: impl Fn(&str)) -> Result<(), Error>
     server::raise_file_limit();
     let _lock = take_directory(&config.data)?;
     let root = credentials::root(config.root.clone(), &config.data)?;
-    let peers = match &config.cluster {
-        Some(settings) => Some(PeerPart::start(settings, api_url(&config)).await?),
-        None => None,
-    };
-    let gateway = start_gateway(&config, peers.as_ref()).await?;
-    let peers_read_max = if peers.is_some() { PEERS_READ_MAX } else { Duration::ZERO };
-    let jobs_config = JobsConfig { peers_read_max, ..JobsConfig::default() };
-    let jobs = Arc::new(Jobs::start(gateway.blobs().clone(), ledger::ledger(&gateway), jobs_config));
-
     let (http, metrics) = (HttpMetrics::default(), Arc::new(Metrics::default()));
     metrics.register(|registry| http.register(registry));
-    metrics::register(&metrics, &gateway, &jobs);
-    let keys = Keys::root_only(root.credentials.clone());
-    let gate = build_gate(&config, &gateway, keys, http.clone(), Arc::clone(&metrics))?;
     let tls = config.tls.as_ref().map(|(certificate, key)| Tls::load(certificate, key)).transpose()?.map(Arc::new);
-    let server = Server::bind(&config.listen, tls, Limits::default(), http).await?;
+    let server = Server::bind(&config.listen, tls, Limits::default(), http.clone()).await?;
+    let endpoint = format!("{}://{}", server.scheme(), server.address());
 
-    greet(&server, &root, &config, announce);
-    let ended = run(server, gate, &gateway).await;
-    jobs.stop().await;
-    let stopped = gateway.stop(Instant::now() + STOP_DEADLINE).await;
-    if let Some(peers) = peers {
-        peers.stop().await;
-    }
+    // Listening comes first: whoever asks hears that the node starts, however long it waits for its cluster.
+    let (shutdown, entrance) = (CancellationToken::new(), Entrance::new(http.clone()));
+    // Aborted when it is dropped.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(signals(shutdown.clone()));
+    let serving = server.serve(service(entrance.clone()), shutdown.clone());
+    tokio::pin!(serving);
+    let node = tokio::select! {
+        node = Node::start(&config, &endpoint) => node?,
+        // Told to stop before it had started.
+        _ = &mut serving => return Ok(()),
+    };
+    metrics::register(&metrics, &node.gateway, &node.jobs);
+    let keys = Keys::root_only(root.credentials.clone());
+    entrance.open(build_gate(&config, &node.gateway, keys, http, metrics)?);
+    greet(&endpoint, &root, &config, announce);
+    tasks.spawn(leave(node.gateway.clone(), shutdown));
+    let ended = tokio::select! {
+        drained = &mut serving => {
+            if drained.unfinished > 0 {
+                tracing::warn!(connections = drained.unfinished, "cut at the deadline of the drain");
+            }
+            Ok(())
+        }
+        fatal = node.gateway.fatal() => Err(Error::Fatal(fatal)),
+    };
+    let stopped = node.stop().await;
     ended?;
     stopped.map_err(Error::Stop)?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What a node consists of, apart from its listener.
+struct Node {
+    gateway: Gateway,
+    jobs: Arc<Jobs>,
+    peers: Option<PeerPart>,
+}
+
+impl Node {
+    async fn start(config: &Config, endpoint: &str) -> Result<Self, Error> {
+        let peers = match &config.cluster {
+            Some(settings) => Some(PeerPart::start(settings, endpoint.to_owned()).await?),
+            None => None,
+        };
+        let gateway = start_gateway(config, peers.as_ref()).await?;
+        let peers_read_max = if peers.is_some() { PEERS_READ_MAX } else { Duration::ZERO };
+        let jobs_config = JobsConfig { peers_read_max, ..JobsConfig::default() };
+        let jobs = Arc::new(Jobs::start(gateway.blobs().clone(), ledger::ledger(&gateway), jobs_config));
+        Ok(Self { gateway, jobs, peers })
+    }
+
+    async fn stop(self) -> Result<(), error::Error> {
+        self.jobs.stop().await;
+        let stopped = self.gateway.stop(Instant::now() + STOP_DEADLINE).await;
+        if let Some(peers) = self.peers {
+            peers.stop().await;
+        }
+        stopped
+    }
 }
 
 /// Checks what a node would stand on: its directory, and its backend.
@@ -229,11 +272,6 @@ fn backend_credentials(config: &Config) -> backend::Credentials {
     }
 }
 
-/// Where clients reach this node, as far as its settings tell.
-fn api_url(config: &Config) -> String {
-    format!("{}://{}", if config.tls.is_some() { "https" } else { "http" }, config.listen)
-}
-
 async fn start_gateway(config: &Config, peers: Option<&PeerPart>) -> Result<Gateway, Error> {
     let options = Options {
         data: config.data.clone(),
@@ -294,8 +332,7 @@ fn build_gate(
 }
 
 /// What a user needs to begin.
-fn greet(server: &Server, root: &credentials::Root, config: &Config, announce: impl Fn(&str)) {
-    let endpoint = format!("{}://{}", server.scheme(), server.address());
+fn greet(endpoint: &str, root: &credentials::Root, config: &Config, announce: impl Fn(&str)) {
     announce(&format!("holdfast {} serves {}", env!("CARGO_PKG_VERSION"), config.backend));
     announce(&format!("endpoint {endpoint}"));
     let Some(file) = &root.file else { return };
@@ -310,32 +347,28 @@ fn greet(server: &Server, root: &credentials::Root, config: &Config, announce: i
     announce(&format!("try      aws --endpoint-url {endpoint} s3 mb s3://photos"));
 }
 
-/// Serves until a signal or a fatal error, then drains.
-async fn run(server: Server, gate: Gate, gateway: &Gateway) -> Result<(), Error> {
-    let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let signals = server::shutdown_on_signals(shutdown.clone());
-    tasks.spawn(async move {
-        if let Err(error) = signals.await {
-            tracing::error!(%error, "cannot handle signals");
-        }
-    });
-    let not_ready = gateway.clone();
-    let draining = shutdown.clone();
-    tasks.spawn(async move {
-        draining.cancelled().await;
-        not_ready.drain();
-        not_ready.cluster().drain(Instant::now() + HAND_OVER_WITHIN).await;
-    });
-    let service = service_fn(move |request| {
-        let gate = gate.clone();
-        async move { Ok::<_, std::convert::Infallible>(gate.handle(request).await) }
-    });
-    let drained = tokio::select! {
-        drained = server.serve(service, shutdown) => drained,
-        fatal = gateway.fatal() => return Err(Error::Fatal(fatal)),
-    };
-    if drained.unfinished > 0 {
-        tracing::warn!(connections = drained.unfinished, "cut at the deadline of the drain");
+/// Turns the first signal into a shutdown.
+async fn signals(shutdown: CancellationToken) {
+    if let Err(error) = server::shutdown_on_signals(shutdown).await {
+        tracing::error!(%error, "cannot handle signals");
     }
-    Ok(())
+}
+
+/// Once the node is told to stop: gets requests and leadership elsewhere.
+async fn leave(gateway: Gateway, shutdown: CancellationToken) {
+    shutdown.cancelled().await;
+    gateway.drain();
+    gateway.cluster().drain(Instant::now() + HAND_OVER_WITHIN).await;
+}
+
+fn service(
+    entrance: Entrance,
+) -> impl Service<Request<Incoming>, Response = Response<ReplyBody>, Error = std::convert::Infallible, Future: Send>
++ Clone
++ Send
++ 'static {
+    service_fn(move |request| {
+        let entrance = entrance.clone();
+        async move { Ok(entrance.handle(request).await) }
+    })
 }

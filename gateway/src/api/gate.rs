@@ -14,6 +14,7 @@
 //! Absent on purpose: signatures (s3s), permissions (`authorize` in core), any rule about objects.
 
 pub mod cors;
+pub mod entrance;
 pub mod host;
 pub mod keys;
 pub mod metrics;

@@ -98,6 +98,9 @@ pub enum Error {
     /// The node has no leader, or is not ready; nothing was done.
     #[error("{0}")]
     Unavailable(String),
+    /// A change of the membership that the cluster does not allow as it is now; nothing was done.
+    #[error("{0}")]
+    Conflict(String),
     /// The command was handed to the log and its fate was not known at the deadline: it may be applied, or not.
     #[error("the outcome is unknown: {0}")]
     UnknownOutcome(String),
@@ -111,7 +114,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::TooLarge { .. } => Kind::Invalid,
+            Self::TooLarge { .. } | Self::Conflict(_) => Kind::Invalid,
             Self::Busy => Kind::Busy,
             Self::InUse { .. } | Self::NoSpace { .. } | Self::Unavailable(_) | Self::UnknownOutcome(_) => {
                 Kind::Unavailable

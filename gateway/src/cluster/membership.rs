@@ -379,6 +379,9 @@ impl Cluster {
     /// # Errors
     /// [`Error::Unavailable`] when no leader answers before the deadline.
     pub async fn members(&self, deadline: Instant) -> Result<Vec<Member>, Error> {
+        if self.peers.is_none() {
+            return Ok(self.only_member());
+        }
         match self.ask(Control::Members, deadline).await? {
             ControlReply::Members(members) => Ok(members),
             other => Err(refused(other)),
@@ -388,7 +391,7 @@ impl Cluster {
     /// Removes a member, in place of a voter a learner that has caught up, if there is one. Done already is done.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the rest could not go on, or no leader answers before the deadline.
+    /// [`Error::Conflict`] when the rest could not go on; [`Error::Unavailable`] when no leader answers before the deadline.
     pub async fn remove_member(&self, node: u64, deadline: Instant) -> Result<(), Error> {
         match self.ask(Control::Remove(node), deadline).await? {
             ControlReply::Done => Ok(()),
@@ -399,7 +402,7 @@ impl Cluster {
     /// Makes a voter of a learner that has caught up. Done already is done.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when it has not, or no leader answers before the deadline.
+    /// [`Error::Conflict`] when it has not; [`Error::Unavailable`] when no leader answers before the deadline.
     pub async fn promote_member(&self, node: u64, deadline: Instant) -> Result<(), Error> {
         match self.ask(Control::Promote(node), deadline).await? {
             ControlReply::Done => Ok(()),
@@ -407,9 +410,24 @@ impl Cluster {
         }
     }
 
+    fn only_member(&self) -> Vec<Member> {
+        let Self { identity, local, .. } = self;
+        let matched = local.log.last().map(|id| id.index);
+        vec![Member {
+            id: identity.node_id,
+            address: String::new(),
+            api: String::new(),
+            voter: true,
+            leader: local.leads(),
+            matched,
+            lag: Some(0),
+            last_contact_ms: Some(0),
+        }]
+    }
+
     async fn ask(&self, control: Control, deadline: Instant) -> Result<ControlReply, Error> {
         self.check_alive()?;
-        let alone = || Error::Unavailable("this node was started without a cluster".into());
+        let alone = || Error::Conflict("this node was started without --cluster, so it is the only member".into());
         self.peers.as_ref().ok_or_else(alone)?.running.roster.ask(control, deadline).await
     }
 
@@ -431,8 +449,9 @@ impl Cluster {
 }
 
 fn refused(reply: ControlReply) -> Error {
-    Error::Unavailable(match reply {
-        ControlReply::Refused(why) | ControlReply::Superseded(why) | ControlReply::Removed(why) => why,
-        other => format!("the leader answered {other:?}"),
-    })
+    match reply {
+        ControlReply::Refused(why) => Error::Conflict(why),
+        ControlReply::Superseded(why) | ControlReply::Removed(why) => Error::Unavailable(why),
+        other => Error::Unavailable(format!("the leader answered {other:?}")),
+    }
 }

@@ -125,6 +125,7 @@ fn of_cluster(error: &cluster::Error) -> Answer {
         cluster::Error::NoSpace { .. } => custom("InsufficientStorage", StatusCode::INSUFFICIENT_STORAGE),
         cluster::Error::Busy => (S3ErrorCode::SlowDown, StatusCode::SERVICE_UNAVAILABLE),
         cluster::Error::TooLarge { .. } => (S3ErrorCode::EntityTooLarge, StatusCode::BAD_REQUEST),
+        cluster::Error::Conflict(_) => custom("MembershipConflict", StatusCode::CONFLICT),
         cluster::Error::Unavailable(_) | cluster::Error::UnknownOutcome(_) | cluster::Error::Fatal(_) => {
             (S3ErrorCode::ServiceUnavailable, StatusCode::SERVICE_UNAVAILABLE)
         }
@@ -189,7 +190,9 @@ fn message(error: &Error) -> Option<String> {
         )),
         Error::NoSuchPart { .. } => Some("The requested partnumber is not satisfiable".to_owned()),
         Error::NotBuilt(what) => Some(format!("{what} is not implemented.")),
-        Error::HeldBack(why) => Some(sentence(why)),
+        Error::HeldBack(why) | Error::Cluster(cluster::Error::Unavailable(why) | cluster::Error::Conflict(why)) => {
+            Some(sentence(why))
+        }
         Error::Cluster(cluster::Error::UnknownOutcome(_)) => Some(UNKNOWN.to_owned()),
         Error::Cluster(cluster::Error::NoSpace { .. }) => Some(full()),
         Error::Blobs(error) if error.is_no_space() => Some(full()),
