@@ -115,9 +115,6 @@ pub enum StartError {
         #[source]
         source: cluster::Error,
     },
-    /// The state cannot be read.
-    #[error("cannot read the state")]
-    State(#[source] Error),
 }
 
 /// A running node. Clones share it.
@@ -183,7 +180,7 @@ impl Gateway {
         let settings = blobs::Settings { cache_bytes: options.cache_bytes, generation };
         let facts: Arc<dyn Facts> = Arc::new(ClusterFacts(Arc::clone(&cluster)));
         let blobs = Blobs::new(backend, Arc::clone(&facts), settings);
-        let gateway = Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Inner {
             cluster,
             facts,
             blobs,
@@ -194,11 +191,7 @@ impl Gateway {
             last_stamp_ms: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             commits: TaskTracker::new(),
-        }));
-        let view = gateway.view(Consistency::Linearizable).await.map_err(StartError::State)?;
-        let state_ms = View::new(&view, view.revision()).now_ms().map_err(|stop| StartError::State(stop.into()))?;
-        gateway.0.last_stamp_ms.store(state_ms, Ordering::Relaxed);
-        Ok(gateway)
+        })))
     }
 
     /// From here on the archive is asked before anything is acknowledged. Called once, before the node serves; without an
@@ -301,9 +294,9 @@ impl Gateway {
         archive.allows(frees_space).map_err(unknown)
     }
 
-    /// The wall clock, held back where it went back.
+    /// The wall clock, held back where it went back or another node's was ahead.
     fn stamp_ms(&self) -> u64 {
-        let now_ms = now_ms();
+        let now_ms = now_ms().max(self.0.cluster.state_ms());
         self.0.last_stamp_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms)
     }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::identity::{Identity, IdentityFile};
 use super::log::Log;
 use super::membership::Roster;
+use super::threads::Threads;
 use super::wire::{Control, ControlReply};
 
 /// How often.
@@ -28,6 +29,7 @@ pub(super) struct Attendance {
     pub identity: Identity,
     pub file: IdentityFile,
     pub log: Log,
+    pub threads: Threads,
 }
 
 impl Attendance {
@@ -36,11 +38,13 @@ impl Attendance {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
             self.complete_first_start().await;
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = self.announce() => {}
             }
@@ -54,7 +58,7 @@ impl Attendance {
         }
         self.identity.initialized = true;
         let (file, identity) = (self.file.clone(), self.identity.clone());
-        let written = tokio::task::spawn_blocking(move || file.write(&identity)).await;
+        let written = self.threads.blocking(move || file.write(&identity)).await;
         if let Ok(Err(error)) = written {
             // The next start completes it.
             tracing::warn!(%error, "the end of the first start was not recorded");

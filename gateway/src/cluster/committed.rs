@@ -76,8 +76,7 @@ impl Cluster {
         let applied = self.local.machine.applied.borrow().checked_sub(self.revision_offset());
         let Some(applied) = applied else { return Ok(CommittedEntries::Entries(Vec::new())) };
         let log = self.local.log.clone();
-        let read = tokio::task::spawn_blocking(move || read(&log, index, applied, bytes_max));
-        read.await.map_err(|error| Error::Fatal(error.to_string()))?
+        self.local.threads.blocking(move || read(&log, index, applied, bytes_max)).await?
     }
 
     /// Bytes of the entries after `index` that the log holds.

@@ -1,9 +1,9 @@
 //! What of the running node its own callers and its peers both use.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use holdfast_core::view::View;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::ClientWriteError;
@@ -16,6 +16,7 @@ use super::log::Log;
 use super::machine;
 use super::raft::{Consensus, ELECTION_TIMEOUT_MS_MAX, Node, Outcome, Pending, Proposal};
 use super::space::Space;
+use super::threads::{Clock, Threads};
 use super::{Committed, ProposeOptions, StateView};
 
 /// A leader refuses a stamp that is further than this from its clock: state time is the largest stamp, and replies are
@@ -37,6 +38,8 @@ pub(super) struct Local {
     pub machine: Arc<machine::Shared>,
     /// Asked where commands enter the log, whichever node they come from.
     pub admission: Arc<OnceLock<Admission>>,
+    pub threads: Threads,
+    pub clock: Clock,
 }
 
 impl Local {
@@ -83,11 +86,10 @@ impl Local {
     /// Whether the proposer's clock can be trusted, by this node's.
     pub(super) fn check_stamp(&self, stamp_ms: u64) -> Result<(), Error> {
         let drift = u64::try_from(STAMP_DRIFT_MAX.as_millis()).expect("minutes");
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
-        let now_ms = u64::try_from(now_ms).unwrap_or(u64::MAX);
+        let now_ms = (self.clock)();
         let behind = stamp_ms.saturating_add(drift) < now_ms;
         // State time never goes back, clocks do: whoever continues from it is right.
-        let ahead = stamp_ms > now_ms.saturating_add(drift) && stamp_ms > self.state_ms()?.saturating_add(drift);
+        let ahead = stamp_ms > now_ms.saturating_add(drift) && stamp_ms > self.state_ms().saturating_add(drift);
         if !behind && !ahead {
             return Ok(());
         }
@@ -99,9 +101,9 @@ impl Local {
         )))
     }
 
-    fn state_ms(&self) -> Result<u64, Error> {
-        let view = self.view()?;
-        View::new(&view, view.revision()).now_ms().map_err(|stop| Error::Unavailable(stop.to_string()))
+    /// State time: no clock that is behind it says anything true.
+    pub(super) fn state_ms(&self) -> u64 {
+        self.machine.state_ms.load(Ordering::Acquire)
     }
 
     pub(super) fn view(&self) -> Result<StateView, Error> {

@@ -14,6 +14,7 @@ use futures::{Stream, StreamExt as _};
 use holdfast_core::apply::apply;
 use holdfast_core::effect::Effect;
 use holdfast_core::kv::{Batch, Kv as _, KvError, Overlay};
+use holdfast_core::view::View;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, Snapshot};
 use tokio::sync::{broadcast, watch};
@@ -23,6 +24,7 @@ use super::error::Error;
 use super::raft::{LogId, Outcome, SnapshotMeta, StoredMembership, TypeConfig};
 use super::space::Space;
 use super::store::Store;
+use super::threads::Threads;
 
 /// Most entries and command bytes of one batch.
 const CHUNK_ENTRIES_MAX: usize = 1024;
@@ -40,22 +42,27 @@ pub(super) struct Shared {
     pub applied: watch::Sender<u64>,
     /// What to add to a log index to get a revision.
     revision_offset: AtomicU64,
+    /// State time as of the last applied command: the largest stamp of any.
+    pub state_ms: AtomicU64,
     pub effects: broadcast::Sender<Effects>,
     /// Why the state machine cannot go on.
     pub failure: watch::Sender<Option<String>>,
     /// Keeps the store from writing to a full disk.
     space: Option<Arc<Space>>,
+    pub threads: Threads,
     /// What the last snapshot of this process covers.
     snapshot: Mutex<Option<SnapshotMeta>>,
 }
 
 impl Shared {
-    pub(super) fn new(store: Store, space: Option<Arc<Space>>) -> Self {
+    pub(super) fn new(store: Store, space: Option<Arc<Space>>, threads: Threads) -> Self {
         Self {
             store,
             space,
+            threads,
             applied: watch::Sender::new(0),
             revision_offset: AtomicU64::new(0),
+            state_ms: AtomicU64::new(0),
             effects: broadcast::Sender::new(EFFECTS_MAX),
             failure: watch::Sender::new(None),
             snapshot: Mutex::new(None),
@@ -123,6 +130,8 @@ impl Machine {
         self.membership = engine::membership(&view)?;
         self.shared.revision_offset.store(engine::revision_offset(&view)?, Ordering::Release);
         let applied = engine::applied(&view)?.map_or(0, |id| self.shared.revision(id.index));
+        let state_ms = View::new(&view, applied).now_ms().map_err(stopped)?;
+        self.shared.state_ms.store(state_ms, Ordering::Release);
         self.shared.applied.send_replace(applied);
         Ok(())
     }
@@ -137,7 +146,7 @@ impl Machine {
                 EntryPayload::Blank => Outcome(None),
                 EntryPayload::Normal(proposal) => {
                     let applied = apply(&overlay, self.shared.revision(entry.log_id.index), &proposal.command)
-                        .map_err(|stop| KvError { doing: "applying a command", source: Box::new(stop) })?;
+                        .map_err(stopped)?;
                     overlay.merge(applied.batch);
                     effects.extend(applied.effects);
                     Outcome(Some(applied.reply))
@@ -150,10 +159,12 @@ impl Machine {
             };
             replies.extend(responder.map(|responder| (responder, outcome)));
         }
+        let state_ms = View::new(&overlay, self.shared.revision(last.index)).now_ms().map_err(stopped)?;
         let mut batch = overlay.into_batch();
         engine::put_applied(&last, members.then_some(&self.membership), &mut batch);
         self.await_room(&batch)?;
         engine.commit(batch)?;
+        self.shared.state_ms.store(state_ms, Ordering::Release);
         self.tell(last, effects, replies);
         Ok(())
     }
@@ -178,6 +189,10 @@ impl Machine {
             responder.send(outcome);
         }
     }
+}
+
+fn stopped(stop: holdfast_core::state::Stop) -> KvError {
+    KvError { doing: "applying a command", source: Box::new(stop) }
 }
 
 fn command_bytes(item: &EntryResponder<TypeConfig>) -> usize {
@@ -219,8 +234,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
-        let (shared, meta) = (self.shared.clone(), meta.clone());
-        let installed = tokio::task::spawn_blocking(move || {
+        let (shared, meta, threads) = (self.shared.clone(), meta.clone(), self.shared.threads.clone());
+        let installed = threads.blocking(move || {
             let path = match snapshot {
                 SnapshotData::File(path) => path,
                 SnapshotData::View(view) => {
@@ -233,7 +248,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             shared.set_snapshot(meta);
             Ok::<(), Error>(())
         });
-        installed.await.map_err(io::Error::other)??;
+        installed.await??;
         self.reload().map_err(|error| self.shared.failed(error))
     }
 
@@ -265,8 +280,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let shared = self.shared.clone();
         // The log up to here is purged once this is reported: the sync comes first.
         let synced =
-            tokio::task::spawn_blocking(move || shared.store.engine().sync().map_err(|error| shared.failed(error)));
-        synced.await.map_err(io::Error::other)??;
+            self.shared.threads.blocking(move || shared.store.engine().sync().map_err(|error| shared.failed(error)));
+        synced.await??;
         let meta = self.shared.covered(&self.view).map_err(|error| self.shared.failed(error))?;
         self.shared.set_snapshot(meta.clone());
         Ok(Snapshot { meta, snapshot: SnapshotData::View(self.view.clone()) })

@@ -296,10 +296,12 @@ impl Roster {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 looked = tokio::time::timeout(CHANGE, self.look()) => match looked {
                     Ok(Ok(())) => {}

@@ -43,6 +43,7 @@ mod status;
 mod store;
 #[cfg(test)]
 mod tests;
+pub mod threads;
 mod wire;
 
 use std::collections::BTreeSet;
@@ -77,6 +78,7 @@ pub use self::node_side::NodeSide;
 use self::peer::Peers;
 pub use self::raft::Node;
 pub use self::status::Status;
+use self::threads::{Clock, Threads};
 
 const LOG_DIR: &str = "log";
 const STATE_DIR: &str = "state";
@@ -111,6 +113,10 @@ pub struct ClusterConfig {
     pub log_keep_bytes: u64,
     /// The file system of log and balloon.
     pub files: Arc<dyn LogFiles>,
+    /// Where its work runs.
+    pub threads: Threads,
+    /// The node's clock.
+    pub clock: Clock,
     /// How to be one of several nodes; `None` is a cluster of one.
     pub peers: Option<PeersConfig>,
 }
@@ -145,6 +151,8 @@ impl ClusterConfig {
             snapshot_bytes: SNAPSHOT_BYTES,
             log_keep_bytes: LOG_KEEP_BYTES,
             files: Arc::new(RealFiles),
+            threads: Threads::default(),
+            clock: threads::system_clock(),
             peers: None,
         }
     }
@@ -218,6 +226,8 @@ pub struct Cluster {
     fatal: watch::Sender<Option<String>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Where the consensus runs, and what runs beside it.
+    handle: tokio::runtime::Handle,
     runtime: Mutex<Option<tokio::runtime::Runtime>>,
     _lock: identity::DirLock,
 }
@@ -260,6 +270,13 @@ impl Cluster {
     /// what it refuses is [`Error::Unavailable`]. Only the first call counts.
     pub fn admit_by(&self, admission: Admission) {
         let _ = self.local.admission.set(admission);
+    }
+
+    /// Milliseconds since 1970 in the state's own time, which is the largest stamp of any command: a command stamped by a
+    /// clock that is behind it would be forgotten too early.
+    #[must_use]
+    pub fn state_ms(&self) -> u64 {
+        self.local.state_ms()
     }
 
     /// Hints for jobs, from now on. A subscriber that is too slow loses some.
@@ -323,11 +340,9 @@ impl Cluster {
         timeout_at(deadline, self.tasks.wait()).await.map_err(|_| late("background work"))?;
         // First of all: a state machine that waits for space must not be waited for.
         let space = self.local.space.clone();
-        let closing = tokio::task::spawn_blocking(move || space.close());
-        timeout_at(deadline, closing)
-            .await
-            .map_err(|_| late("the probe of the disk"))?
-            .map_err(|error| Error::Fatal(error.to_string()))?;
+        let threads = &self.local.threads;
+        let closing = threads.blocking(move || space.close());
+        timeout_at(deadline, closing).await.map_err(|_| late("the probe of the disk"))??;
         let stopped = timeout_at(deadline, self.local.raft.shutdown()).await.map_err(|_| late("the consensus"))?;
         stopped.map_err(|error| Error::Fatal(error.to_string()))?;
         if let Some(peers) = &self.peers {
@@ -336,7 +351,7 @@ impl Cluster {
         let (log, machine) = (self.local.log.clone(), self.local.machine.clone());
         let runtime = self.runtime.lock().expect("only held for a moment").take();
         let left = deadline.saturating_duration_since(Instant::now());
-        let closing = tokio::task::spawn_blocking(move || {
+        let closing = threads.blocking(move || {
             log.close();
             if let Some(runtime) = runtime {
                 runtime.shutdown_timeout(left);
@@ -344,10 +359,7 @@ impl Cluster {
             use holdfast_core::kv::Kv as _;
             machine.store.engine().sync().map_err(|error| machine.store.failed(error))
         });
-        timeout_at(deadline, closing)
-            .await
-            .map_err(|_| late("the log"))?
-            .map_err(|error| Error::Fatal(error.to_string()))?
+        timeout_at(deadline, closing).await.map_err(|_| late("the log"))??
     }
 }
 

@@ -184,7 +184,8 @@ impl Link {
         let (machine, meta) = (links.machine.clone(), snapshot.meta.clone());
         let index = meta.last_log_id.map_or(0, |id| id.index);
         let started = Instant::now();
-        let exported = tokio::task::spawn_blocking(move || export(&machine, snapshot.snapshot, index)).await;
+        let threads = machine.threads.clone();
+        let exported = threads.blocking(move || export(&machine, snapshot.snapshot, index)).await;
         let file = exported.map_err(|error| unreachable(error.to_string()))?.map_err(|e| unreachable(e.to_string()))?;
         let opened = tokio::fs::File::open(&file.0).await.map_err(|error| unreachable(error.to_string()))?;
         let length = opened.metadata().await.map_err(|error| unreachable(error.to_string()))?.len();
@@ -268,6 +269,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         tokio::select! {
+            biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = self.send_snapshot(vote, snapshot, Instant::now() + option.hard_ttl()) => sent,
         }

@@ -290,7 +290,8 @@ async fn receive(file: &Temporary, length: u64, mut body: Upload, progress: impl
 /// Verified first: openraft takes a failed installation as the end of the node.
 async fn install(running: Arc<Running>, vote: Vote, meta: SnapshotMeta, file: Temporary) -> Result<Vote, String> {
     let described = meta.clone();
-    let verified = tokio::task::spawn_blocking(move || {
+    let threads = running.local.threads.clone();
+    let verified = threads.blocking(move || {
         Store::verify(&described, &file.0)?;
         Ok::<_, super::Error>(file)
     });

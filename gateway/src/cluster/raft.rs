@@ -57,7 +57,11 @@ impl openraft::RaftTypeConfig for TypeConfig {
         T: Send + 'static;
     // The runtime's own crate is not a dependency of ours; openraft re-exports it under a name it wants to drop.
     #[allow(deprecated)]
+    #[cfg(not(test))]
     type AsyncRuntime = openraft::impls::TokioRuntime;
+    // The same, but what it draws can be repeated.
+    #[cfg(test)]
+    type AsyncRuntime = super::tests::sim::runtime::SeededRuntime;
     type ErrorSource = openraft::impls::BoxedErrorSource;
 }
 

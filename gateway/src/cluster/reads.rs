@@ -58,6 +58,7 @@ async fn serve(
 ) {
     loop {
         let first = tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             first = waiting.recv() => match first {
                 Some(first) => first,

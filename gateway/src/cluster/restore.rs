@@ -121,9 +121,9 @@ impl Restore {
         self.store.engine().sync().map_err(|error| self.store.failed(error))?;
         let identity = Identity::restored(cluster_id, generation, node_id);
         let file = IdentityFile::new(&self.dir);
-        let ClusterConfig { segment_bytes, files, .. } = ClusterConfig::new(&self.dir);
+        let ClusterConfig { segment_bytes, files, threads, .. } = ClusterConfig::new(&self.dir);
         let owner = identity.owner(&file.path)?;
-        Log::begin_after(LogConfig { dir: self.dir.join(LOG_DIR), owner, segment_bytes, files }, FIRST)?;
+        Log::begin_after(LogConfig { dir: self.dir.join(LOG_DIR), owner, segment_bytes, files, threads }, FIRST)?;
         file.write(&identity)?;
         Ok(identity)
     }

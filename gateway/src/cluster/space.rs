@@ -26,6 +26,7 @@ use tokio::time::{Instant, timeout_at};
 use super::error::Error;
 use super::log::files::LogFiles;
 use super::log::{Log, Room};
+use super::threads::Threads;
 
 /// Most bytes of proposals in flight. More wait for their deadline.
 pub const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
@@ -87,6 +88,8 @@ pub(super) struct Space {
     probe: Mutex<ProbeState>,
     wake: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// There is no thread: whoever asks looks.
+    inline: bool,
 }
 
 #[derive(Default)]
@@ -97,7 +100,12 @@ struct ProbeState {
 
 impl Space {
     /// Starts the probe. The first look has been taken when this returns.
-    pub(super) fn start(log: Log, dir: PathBuf, files: Arc<dyn LogFiles>) -> Result<Arc<Self>, Error> {
+    pub(super) fn start(
+        log: Log,
+        dir: PathBuf,
+        files: Arc<dyn LogFiles>,
+        threads: &Threads,
+    ) -> Result<Arc<Self>, Error> {
         let space = Arc::new(Self {
             log,
             dir,
@@ -113,8 +121,12 @@ impl Space {
             probe: Mutex::new(ProbeState::default()),
             wake: Condvar::new(),
             thread: Mutex::new(None),
+            inline: matches!(threads, Threads::Caller(_)),
         });
         space.look();
+        if space.inline {
+            return Ok(space);
+        }
         let own = space.clone();
         let thread = std::thread::Builder::new().name("holdfast-space".into()).spawn(move || own.run());
         let thread = thread.map_err(|source| Error::io("start the probe of", &space.dir, source))?;
@@ -232,6 +244,9 @@ impl Space {
 
     /// Has the probe look now.
     pub(super) fn ask(&self) {
+        if self.inline {
+            return self.look();
+        }
         self.probe.lock().expect("only held for a moment").asked = true;
         self.wake.notify_all();
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,8 +31,6 @@ use super::space::{IN_FLIGHT_BYTES_MAX, Space, WORK_BYTES};
 use super::store::{Found, Store};
 use super::{Cluster, ClusterConfig, LOG_DIR, PeersConfig, PeersRun, SNAPSHOT_ENTRIES, STATE_DIR};
 
-/// Threads of the consensus: its core, and the state machine beside it.
-const CONSENSUS_THREADS: usize = 2;
 /// Longest wait for the first linearizable state, replay included.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the other first voters wait for the one that wrote the claim to begin. Not a matter of safety: all of them
@@ -69,26 +68,29 @@ impl Cluster {
             None => None,
         };
         let own = config.clone();
-        let opened = tokio::task::spawn_blocking(move || open_directory(&own));
-        let opened = opened.await.map_err(|error| Error::Fatal(error.to_string()))??;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(CONSENSUS_THREADS)
-            .thread_name("holdfast-raft")
-            .enable_all()
-            .build()
-            .map_err(|source| Error::io("start threads for", &config.data_dir, source))?;
-        let machine = Arc::new(machine::Shared::new(opened.store, Some(opened.space.clone())));
+        let threads = config.threads.clone();
+        let opened = threads.blocking(move || open_directory(&own)).await??;
+        let runtime = threads.consensus();
+        let (runtime, handle) = runtime.map_err(|source| Error::io("start threads for", &config.data_dir, source))?;
+        let machine = Arc::new(machine::Shared::new(opened.store, Some(opened.space.clone()), threads.clone()));
         let links = config.peers.as_ref().map(|peers| links(&config, peers, &opened.identity, &opened.file, &machine));
         let links = links.transpose()?;
-        let raft = start_consensus(&runtime, &config, opened.identity.node_id, &opened.log, &machine, &links).await?;
-        let admission = Arc::default();
-        let local =
-            Local { node: opened.identity.node_id, raft, log: opened.log, space: opened.space, machine, admission };
+        let raft = start_consensus(&handle, &config, opened.identity.node_id, &opened.log, &machine, &links).await?;
+        let local = Local {
+            node: opened.identity.node_id,
+            raft,
+            log: opened.log,
+            space: opened.space,
+            machine,
+            admission: Arc::default(),
+            threads,
+            clock: config.clock.clone(),
+        };
         let (fatal, stop, tasks) = (watch::Sender::new(None), CancellationToken::new(), TaskTracker::new());
         let (removed, no_member) = watch::channel(None);
         let peers = links.map(|links| {
             let peers = config.peers.clone().expect("links are made of them");
-            join_in(&runtime, peers, links, &local, &tasks, &stop, no_member)
+            join_in(&handle, peers, links, &local, &tasks, &stop, no_member)
         });
         let mut cluster = Self {
             identity: opened.identity,
@@ -100,7 +102,8 @@ impl Cluster {
             fatal,
             tasks,
             stop,
-            runtime: Mutex::new(Some(runtime)),
+            handle,
+            runtime: Mutex::new(runtime),
             _lock: lock,
         };
         match first {
@@ -156,6 +159,7 @@ impl Cluster {
             let grace = if first.won { Duration::ZERO } else { BEGIN_GRACE };
             self.spawn(async move {
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => {}
                     () = begin_with(raft, members, grace) => {}
                 }
@@ -171,6 +175,7 @@ impl Cluster {
             identity: self.identity.clone(),
             file,
             log: self.local.log.clone(),
+            threads: self.local.threads.clone(),
         };
         self.spawn(attendance.run(self.stop.clone()));
         settings.side.set_identity(&self.identity);
@@ -178,9 +183,7 @@ impl Cluster {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let runtime = self.runtime.lock().expect("only held for a moment");
-        let handle = runtime.as_ref().expect("the cluster was just opened").handle();
-        self.tasks.spawn_on(task, handle);
+        self.tasks.spawn_on(task, &self.handle);
     }
 
     async fn watch_over(&self, config: &ClusterConfig) -> Result<(), Error> {
@@ -206,12 +209,12 @@ impl Cluster {
 
 async fn take_directory(config: &ClusterConfig) -> Result<DirLock, Error> {
     let own = config.clone();
-    let taken = tokio::task::spawn_blocking(move || {
+    let taken = config.threads.blocking(move || {
         let lock = identity::lock(&own.data_dir)?;
         make_room(&own)?;
         Ok(lock)
     });
-    taken.await.map_err(|error| Error::Fatal(error.to_string()))?
+    taken.await?
 }
 
 /// An identity is there when this returns, and peers can ask who this node is.
@@ -253,7 +256,7 @@ fn links(
 
 /// Starts what runs among peers, and opens the receiving end.
 fn join_in(
-    runtime: &tokio::runtime::Runtime,
+    handle: &Handle,
     peers: PeersConfig,
     links: Arc<Links>,
     local: &Local,
@@ -267,8 +270,8 @@ fn join_in(
     let running = Running::new(local.clone(), links.clone(), roster.clone());
     peers.side.attach(running.clone());
     let (rounds, serve) = Rounds::new(local.clone(), links.clone(), stop.clone());
-    tasks.spawn_on(serve, runtime.handle());
-    tasks.spawn_on(roster.run(stop.clone()), runtime.handle());
+    tasks.spawn_on(serve, handle);
+    tasks.spawn_on(roster.run(stop.clone()), handle);
     PeersRun { side: peers.side, links, running, rounds, removed }
 }
 
@@ -301,13 +304,14 @@ fn open_directory(config: &ClusterConfig) -> Result<Opened, Error> {
         owner: identity.owner(&file.path)?,
         segment_bytes: config.segment_bytes,
         files: config.files.clone(),
+        threads: config.threads.clone(),
     })?;
     if identity.initialized && log.last().is_none() {
         return Err(log_missing(&log_dir));
     }
     let (store, found) = Store::open(&dir.join(STATE_DIR), config.cache_bytes)?;
     check_fit(&log, &store, found, config.peers.is_some())?;
-    let space = Space::start(log.clone(), dir.clone(), config.files.clone())?;
+    let space = Space::start(log.clone(), dir.clone(), config.files.clone(), &config.threads)?;
     Ok(Opened { file, identity, log, space, store })
 }
 
@@ -370,7 +374,7 @@ fn check_fit(log: &Log, store: &Store, found: Found, among_peers: bool) -> Resul
 }
 
 async fn start_consensus(
-    runtime: &tokio::runtime::Runtime,
+    handle: &Handle,
     config: &ClusterConfig,
     node: u64,
     log: &Log,
@@ -380,7 +384,7 @@ async fn start_consensus(
     let settings = raft::config(&config.name).validate().map_err(|error| Error::Fatal(error.to_string()))?;
     let state_machine = Machine::new(machine.clone())?;
     let start = Consensus::new(node, Arc::new(settings), Factory(links.clone()), log.clone(), state_machine);
-    let started = runtime.spawn(start).await.map_err(|error| Error::Fatal(error.to_string()))?;
+    let started = handle.spawn(start).await.map_err(|error| Error::Fatal(error.to_string()))?;
     started.map_err(|error| Error::Fatal(error.to_string()))
 }
 
@@ -424,6 +428,7 @@ impl Gate {
         let mut server = self.raft.server_metrics();
         let reason = loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 failed = log.wait_for(Option::is_some) => break failed.ok().and_then(|reason| reason.clone()),
                 failed = machine.wait_for(Option::is_some) => break failed.ok().and_then(|reason| reason.clone()),
@@ -459,6 +464,7 @@ impl Keeper {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }

@@ -38,14 +38,17 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
-use tokio::sync::{oneshot, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot, watch};
 
 use self::files::LogFiles;
 pub use self::segment::LogOwner;
 use self::state::{Done, Found, Item, State};
+use self::wal::Writer;
 use super::codec;
 use super::error::Error;
 use super::raft::{Entry, LogId, TypeConfig, Vote};
+use super::threads::{Pace, Threads};
 
 /// Most bytes that one sync makes durable.
 pub const FRAME_BYTES_MAX: usize = 4 << 20;
@@ -65,6 +68,8 @@ pub struct LogConfig {
     pub segment_bytes: u64,
     /// The file system.
     pub files: Arc<dyn LogFiles>,
+    /// Where it is written.
+    pub threads: Threads,
 }
 
 impl LogConfig {
@@ -132,6 +137,9 @@ pub(super) struct Shared {
     spares: AtomicU64,
     failure: watch::Sender<Option<String>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// The writer where there is no thread for it, and what wakes its task.
+    inline: Mutex<Option<Writer>>,
+    asked: Notify,
 }
 
 impl Shared {
@@ -146,7 +154,14 @@ impl Log {
     /// # Errors
     /// [`Error::LogDamaged`] unless the log is whole up to a torn end; [`Error::Io`].
     pub fn open(config: LogConfig) -> Result<Self, Error> {
+        let threads = config.threads.clone();
         let (shared, writer) = open::open(config)?;
+        if let Threads::Caller(pace) = threads {
+            *shared.inline.lock().expect("only held for a moment") = Some(writer);
+            // It ends when the log is closed, which takes the writer away.
+            Handle::current().spawn(write_at_pace(Arc::clone(&shared), pace));
+            return Ok(Self { shared });
+        }
         let thread = std::thread::Builder::new()
             .name("holdfast-log".into())
             .spawn(move || writer.run())
@@ -250,6 +265,11 @@ impl Log {
     pub fn close(&self) {
         self.shared.lock().closing = true;
         self.shared.work.notify_all();
+        let inline = self.shared.inline.lock().expect("only held for a moment").take();
+        if let Some(writer) = inline {
+            writer.run();
+            self.shared.asked.notify_one();
+        }
         let thread = self.shared.writer.lock().expect("only held for a moment").take();
         if let Some(thread) = thread
             && thread.join().is_err()
@@ -274,7 +294,10 @@ impl Log {
         let changed = change(&mut state).map_err(io::Error::other)?;
         state.queue.extend(items(changed));
         drop(state);
-        self.shared.work.notify_one();
+        match self.shared.config.threads {
+            Threads::Own => self.shared.work.notify_one(),
+            Threads::Caller(_) => self.shared.asked.notify_one(),
+        }
         Ok(())
     }
 
@@ -302,6 +325,20 @@ impl Log {
     fn read(&self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
         let found = self.shared.lock().find(from, to).map_err(io::Error::other)?;
         found.into_iter().map(load).collect()
+    }
+}
+
+/// Writes what has come together after each pause, until the log is closed.
+async fn write_at_pace(shared: Arc<Shared>, pace: Pace) {
+    loop {
+        shared.asked.notified().await;
+        tokio::time::sleep(pace()).await;
+        let mut inline = shared.inline.lock().expect("only held for a moment");
+        let Some(writer) = inline.as_mut() else { return };
+        if !writer.write_queued() {
+            *inline = None;
+            return;
+        }
     }
 }
 

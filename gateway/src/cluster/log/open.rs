@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::files::LogFile;
 use super::segment::{self, HEADER_BYTES, Header, Link};
@@ -34,6 +34,8 @@ pub(super) fn open(config: LogConfig) -> Result<(Arc<Shared>, Writer), Error> {
         spares: AtomicU64::new(next_spare),
         failure: watch::Sender::new(None),
         writer: Mutex::new(None),
+        inline: Mutex::new(None),
+        asked: Notify::new(),
         config,
     });
     adopt(&shared, spares)?;

@@ -20,12 +20,13 @@ use crate::cluster::raft::{LeaderId, Proposal};
 use crate::cluster::store::Store;
 use crate::cluster::tests::faulty::{Event, FaultyFiles};
 use crate::cluster::tests::sample;
+use crate::cluster::threads::Threads;
 
 const SEGMENT: u64 = 256 << 10;
 const OWNER: LogOwner = LogOwner { cluster: [7; 16], generation: 1, node: 1 };
 
 fn config(dir: &Path, files: Arc<dyn LogFiles>) -> LogConfig {
-    LogConfig { dir: dir.join("log"), owner: OWNER, segment_bytes: SEGMENT, files }
+    LogConfig { dir: dir.join("log"), owner: OWNER, segment_bytes: SEGMENT, files, threads: Threads::default() }
 }
 
 fn open(dir: &Path) -> Result<Log, Error> {
@@ -96,7 +97,7 @@ impl StoreBuilder<TypeConfig, Log, Machine, TempDir> for Builder {
         let dir = tempfile::tempdir().unwrap();
         let log = open(dir.path()).unwrap();
         let (store, _) = Store::open(&dir.path().join("state"), 1 << 20).unwrap();
-        let machine = Machine::new(Arc::new(machine::Shared::new(store, None))).unwrap();
+        let machine = Machine::new(Arc::new(machine::Shared::new(store, None, Threads::default()))).unwrap();
         Ok((dir, log, machine))
     }
 }

@@ -81,6 +81,21 @@ impl Writer {
         self.end(&reason);
     }
 
+    /// Writes what is queued; false when the log has failed.
+    pub(super) fn write_queued(&mut self) -> bool {
+        while !self.shared.lock().queue.is_empty() {
+            match self.step() {
+                Ok(()) => {}
+                Err(Stop::Closed) => return false,
+                Err(Stop::Failed(reason)) => {
+                    self.end(&reason);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
     fn step(&mut self) -> Result<(), Stop> {
         let limit = self.remaining();
         let Some(batch) = self.next_batch(limit)? else { return self.roll() };

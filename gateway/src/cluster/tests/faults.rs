@@ -3,12 +3,12 @@
 //! A seed draws the faults and what clients do; threads and clocks are real, so a seed repeats the plan and not each
 //! interleaving. `HOLDFAST_CLUSTER_SEEDS` says how many seeds, from which on (`20` or `100..120`); 2 when it is not set.
 
-use std::collections::{BTreeMap, HashSet};
 use std::sync::Mutex;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use super::history::{History, OPERATIONS_MAX, Operation, is_linearizable};
 use super::world::{World, make_bucket, put_until, stop};
 use super::*;
 use crate::cluster::peer::switchboard::Faults;
@@ -16,53 +16,7 @@ use crate::cluster::peer::switchboard::Faults;
 const THREE: [&str; 3] = ["a:1", "b:1", "c:1"];
 const CLIENTS: u64 = 4;
 const KEYS: u64 = 3;
-/// The checker keeps what was done in a word.
-const OPERATIONS_MAX: usize = 120;
 const RUN: Duration = Duration::from_secs(8);
-
-/// Something a client did to a key. A write that may have happened has no end.
-#[derive(Clone, Debug)]
-struct Operation {
-    began: Instant,
-    ended: Option<Instant>,
-    /// What was written, or what was read.
-    write: Option<u64>,
-    read: Option<u64>,
-}
-
-type History = BTreeMap<u64, Vec<Operation>>;
-
-/// Whether the operations are those of one register that begins with nothing.
-///
-/// Takes any operation that no unfinished one must precede, remembers (done, value) that led nowhere.
-fn is_linearizable(operations: &[Operation]) -> bool {
-    assert!(operations.len() <= 128, "{} operations", operations.len());
-    let must: u128 =
-        (0..operations.len()).filter(|at| operations[*at].ended.is_some()).fold(0, |set, at| set | 1 << at);
-    let (mut stack, mut seen) = (vec![(0u128, None)], HashSet::new());
-    while let Some((done, value)) = stack.pop() {
-        if done & must == must {
-            return true;
-        }
-        if !seen.insert((done, value)) {
-            continue;
-        }
-        let open = |at: &usize| done & (1 << at) == 0;
-        let first_end = (0..operations.len()).filter(open).filter_map(|at| operations[at].ended).min();
-        for at in (0..operations.len()).filter(open) {
-            let operation = &operations[at];
-            if first_end.is_some_and(|end| operation.began > end) {
-                continue;
-            }
-            match operation.write {
-                Some(written) => stack.push((done | 1 << at, Some(written))),
-                None if operation.read == value => stack.push((done | 1 << at, value)),
-                None => {}
-            }
-        }
-    }
-    false
-}
 
 struct Run {
     world: Arc<World>,
@@ -189,19 +143,4 @@ async fn what_clients_see_under_faults_is_linearizable() {
     for seed in seeds() {
         check_seed(seed).await;
     }
-}
-
-#[test]
-fn the_checker_finds_stale_and_lost_values() {
-    let start = Instant::now();
-    let at = |ms: u64| start + Duration::from_millis(ms);
-    let write =
-        |value, from, to: Option<u64>| Operation { began: at(from), ended: to.map(at), write: Some(value), read: None };
-    let read = |read, from, to| Operation { began: at(from), ended: Some(at(to)), write: None, read };
-    assert!(is_linearizable(&[write(1, 0, Some(10)), read(None, 5, 8), read(Some(1), 8, 20)]));
-    assert!(!is_linearizable(&[write(1, 0, Some(10)), read(None, 11, 12)]), "a stale read");
-    assert!(!is_linearizable(&[write(1, 0, Some(10)), read(Some(1), 2, 4), read(None, 5, 6)]), "back in time");
-    assert!(is_linearizable(&[write(1, 0, None), read(None, 20, 30), read(Some(1), 40, 50)]), "an unknown write, late");
-    assert!(!is_linearizable(&[write(1, 0, None), read(Some(1), 20, 30), read(None, 40, 50)]), "and gone again");
-    assert!(!is_linearizable(&[read(Some(7), 0, 5)]), "never written");
 }

@@ -68,6 +68,20 @@ pub(in crate::cluster) fn in_bucket(mut command: Command, id: u64) -> Command {
     command
 }
 
+/// The same command as of another moment, with ids that a run repeats.
+pub(in crate::cluster) fn stamped(mut command: Command, stamp_ms: u64, number: u64) -> Command {
+    let [.., a, b, c, d, e, f] = number.to_be_bytes();
+    command.stamp_ms = stamp_ms;
+    command.request = RequestId::new(stamp_ms, [0, 0, 0, 0, a, b, c, d, e, f]);
+    if let Op::PutObject(put) = &mut command.op {
+        put.nonce = BlobId::new(1, stamp_ms, [a, b, c, d, e, f]);
+        if let Some(blob) = &mut put.content.blob {
+            blob.id = put.nonce;
+        }
+    }
+    command
+}
+
 /// The id of the bucket that was created.
 pub(in crate::cluster) fn bucket_id(reply: &Reply) -> u64 {
     let Reply::BucketCreated(id) = reply else { panic!("{reply:?}") };

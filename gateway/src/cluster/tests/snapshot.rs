@@ -7,6 +7,7 @@ use crate::cluster::engine::{EngineView, put_applied};
 use crate::cluster::machine::{self, Machine, SnapshotData};
 use crate::cluster::raft::{LeaderId, LogId, SnapshotMeta, StoredMembership};
 use crate::cluster::store::Store;
+use crate::cluster::threads::Threads;
 use holdfast_core::keyspace::Keyspace;
 use holdfast_core::kv::{Batch, Kv as _};
 
@@ -17,7 +18,7 @@ struct Side {
 
 fn open(dir: &Path) -> Side {
     let (store, _) = Store::open(dir, 4 << 20).unwrap();
-    let shared = Arc::new(machine::Shared::new(store, None));
+    let shared = Arc::new(machine::Shared::new(store, None, Threads::default()));
     Side { machine: Machine::new(shared.clone()).unwrap(), shared }
 }
 

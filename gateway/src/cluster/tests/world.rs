@@ -17,6 +17,8 @@ pub(super) struct World {
     pub claim: Arc<MemoryClaim>,
     pub candidates: watch::Sender<BTreeSet<String>>,
     expect: usize,
+    /// Where the nodes' directories are.
+    root: std::path::PathBuf,
     dirs: Mutex<BTreeMap<String, TempDir>>,
     /// Follow who nodes are, for their certificates.
     certifiers: Mutex<JoinSet<()>>,
@@ -24,11 +26,16 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(seed: u64, expect: usize) -> Arc<Self> {
+        Self::new_in(std::env::temp_dir(), seed, expect)
+    }
+
+    pub(super) fn new_in(root: std::path::PathBuf, seed: u64, expect: usize) -> Arc<Self> {
         Arc::new(Self {
             board: Switchboard::new(seed),
             claim: Arc::new(MemoryClaim::default()),
             candidates: watch::Sender::new(BTreeSet::new()),
             expect,
+            root,
             dirs: Mutex::new(BTreeMap::new()),
             certifiers: Mutex::new(JoinSet::new()),
         })
@@ -36,7 +43,7 @@ impl World {
 
     pub(super) fn dir(&self, address: &str) -> std::path::PathBuf {
         let mut dirs = self.dirs.lock().unwrap();
-        dirs.entry(address.to_owned()).or_insert_with(|| tempfile::tempdir().unwrap()).path().to_owned()
+        dirs.entry(address.to_owned()).or_insert_with(|| tempfile::tempdir_in(&self.root).unwrap()).path().to_owned()
     }
 
     /// The next start at the address finds an empty directory.
