@@ -60,12 +60,7 @@ impl Cluster {
 
     /// Resolves when something newer than `revision` is applied here, with what is.
     pub async fn applied_after(&self, revision: u64) -> u64 {
-        let mut applied = self.local.machine.applied.subscribe();
-        match applied.wait_for(|applied| *applied > revision).await {
-            Ok(applied) => *applied,
-            // The sender lives as long as the cluster does.
-            Err(_) => revision,
-        }
+        self.local.machine.applied.reaches(revision + 1).await
     }
 
     /// Committed entries from `index` on, until they have `bytes_max` bytes; at least one when there is one.
@@ -73,7 +68,7 @@ impl Cluster {
     /// # Errors
     /// [`Error::Io`] when the log cannot be read.
     pub async fn committed_entries(&self, index: u64, bytes_max: usize) -> Result<CommittedEntries, Error> {
-        let applied = self.local.machine.applied.borrow().checked_sub(self.revision_offset());
+        let applied = self.local.machine.applied.get().checked_sub(self.revision_offset());
         let Some(applied) = applied else { return Ok(CommittedEntries::Entries(Vec::new())) };
         let log = self.local.log.clone();
         self.local.threads.blocking(move || read(&log, index, applied, bytes_max)).await?

@@ -113,12 +113,8 @@ impl Local {
     }
 
     pub(super) async fn wait_applied(&self, revision: u64, deadline: Instant) -> Result<(), Error> {
-        let mut applied = self.machine.applied.subscribe();
-        let reached = timeout_at(deadline, applied.wait_for(|applied| *applied >= revision)).await;
-        match reached {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(Error::Unavailable(format!("revision {revision} is not applied on this node yet"))),
-        }
+        let late = |_| Error::Unavailable(format!("revision {revision} is not applied on this node yet"));
+        timeout_at(deadline, self.machine.applied.reaches(revision)).await.map(drop).map_err(late)
     }
 
     /// Whether this node leads, as far as it knows.

@@ -17,7 +17,7 @@ use holdfast_core::kv::{Batch, Kv as _, KvError, Overlay};
 use holdfast_core::view::View;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, Snapshot};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 use super::engine::{self, EngineView};
 use super::error::Error;
@@ -35,11 +35,42 @@ const EFFECTS_MAX: usize = 1024;
 /// Hints for jobs, by chunk.
 pub type Effects = Arc<[Effect]>;
 
+/// Revision of the last applied entry. Who waits for one is woken in the order of coming.
+#[derive(Default)]
+pub(super) struct Applied {
+    revision: AtomicU64,
+    advanced: Notify,
+}
+
+impl Applied {
+    pub(super) fn get(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    fn set(&self, revision: u64) {
+        self.revision.store(revision, Ordering::Release);
+        self.advanced.notify_waiters();
+    }
+
+    /// Resolves when `revision` is applied, with what is by then.
+    pub(super) async fn reaches(&self, revision: u64) -> u64 {
+        loop {
+            let mut advanced = std::pin::pin!(self.advanced.notified());
+            // From here on no advance is missed.
+            advanced.as_mut().enable();
+            let applied = self.get();
+            if applied >= revision {
+                return applied;
+            }
+            advanced.await;
+        }
+    }
+}
+
 /// What the state machine shares with the rest of the cluster.
 pub(super) struct Shared {
     pub store: Store,
-    /// Revision of the last applied entry.
-    pub applied: watch::Sender<u64>,
+    pub applied: Applied,
     /// What to add to a log index to get a revision.
     revision_offset: AtomicU64,
     /// State time as of the last applied command: the largest stamp of any.
@@ -60,7 +91,7 @@ impl Shared {
             store,
             space,
             threads,
-            applied: watch::Sender::new(0),
+            applied: Applied::default(),
             revision_offset: AtomicU64::new(0),
             state_ms: AtomicU64::new(0),
             effects: broadcast::Sender::new(EFFECTS_MAX),
@@ -132,7 +163,7 @@ impl Machine {
         let applied = engine::applied(&view)?.map_or(0, |id| self.shared.revision(id.index));
         let state_ms = View::new(&view, applied).now_ms().map_err(stopped)?;
         self.shared.state_ms.store(state_ms, Ordering::Release);
-        self.shared.applied.send_replace(applied);
+        self.shared.applied.set(applied);
         Ok(())
     }
 
@@ -180,7 +211,7 @@ impl Machine {
     }
 
     fn tell(&self, last: LogId, effects: Vec<Effect>, replies: Vec<(ApplyResponder<TypeConfig>, Outcome)>) {
-        self.shared.applied.send_replace(self.shared.revision(last.index));
+        self.shared.applied.set(self.shared.revision(last.index));
         if !effects.is_empty() {
             // Without a subscriber nobody needs them.
             let _ = self.shared.effects.send(effects.into());

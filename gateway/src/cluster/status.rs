@@ -61,7 +61,7 @@ impl Cluster {
             role: format!("{:?}", metrics.state),
             term: metrics.current_term,
             leader: metrics.current_leader,
-            revision: *self.local.machine.applied.borrow(),
+            revision: self.local.machine.applied.get(),
             members: metrics.membership_config.nodes().map(|(id, node)| (*id, node.clone())).collect(),
             peers: self
                 .peers

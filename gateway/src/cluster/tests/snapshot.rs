@@ -56,7 +56,7 @@ async fn a_snapshot_file_replaces_the_state_and_survives_reopening() {
     from.shared.store.export(&view, 70, &path).unwrap();
     to.machine.install_snapshot(&meta, SnapshotData::File(path.clone())).await.unwrap();
     assert_eq!(row(&to, 1999), Some(vec![1999_u32 as u8; 3000].into()));
-    assert_eq!(*to.shared.applied.borrow(), 70);
+    assert_eq!(to.shared.applied.get(), 70);
     assert!(!path.exists(), "the transferred file is gone");
     // A view from before still shows its own state.
     use holdfast_core::kv::KvRead as _;

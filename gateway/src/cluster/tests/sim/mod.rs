@@ -16,6 +16,7 @@
 //! `HOLDFAST_SIM_SEEDS` says how many seeds, or which (`20` or `100..120`); 200 when it is not set.
 
 mod files;
+mod ordered_watch;
 pub(in crate::cluster) mod runtime;
 
 use std::collections::BTreeMap;
@@ -233,8 +234,16 @@ async fn break_things(sim: Arc<Sim>) {
     }
 }
 
-fn heal(sim: &Sim) {
+/// All is well with the network, and every message on it goes into the fingerprint.
+fn heal(sim: &Arc<Sim>) {
     sim.world.board.heal();
+    let own = Arc::downgrade(sim);
+    sim.world.board.set_filter(Some(Box::new(move |passage| {
+        if let Some(sim) = own.upgrade() {
+            sim.note((passage.from, passage.to, passage.method, passage.is_reply));
+        }
+        false
+    })));
     sim.world.board.set_faults(Faults { delay_ms_max: DELAY_MS, ..Faults::default() });
 }
 

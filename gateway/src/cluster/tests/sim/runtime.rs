@@ -1,4 +1,5 @@
-//! The runtime that openraft runs on in tests: tokio's, with generators that a seed repeats where a thread has one.
+//! The runtime that openraft runs on in tests: tokio's, with generators that a seed repeats where a thread has one, and a
+//! watch channel without chance.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -7,6 +8,8 @@ use std::time::Duration;
 use openraft::AsyncRuntime;
 use openraft_rand::rngs::SmallRng;
 use openraft_rand::{Rng as _, SeedableRng as _};
+
+use super::ordered_watch::OrderedWatch;
 
 thread_local! {
     static SEED: Cell<Option<u64>> = const { Cell::new(None) };
@@ -33,7 +36,7 @@ impl AsyncRuntime for SeededRuntime {
     type Timeout<R, T: Future<Output = R> + Send> = <Tokio as AsyncRuntime>::Timeout<R, T>;
     type ThreadLocalRng = SmallRng;
     type Mpsc = <Tokio as AsyncRuntime>::Mpsc;
-    type Watch = <Tokio as AsyncRuntime>::Watch;
+    type Watch = OrderedWatch;
     type Oneshot = <Tokio as AsyncRuntime>::Oneshot;
     type Mutex<T: Send + 'static> = <Tokio as AsyncRuntime>::Mutex<T>;
 
