@@ -21,6 +21,8 @@ TORTURE_SEEDS ?= 5000
 # Rounds of every fault on a cluster of processes, and seeds of the one in a process; `make test` runs 1 and 2.
 TORTURE_ROUNDS ?= 20
 TORTURE_CLUSTER_SEEDS ?= 200
+# Seeds of the simulated cluster; `make test` runs 200.
+TORTURE_SIM_SEEDS ?= 5000
 DATA ?= ./holdfast-data
 LISTEN ?= 127.0.0.1:9900
 
@@ -44,6 +46,7 @@ torture: tools ## crash, fault and model tests at length: TORTURE_KILLS (1000), 
 	  HOLDFAST_CLUSTER_ROUNDS=$(TORTURE_ROUNDS) \
 	  $(CARGO) test $(RUST_VERSION_FLAG) --workspace --no-fail-fast --test model --test kill --test power --test cluster
 	HOLDFAST_CLUSTER_SEEDS=$(TORTURE_CLUSTER_SEEDS) $(CARGO) test $(RUST_VERSION_FLAG) --workspace --lib -- cluster::tests::faults
+	HOLDFAST_SIM_SEEDS=$(TORTURE_SIM_SEEDS) $(CARGO) test $(RUST_VERSION_FLAG) --workspace --lib -- cluster::tests::sim
 
 bench: tools ## side by side with MinIO in the same run; results in bench/results
 	$(CARGO) build $(RUST_VERSION_FLAG) --release -p holdfast -p holdfast-bench

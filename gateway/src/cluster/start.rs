@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use holdfast_core::kv::Kv as _;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::runtime::Handle;
@@ -356,7 +357,8 @@ fn check_fit(log: &Log, store: &Store, found: Found, among_peers: bool) -> Resul
     // cluster of one has no other log to have applied from.
     if among_peers && log.last().map(|id| id.index) < Some(applied.index) {
         tracing::warn!(state = applied.index, log = log.last().map(|id| id.index), "the state is ahead of the log");
-        return Ok(());
+        // The consensus lets the log begin where the state ends: from then on nothing else has what the state has.
+        return engine.sync().map_err(|error| store.failed(error));
     }
     if log.last().map(|id| id.index) < Some(applied.index) {
         return Err(Error::StateMismatch(format!(

@@ -16,6 +16,7 @@ mod journal;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use fjall::{CompressionType, Database, KeyspaceCreateOptions, PersistMode, Readable};
@@ -43,6 +44,8 @@ pub struct Engine {
     dir: PathBuf,
     db: Database,
     spaces: Arc<[fjall::Keyspace]>,
+    /// How many entries of the log the last sync made sure of.
+    durable: AtomicU64,
 }
 
 impl Engine {
@@ -59,7 +62,13 @@ impl Engine {
         let db = db.map_err(failed)?;
         let open = |keyspace: &Keyspace| db.keyspace(keyspace.name(), options);
         let spaces: Vec<_> = Keyspace::ALL.iter().map(open).collect::<Result<_, _>>().map_err(failed)?;
-        Ok(Self { dir: dir.to_owned(), db, spaces: spaces.into() })
+        Ok(Self { dir: dir.to_owned(), db, spaces: spaces.into(), durable: AtomicU64::new(0) })
+    }
+
+    /// How many entries of the log are in here for sure, whatever happens to the power: these the log may forget.
+    #[must_use]
+    pub fn durable_entries(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
     }
 
     /// Its directory.
@@ -122,7 +131,10 @@ impl Kv for Engine {
     }
 
     fn sync(&self) -> Result<(), KvError> {
-        self.db.persist(PersistMode::SyncAll).map_err(|source| kv_error("syncing", source))
+        let entries = applied(&self.view())?.map_or(0, |id| id.index + 1);
+        self.db.persist(PersistMode::SyncAll).map_err(|source| kv_error("syncing", source))?;
+        self.durable.fetch_max(entries, Ordering::AcqRel);
+        Ok(())
     }
 }
 
