@@ -28,7 +28,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(6);
 const AWAY_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause between two operations of a client, unless the load is spread.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
-/// Length of an object that does not travel inside its command.
+/// What makes an object too long to travel inside its command.
 const LARGE_BYTES: usize = 70_000;
 /// Of so many values one is that long.
 const LARGE_EVERY: u32 = 4;
@@ -407,8 +407,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn body_of(value: u32) -> String {
-    let length = if value.is_multiple_of(LARGE_EVERY) { LARGE_BYTES } else { 0 };
-    format!("{value:<length$}")
+    let padding = if value.is_multiple_of(LARGE_EVERY) { LARGE_BYTES } else { 0 };
+    format!("{value}{}", " ".repeat(padding))
 }
 
 /// Whether a write may have been done or not. A 500 says nothing at all.

@@ -234,8 +234,11 @@ impl Lan {
             ("HOLDFAST_ROOT_PASSWORD", ROOT_PASSWORD),
             ("HOLDFAST_BACKEND_ACCESS_KEY_ID", ROOT_USER),
             ("HOLDFAST_BACKEND_SECRET_ACCESS_KEY", ROOT_PASSWORD),
-            ("HOLDFAST_CLUSTER_SECRET", SECRET),
         ];
+        // A secret without the cluster's name is refused, and only `serve` has that.
+        if command == "serve" {
+            env.push(("HOLDFAST_CLUSTER_SECRET", SECRET));
+        }
         let clock = member.clock.as_ref().map(|(library, file)| (library.to_string_lossy(), file.to_string_lossy()));
         if let Some((library, file)) = &clock {
             // Timers go on as they are: a clock that is set wrong does not change how long a second is.

@@ -214,7 +214,8 @@ pub fn failover() -> Result<()> {
     Ok(())
 }
 
-/// SDKs as they come, each on one node, while one node after the other is restarted.
+/// SDKs as they come, each on one node, while one node after the other is restarted. Some give up within 0.2 s, which is
+/// less than a process needs to begin: such requests to the node that is away are counted apart. Nothing else may fail.
 pub fn restart_under_boto3() -> Result<()> {
     const SCRIPT: &str = include_str!("../../boto3/cluster/restarts.py");
     let mut lan = Lan::start(NODES, Find::Static)?;

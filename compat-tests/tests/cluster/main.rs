@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     let mut suite = Suite::new(1);
     suite.case_within(DEADLINE, "three_nodes_find_each_other_by_mdns_and_agree", life::three_nodes);
     suite.case_within(DEADLINE, "a_rolling_restart_loses_nothing", life::rolling_restart);
-    suite.case_within(DEADLINE, "a_rolling_restart_fails_no_request_of_an_sdk", life::restart_under_boto3);
+    suite.case_within(DEADLINE, "a_rolling_restart_fails_no_request_to_the_others", life::restart_under_boto3);
     suite.case_within(DEADLINE, "a_wiped_node_comes_back_as_a_new_one", life::wiped_node);
     suite.case_within(DEADLINE, "a_lone_node_says_that_it_is_starting", life::lone_node);
     suite.case_within(DEADLINE, "a_cluster_that_lost_every_node_is_recovered_from_its_bucket", life::all_lost);
