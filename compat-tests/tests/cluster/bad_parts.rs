@@ -87,14 +87,17 @@ pub fn full_disk(scale: Scale) -> Result<()> {
     Ok(())
 }
 
-/// Writes until the node with the full disk refuses; how many writes that took.
+/// Writes more and more objects until the node with the full disk refuses; how many writes that took.
 fn fill_by_writing(lan: &Lan, other: usize, node: usize, body: &[u8]) -> Result<usize> {
     for number in 0..4000 {
+        let key = format!("filler-{number}");
         let mut raw = lan.raw(other).within(Duration::from_secs(5));
         // While leadership leaves the full node a write may fail.
-        until_answered(|| raw.put("histories", "filler", &[], body)?.expect(200))?;
-        let reply = lan.raw(node).within(Duration::from_secs(15)).put("histories", "refused", &[], body);
-        match reply {
+        until_answered(|| raw.put("histories", &key, &[], body)?.expect(200))?;
+        if number % 20 > 0 {
+            continue;
+        }
+        match lan.raw(node).within(Duration::from_secs(20)).put("histories", "refused", &[], body) {
             Ok(reply) if reply.status == 200 => {}
             Ok(reply) => {
                 ensure!(matches!(reply.status, 503 | 507), "{} {}", reply.status, reply.text());
@@ -103,7 +106,7 @@ fn fill_by_writing(lan: &Lan, other: usize, node: usize, body: &[u8]) -> Result<
             Err(lost) => bail!("no answer of the node with the full disk: {lost}"),
         }
     }
-    bail!("4000 writes went through a node with a full disk")
+    bail!("4000 objects went to a node with a full disk")
 }
 
 /// The clock of one node is an hour off, either way, on a follower and on the leader.
