@@ -68,7 +68,7 @@ pub fn full_disk(scale: Scale) -> Result<()> {
     let other = (node + 1) % NODES;
     // Small objects go into the log, which needs space on every node.
     let body = fixture::bytes(1, 60_000);
-    let filled = fill_by_writing(&lan, other, node, &body).with_context(|| logs(&lan))?;
+    let filled = fill_by_writing(&lan, other, node).with_context(|| logs(&lan))?;
     say(&format!("node {node} is full after {filled} writes more"));
     for number in 0..20 {
         let mut raw = lan.raw(other).within(Duration::from_secs(5));
@@ -88,16 +88,17 @@ pub fn full_disk(scale: Scale) -> Result<()> {
 }
 
 /// Writes more and more objects until the node with the full disk refuses; how many writes that took.
-fn fill_by_writing(lan: &Lan, other: usize, node: usize, body: &[u8]) -> Result<usize> {
+fn fill_by_writing(lan: &Lan, other: usize, node: usize) -> Result<usize> {
     for number in 0..4000 {
-        let key = format!("filler-{number}");
+        // No two are alike, or the store would make them small.
+        let (key, body) = (format!("filler-{number}"), fixture::bytes(number as u64 + 9, 60_000));
         let mut raw = lan.raw(other).within(Duration::from_secs(5));
         // While leadership leaves the full node a write may fail.
-        until_answered(|| raw.put("histories", &key, &[], body)?.expect(200))?;
+        until_answered(|| raw.put("histories", &key, &[], &body)?.expect(200))?;
         if number % 20 > 0 {
             continue;
         }
-        match lan.raw(node).within(Duration::from_secs(20)).put("histories", "refused", &[], body) {
+        match lan.raw(node).within(Duration::from_secs(20)).put("histories", "refused", &[], &body) {
             Ok(reply) if reply.status == 200 => {}
             Ok(reply) => {
                 ensure!(matches!(reply.status, 503 | 507), "{} {}", reply.status, reply.text());
@@ -130,7 +131,8 @@ pub fn wrong_clock(scale: Scale) -> Result<()> {
         ensure!(reply.text() == off.to_string(), "it reads {}", reply.text());
         one(&mut lan, &format!("clock-{number}/"), scale.seed, SPAN, |_| Ok(())).with_context(|| logs(&lan))?;
         lan.set_clock(follower, 0)?;
-        lan.raw(follower).put("histories", "right-again", &[], b"x")?.expect(200)?;
+        until_answered(|| lan.raw(follower).put("histories", "right-again", &[], b"x")?.expect(200))
+            .with_context(|| format!("after a clock {off} s off\n{}", logs(&lan)))?;
     }
     for (number, off) in [-HOUR, HOUR].into_iter().enumerate() {
         let leader = lan.leader()?;
