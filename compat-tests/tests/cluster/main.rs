@@ -61,7 +61,7 @@ fn main() -> ExitCode {
         ("a_node_comes_back_over_a_slow_link_while_others_write", bad_parts::slow_link),
     ];
     // These find faults of the product that are not mended yet, so they run only when asked for: the winner of two copies may
-    // never become ready, a leader keeps leading on a full disk, and ownership of the repository is timed by the wall clock.
+    // never become ready, a leader keeps leading on a full disk, and a wrong clock shows as a bad backend.
     let open: &[(&str, fn(Scale) -> Result<()>)] = &[
         ("of_a_directory_and_its_copy_one_goes_on", bad_parts::copied_directory),
         ("a_full_disk_on_one_node_stops_only_that_node", bad_parts::full_disk),
