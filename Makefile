@@ -20,6 +20,8 @@ TORTURE_CUTS ?= 500
 TORTURE_SEEDS ?= 5000
 # Rounds of every fault on a cluster of processes, and seeds of the one in a process; `make test` runs 1 and 2.
 TORTURE_ROUNDS ?= 20
+# First starts of three nodes at one moment; `make test` runs 3.
+TORTURE_FIRST_STARTS ?= 100
 TORTURE_CLUSTER_SEEDS ?= 200
 # Seeds of the simulated cluster; `make test` runs 200.
 TORTURE_SIM_SEEDS ?= 5000
@@ -43,7 +45,7 @@ test: tools ## everything a change must pass: unit, model, contract, simulation 
 
 torture: tools ## crash, fault and model tests at length: TORTURE_KILLS (1000), _CUTS (500), _SEEDS (5000), _ROUNDS (20)
 	HOLDFAST_MODEL_SEEDS=$(TORTURE_SEEDS) HOLDFAST_KILL_CYCLES=$(TORTURE_KILLS) HOLDFAST_POWER_CUTS=$(TORTURE_CUTS) \
-	  HOLDFAST_CLUSTER_ROUNDS=$(TORTURE_ROUNDS) \
+	  HOLDFAST_CLUSTER_ROUNDS=$(TORTURE_ROUNDS) HOLDFAST_FIRST_STARTS=$(TORTURE_FIRST_STARTS) \
 	  $(CARGO) test $(RUST_VERSION_FLAG) --workspace --no-fail-fast --test model --test kill --test power --test cluster
 	HOLDFAST_CLUSTER_SEEDS=$(TORTURE_CLUSTER_SEEDS) $(CARGO) test $(RUST_VERSION_FLAG) --workspace --lib -- cluster::tests::faults
 	HOLDFAST_SIM_SEEDS=$(TORTURE_SIM_SEEDS) $(CARGO) test $(RUST_VERSION_FLAG) --workspace --lib -- cluster::tests::sim

@@ -51,7 +51,7 @@ boto3() {
 # Debian packages, each with a program that proves it is there.
 debian() {
   local wanted=() pair package program
-  for pair in awscli:/usr/bin/aws rclone:rclone s3fs:s3fs fuse3:fusermount3 curl:curl python3-venv:python3 iproute2:ip iptables:iptables; do
+  for pair in awscli:/usr/bin/aws rclone:rclone s3fs:s3fs fuse3:fusermount3 curl:curl python3-venv:python3 iproute2:ip iptables:iptables faketime:faketime; do
     package=${pair%%:*} program=${pair#*:}
     command -v "$program" >/dev/null || wanted+=("$package")
   done

@@ -1,5 +1,6 @@
 //! A cluster of real processes on a LAN of its own: each node in a network namespace, all on one bridge with multicast, a
-//! MinIO behind them. Nodes can be killed, frozen, and cut off from their peers while clients still reach them.
+//! MinIO behind them. Nodes can be killed, frozen, and cut off from their peers while clients still reach them; their clocks,
+//! disks and links can be made bad, and so can the way to MinIO (see [`crate::proxy`]).
 //!
 //! Needs root, `ip` and `iptables`; without them a case is skipped, in CI it fails.
 
@@ -12,8 +13,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::client::raw::{self, Raw};
+use crate::disk::Disk;
 use crate::minio::Minio;
 use crate::process::{Launch, Process, ROOT_PASSWORD, ROOT_USER, holdfast_program, tail, wait_until};
+use crate::proxy::Proxy;
 use crate::skip::{self, skip};
 use crate::target::{Endpoint, REGION, Target};
 
@@ -21,6 +24,15 @@ const PEER_PORT: u16 = 9910;
 const API_PORT: u16 = 9900;
 /// Until a node that was started answers as ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// The bucket that the cluster stands on.
+pub const REPOSITORY: &str = "repository-of-the-cluster";
+/// Where Debian keeps the library that shows a process another time.
+const FAKETIME: &[&str] = &[
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+];
+/// How long a process may go on with the old time after its clock was set.
+const CLOCK_IS_READ_WITHIN: Duration = Duration::from_secs(10);
 const SECRET: &str = "a-secret-of-tests-with-more-than-32-characters";
 
 /// Which way a cut works.
@@ -52,6 +64,10 @@ struct Member {
     log: PathBuf,
     process: Option<Process>,
     frozen: bool,
+    /// The library that shows it another time and the file that says which, when its clock can be set.
+    clock: Option<(PathBuf, PathBuf)>,
+    clock_off: i64,
+    disk: Option<Disk>,
 }
 
 /// The cluster. Fields are dropped in this order: processes before namespaces before directories.
@@ -59,7 +75,8 @@ struct Member {
 pub struct Lan {
     members: Vec<Member>,
     minio: Minio,
-    repository: String,
+    proxy: Proxy,
+    prefix: String,
     find: Find,
     network: Network,
     dir: TempDir,
@@ -154,14 +171,14 @@ impl Lan {
         let dir = tempfile::Builder::new().prefix("holdfast-lan-").tempdir()?;
         let mut network = Network::new()?;
         let minio = Minio::start_on(dir.path(), &network.host())?;
-        let repository = "repository-of-the-cluster".to_owned();
+        let proxy = Proxy::start(&network.host(), minio.address())?;
         let endpoint = Endpoint::of(Target::Minio, minio.address());
-        endpoint.raw().put(&repository, "", &[], b"")?.expect(200).context("cannot create the backend bucket")?;
+        endpoint.raw().put(REPOSITORY, "", &[], b"")?.expect(200).context("cannot create the backend bucket")?;
         let mut members = Vec::new();
         for number in 0..nodes {
             members.push(Member::new(&mut network, dir.path(), number)?);
         }
-        Ok(Self { members, minio, repository, find, network, dir })
+        Ok(Self { members, minio, proxy, prefix: "repo".to_owned(), find, network, dir })
     }
 
     /// Adds a node that is not started yet; its number.
@@ -203,26 +220,39 @@ impl Lan {
     /// How to run a command of the program in a node's namespace, on its directory and the backend.
     fn command(&self, node: usize, command: &str, more: &[&str]) -> Result<Launch> {
         let backend = format!(
-            "s3://{}/repo?endpoint=http://{}&region={REGION}&path_style=true",
-            self.repository,
-            self.minio.address()
+            "s3://{REPOSITORY}/{}?endpoint=http://{}&region={REGION}&path_style=true",
+            self.prefix,
+            self.proxy.address()
         );
         let (member, program) = (&self.members[node], holdfast_program()?);
         let (program, data) = (program.to_string_lossy(), member.data.to_string_lossy());
         let mut args = vec!["netns", "exec", &member.namespace, &*program, command];
         args.extend(["--data", &*data, "--backend", &backend]);
         args.extend(more);
-        let env = [
+        let mut env = vec![
             ("HOLDFAST_ROOT_USER", ROOT_USER),
             ("HOLDFAST_ROOT_PASSWORD", ROOT_PASSWORD),
             ("HOLDFAST_BACKEND_ACCESS_KEY_ID", ROOT_USER),
             ("HOLDFAST_BACKEND_SECRET_ACCESS_KEY", ROOT_PASSWORD),
-            ("HOLDFAST_CLUSTER_SECRET", SECRET),
         ];
+        // A secret without the cluster's name is refused, and only `serve` has that.
+        if command == "serve" {
+            env.push(("HOLDFAST_CLUSTER_SECRET", SECRET));
+        }
+        let clock = member.clock.as_ref().map(|(library, file)| (library.to_string_lossy(), file.to_string_lossy()));
+        if let Some((library, file)) = &clock {
+            // Timers go on as they are: a clock that is set wrong does not change how long a second is.
+            env.extend([
+                ("LD_PRELOAD", &**library),
+                ("FAKETIME_TIMESTAMP_FILE", &**file),
+                ("DONT_FAKE_MONOTONIC", "1"),
+            ]);
+            env.extend([("FAKETIME_DONT_FAKE_MONOTONIC", "1"), ("FAKETIME_CACHE_DURATION", "1")]);
+        }
         Ok(Launch {
             program: skip::program(&["ip"], "apt-get install iproute2")?,
             args: args.into_iter().map(Into::into).collect(),
-            env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+            env: env.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             log: member.log.clone(),
         })
     }
@@ -268,7 +298,8 @@ impl Lan {
     /// A node's endpoint.
     #[must_use]
     pub fn endpoint(&self, node: usize) -> Endpoint {
-        Endpoint::of(Target::OverMinio, &self.address(node))
+        let clock_off = self.members[node].clock_off;
+        Endpoint { clock_off, ..Endpoint::of(Target::OverMinio, &self.address(node)) }
     }
 
     /// A client of a node.
@@ -385,6 +416,135 @@ impl Lan {
         run(Command::new("ip").args(["netns", "exec", &member.namespace, "iptables", "-w", "-F"]))
     }
 
+    /// Copies the directory of a node that does not run to a node of its own, which is not started; its number.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn clone_node(&mut self, node: usize) -> Result<usize> {
+        let clone = self.add()?;
+        run(Command::new("cp").arg("-a").arg(&self.members[node].data).arg(&self.members[clone].data))?;
+        Ok(clone)
+    }
+
+    /// Waits until one of `nodes` has ended by itself; which, and what it printed.
+    ///
+    /// # Errors
+    /// When none ends.
+    pub fn await_end(&mut self, nodes: &[usize]) -> Result<(usize, String)> {
+        let mut ended = None;
+        wait_until("the end of a node", READY_WITHIN, || {
+            for node in nodes {
+                let process = self.members[*node].process.as_mut().context("the node is not started")?;
+                if !process.is_running()? {
+                    ended = Some((*node, process.output()));
+                }
+            }
+            Ok(ended.is_some())
+        })?;
+        let (node, output) = ended.context("no node ended")?;
+        self.members[node].process = None;
+        Ok((node, output))
+    }
+
+    /// Whether a node's process runs.
+    ///
+    /// # Errors
+    /// When the operating system cannot tell.
+    pub fn is_running(&mut self, node: usize) -> Result<bool> {
+        self.members[node].process.as_mut().map_or(Ok(false), Process::is_running)
+    }
+
+    /// Puts the directory of a node that was never started on a small disk.
+    ///
+    /// # Errors
+    /// When it cannot be mounted.
+    pub fn on_small_disk(&mut self, node: usize) -> Result<()> {
+        let member = &mut self.members[node];
+        member.disk = Some(Disk::mount(member.data.clone())?);
+        Ok(())
+    }
+
+    /// The small disk of a node.
+    #[must_use]
+    pub fn disk(&self, node: usize) -> Option<&Disk> {
+        self.members[node].disk.as_ref()
+    }
+
+    /// From its next start on the clock of a node can be set.
+    ///
+    /// # Errors
+    /// A skip without the program faketime.
+    pub fn with_clock(&mut self, node: usize) -> Result<()> {
+        let library = skip::program(FAKETIME, "apt-get install faketime")?;
+        let file = self.dir.path().join(format!("clock-{node}"));
+        std::fs::write(&file, "+0\n")?;
+        self.members[node].clock = Some((library, file));
+        Ok(())
+    }
+
+    /// Sets the clock of a node so far off, in seconds.
+    ///
+    /// # Errors
+    /// When its clock cannot be set.
+    pub fn set_clock(&mut self, node: usize, off: i64) -> Result<()> {
+        let member = &mut self.members[node];
+        let (_, file) = member.clock.as_ref().context("the clock of this node cannot be set")?;
+        std::fs::write(file, format!("{off:+}\n"))?;
+        member.clock_off = off;
+        // The library looks once in a while; then what is signed by the new time is accepted.
+        wait_until("the clock of a node", CLOCK_IS_READ_WITHIN, || Ok(self.status(node).is_some()))
+    }
+
+    /// Makes the way to a node slow, in megabits per second.
+    ///
+    /// # Errors
+    /// When `tc` cannot.
+    pub fn slow_down(&self, node: usize, megabits: u32) -> Result<()> {
+        let tc = skip::program(&["tc"], "apt-get install iproute2")?;
+        let device = format!("{}v{node}", self.network.bridge);
+        let rule = format!("qdisc add dev {device} root tbf rate {megabits}mbit burst 64k latency 300ms");
+        run(Command::new(tc).args(rule.split(' ')))
+    }
+
+    /// Ends that.
+    ///
+    /// # Errors
+    /// When `tc` cannot.
+    pub fn speed_up(&self, node: usize) -> Result<()> {
+        let device = format!("{}v{node}", self.network.bridge);
+        run(Command::new("tc").args(["qdisc", "del", "dev", &device, "root"]))
+    }
+
+    /// What the names of the repository begin with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The way between nodes and MinIO.
+    #[must_use]
+    pub fn proxy(&self) -> &Proxy {
+        &self.proxy
+    }
+
+    /// The MinIO.
+    pub fn minio(&mut self) -> &mut Minio {
+        &mut self.minio
+    }
+
+    /// Ends and wipes all nodes, which then begin on an empty part of the repository.
+    ///
+    /// # Errors
+    /// When a directory cannot be removed.
+    pub fn begin_again(&mut self, prefix: &str) -> Result<()> {
+        for node in 0..self.nodes() {
+            self.kill(node);
+            self.wipe(node)?;
+        }
+        prefix.clone_into(&mut self.prefix);
+        Ok(())
+    }
+
     /// The end of a node's output.
     #[must_use]
     pub fn log_tail(&self, node: usize, lines: usize) -> String {
@@ -396,6 +556,6 @@ impl Member {
     fn new(network: &mut Network, dir: &Path, number: usize) -> Result<Self> {
         let (namespace, address) = network.join(number)?;
         let (data, log) = (dir.join(format!("node-{number}")), dir.join(format!("node-{number}.log")));
-        Ok(Self { namespace, address, data, log, process: None, frozen: false })
+        Ok(Self { namespace, address, data, log, process: None, frozen: false, clock: None, clock_off: 0, disk: None })
     }
 }

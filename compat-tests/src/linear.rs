@@ -19,6 +19,8 @@ pub enum Act {
     Put(u8, u32),
     /// A PUT with `If-None-Match: *`: whether it created; `None` without an answer.
     Create(u8, u32, Option<bool>),
+    /// A PUT of the second value with `If-Match` on the third: whether it replaced; `None` without an answer.
+    Replace(u8, u32, u32, Option<bool>),
     /// DELETE.
     Delete(u8),
     /// GET or HEAD: what was there. Without an answer there is nothing to explain: leave it out of the history.
@@ -52,6 +54,15 @@ impl Act {
                     return None;
                 }
                 if absent {
+                    next.insert(*key, *value);
+                }
+            }
+            Self::Replace(key, value, expected, told) => {
+                let fits = state.get(key) == Some(expected);
+                if told.is_some_and(|replaced| replaced != fits) {
+                    return None;
+                }
+                if fits {
                     next.insert(*key, *value);
                 }
             }
@@ -154,11 +165,14 @@ pub fn judge(history: &[Operation]) -> Verdict {
         .flat_map(|operation| match &operation.act {
             Act::Get(_, value) => value.iter().copied().collect::<Vec<_>>(),
             Act::List(all) => all.values().copied().collect(),
+            Act::Replace(_, _, expected, Some(true)) => vec![*expected],
             _ => Vec::new(),
         })
         .collect();
     let matters = |operation: &&Operation| match operation.act {
-        Act::Put(_, value) | Act::Create(_, value, _) => operation.answered.is_some() || seen.contains(&value),
+        Act::Put(_, value) | Act::Create(_, value, _) | Act::Replace(_, value, ..) => {
+            operation.answered.is_some() || seen.contains(&value)
+        }
         Act::Delete(_) | Act::Get(..) | Act::List(_) => true,
     };
     let fewer: Vec<Operation> = history.iter().filter(matters).cloned().collect();
@@ -214,99 +228,4 @@ fn search(history: &[Operation]) -> Verdict {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn history(operations: &[(Act, u64, Option<u64>)]) -> Vec<Operation> {
-        let make = |(act, sent, answered): &(Act, u64, Option<u64>)| Operation {
-            act: act.clone(),
-            sent: *sent,
-            answered: *answered,
-        };
-        operations.iter().map(make).collect()
-    }
-
-    fn state(rows: &[(u8, u32)]) -> State {
-        rows.iter().copied().collect()
-    }
-
-    #[test]
-    fn overlapping_operations_may_come_in_any_order() {
-        let both = |seen| {
-            history(&[
-                (Act::Put(1, 10), 0, Some(10)),
-                (Act::Put(1, 11), 0, Some(10)),
-                (Act::Get(1, Some(seen)), 11, Some(12)),
-            ])
-        };
-        assert!(is_linearizable(&both(10)) && is_linearizable(&both(11)) && !is_linearizable(&both(12)));
-        assert!(is_linearizable(&history(&[])));
-    }
-
-    #[test]
-    fn a_stale_read_is_found() {
-        let stale = [(Act::Put(1, 10), 0, Some(1)), (Act::Put(1, 11), 2, Some(3)), (Act::Get(1, Some(10)), 4, Some(5))];
-        assert!(!is_linearizable(&history(&stale)));
-        let list = [(Act::Put(1, 10), 0, Some(1)), (Act::List(state(&[])), 2, Some(3))];
-        assert!(!is_linearizable(&history(&list)));
-    }
-
-    #[test]
-    fn two_reads_do_not_go_back() {
-        let back =
-            [(Act::Put(1, 10), 0, Some(100)), (Act::Get(1, Some(10)), 1, Some(2)), (Act::Get(1, None), 3, Some(4))];
-        assert!(!is_linearizable(&history(&back)));
-    }
-
-    #[test]
-    fn an_acknowledged_write_that_is_gone_is_found() {
-        let lost = [(Act::Put(1, 10), 0, Some(1)), (Act::Get(1, None), 2, Some(3))];
-        assert!(!is_linearizable(&history(&lost)));
-        let unheard =
-            [(Act::Put(1, 10), 0, None), (Act::Get(1, None), 2, Some(3)), (Act::Get(1, Some(10)), 9, Some(10))];
-        assert!(is_linearizable(&history(&unheard)));
-        let unheard_back =
-            [(Act::Put(1, 10), 0, None), (Act::Get(1, Some(10)), 2, Some(3)), (Act::Get(1, None), 9, Some(10))];
-        assert!(!is_linearizable(&history(&unheard_back)));
-    }
-
-    #[test]
-    fn two_winners_of_one_race_are_found() {
-        let race = |second| {
-            history(&[(Act::Create(1, 10, Some(true)), 0, Some(10)), (Act::Create(1, 11, second), 0, Some(10))])
-        };
-        assert!(
-            is_linearizable(&race(Some(false))) && is_linearizable(&race(None)) && !is_linearizable(&race(Some(true)))
-        );
-    }
-
-    #[test]
-    fn a_list_is_of_one_moment() {
-        let torn =
-            [(Act::Put(1, 10), 0, Some(1)), (Act::Put(2, 20), 2, Some(3)), (Act::List(state(&[(2, 20)])), 0, Some(4))];
-        assert!(!is_linearizable(&history(&torn)));
-        let whole = [
-            (Act::Put(1, 10), 0, Some(1)),
-            (Act::Put(2, 20), 2, Some(3)),
-            (Act::List(state(&[(1, 10)])), 0, Some(4)),
-            (Act::Delete(1), 5, Some(6)),
-            (Act::List(state(&[(2, 20)])), 7, Some(8)),
-        ];
-        assert!(is_linearizable(&history(&whole)));
-    }
-
-    #[test]
-    fn a_long_history_with_lost_answers_is_searched_in_time() {
-        let mut operations = Vec::new();
-        for round in 0..60u32 {
-            let at = u64::from(round) * 10;
-            let key = (round % 3) as u8;
-            operations.push((Act::Put(key, round), at, Some(at + 4)));
-            operations.push((Act::Put(key, 1000 + round), at, (round % 20 != 0).then_some(at + 4)));
-            operations.push((Act::Get(key, Some(round)), at + 2, Some(at + 3)));
-        }
-        assert!(is_linearizable(&history(&operations)));
-        operations.push((Act::Get(0, Some(58)), 9000, Some(9001)));
-        assert!(!is_linearizable(&history(&operations)));
-    }
-}
+mod tests;

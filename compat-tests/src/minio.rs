@@ -19,6 +19,7 @@ const TRIES: usize = 3;
 pub struct Minio {
     process: Process,
     address: String,
+    launch: Launch,
 }
 
 impl Minio {
@@ -62,7 +63,7 @@ impl Minio {
             };
             let mut process = Process::start(&launch)?;
             match wait_ready(&mut process, &address) {
-                Ok(()) => return Ok(Self { process, address }),
+                Ok(()) => return Ok(Self { process, address, launch }),
                 Err(error) => last = Some(error),
             }
         }
@@ -73,6 +74,30 @@ impl Minio {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Stops it as SIGSTOP does, until [`Minio::thaw`].
+    pub fn freeze(&self) {
+        self.process.freeze();
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.process.thaw();
+    }
+
+    /// Kills it at once.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again on its data and address, after [`Minio::kill`].
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process = Process::start(&self.launch)?;
+        wait_ready(&mut self.process, &self.address)
     }
 
     /// The process, to measure it.

@@ -106,6 +106,16 @@ impl Process {
         signal(self.pid(), Signal::TERM);
     }
 
+    /// Stops the process until [`Process::thaw`] (SIGSTOP).
+    pub fn freeze(&self) {
+        signal(self.pid(), Signal::STOP);
+    }
+
+    /// Lets a frozen process go on (SIGCONT).
+    pub fn thaw(&self) {
+        signal(self.pid(), Signal::CONT);
+    }
+
     /// Ends the process at once (SIGKILL) and collects it.
     pub fn kill(&mut self) {
         signal(self.pid(), Signal::KILL);

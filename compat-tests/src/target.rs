@@ -65,6 +65,8 @@ pub struct Endpoint {
     pub access_key: String,
     /// Its secret.
     pub secret_key: String,
+    /// How far the server's clock is from this machine's, in seconds: requests are signed by the server's.
+    pub clock_off: i64,
 }
 
 static NAMES: AtomicU32 = AtomicU32::new(0);
@@ -78,6 +80,7 @@ impl Endpoint {
             address: address.to_owned(),
             access_key: ROOT_USER.to_owned(),
             secret_key: ROOT_PASSWORD.to_owned(),
+            clock_off: 0,
         }
     }
 

@@ -1,20 +1,18 @@
 //! A full disk: reads go on, deletes work, writes are refused with a status that says so, and writing comes back within
 //! ten seconds of space returning, without a restart.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use holdfast_compat_tests::client::raw::{Raw, same_bytes};
+use holdfast_compat_tests::disk::Disk;
 use holdfast_compat_tests::fixture;
 use holdfast_compat_tests::process::{Holdfast, HoldfastOptions, wait_until};
-use holdfast_compat_tests::skip::skip;
 use holdfast_compat_tests::suite::Suite;
 use holdfast_compat_tests::target::{Endpoint, Target};
 
-/// Large enough for the reserve that deletes need, small enough to fill in seconds.
-const DISK: &str = "size=700m";
 const RECOVERS_WITHIN: Duration = Duration::from_secs(10);
 const OBJECT_BYTES: usize = 4 << 20;
 
@@ -34,36 +32,10 @@ enum Filler {
     Others,
 }
 
-/// A small file system in memory, unmounted when dropped.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(path: PathBuf) -> Result<Self> {
-        std::fs::create_dir(&path)?;
-        if !rustix::process::geteuid().is_root() {
-            return Err(skip("mounting a small disk needs root"));
-        }
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", DISK, "tmpfs"]).arg(&path).status()?;
-        ensure!(status.success(), "cannot mount a tmpfs");
-        Ok(Self(path))
-    }
-
-    fn free(&self) -> Result<u64> {
-        let stat = rustix::fs::statvfs(&self.0)?;
-        Ok(stat.f_bavail * stat.f_frsize)
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 fn full(filler: Filler) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let disk = Disk::mount(dir.path().join("disk"))?;
-    let mut options = HoldfastOptions::embedded(&disk.0);
+    let mut options = HoldfastOptions::embedded(disk.path());
     options.log = dir.path().join("holdfast.log");
     let mut server = Holdfast::start(options)?;
     let endpoint = Endpoint::of(Target::Embedded, server.address());
@@ -81,7 +53,7 @@ fn story(endpoint: &Endpoint, disk: &Disk, filler: Filler) -> Result<()> {
     for number in 0..5 {
         raw.put(&bucket, &format!("small{number}"), &[], &fixture::bytes(number, 2000))?.expect(200)?;
     }
-    let ballast = disk.0.join("ballast");
+    let ballast = disk.path().join("ballast");
     let written = match filler {
         Filler::Objects => fill_by_objects(&mut raw, &bucket)?,
         Filler::Others => fill_by_others(&mut raw, &bucket, disk, &ballast)?,
@@ -131,15 +103,7 @@ fn fill_by_objects(raw: &mut Raw, bucket: &str) -> Result<Vec<u64>> {
 
 fn fill_by_others(raw: &mut Raw, bucket: &str, disk: &Disk, ballast: &Path) -> Result<Vec<u64>> {
     raw.put(bucket, "large0", &[], &fixture::bytes(0, OBJECT_BYTES))?.expect(200)?;
-    let mut left = disk.free()?;
-    let mut file = std::fs::File::create(ballast)?;
-    while left > 0 {
-        let step = left.min(1 << 20);
-        if std::io::copy(&mut std::io::Read::take(std::io::repeat(1), step), &mut file).is_err() {
-            break;
-        }
-        left = disk.free()?;
-    }
+    disk.fill(ballast)?;
     for (key, length) in [("refused-small", 100), ("refused-large", OBJECT_BYTES)] {
         // What little space our own files hold in advance may take a few more small writes.
         let mut refused = false;

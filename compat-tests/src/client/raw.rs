@@ -421,7 +421,7 @@ fn read_head(connection: &mut impl BufRead) -> std::io::Result<Head> {
     }
 }
 
-fn read_chunked(connection: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
+pub(crate) fn read_chunked(connection: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
     let mut body = Vec::new();
     loop {
         let line = read_line(connection)?;
@@ -440,7 +440,7 @@ fn read_chunked(connection: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
     }
 }
 
-fn read_line(connection: &mut impl BufRead) -> std::io::Result<String> {
+pub(crate) fn read_line(connection: &mut impl BufRead) -> std::io::Result<String> {
     let mut line = Vec::new();
     if connection.read_until(b'\n', &mut line)? == 0 {
         return Err(std::io::ErrorKind::UnexpectedEof.into());

@@ -68,10 +68,10 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// The keys of `endpoint`, now.
+    /// The keys of `endpoint`, now by its clock.
     #[must_use]
     pub fn now(endpoint: &Endpoint) -> Self {
-        Self::at(endpoint, OffsetDateTime::now_utc())
+        Self::at(endpoint, OffsetDateTime::now_utc() + time::Duration::seconds(endpoint.clock_off))
     }
 
     /// The keys of `endpoint` at a moment.
