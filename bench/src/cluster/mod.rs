@@ -192,8 +192,17 @@ async fn returns(clusters: &mut [Cluster], report: &mut Report, bodies: &Arc<Vec
     for (what, wiped) in [("restarted", false), ("wiped", true)] {
         for cluster in clusters.iter_mut() {
             let back = faults::restart(cluster, wiped, bodies).await;
-            let back = back.with_context(|| format!("a node of {} is {what}", cluster.kind.name()))?;
-            eprintln!("{}: {what} node reads after {:.2} s", cluster.kind.name(), back.read_s);
+            let back = back.with_context(|| format!("a node of {} is {what}", cluster.kind.name()));
+            let back = match (back, cluster.kind) {
+                (Ok(back), _) => Some(back),
+                // The reference may fail, and the result says so.
+                (Err(error), Kind::Etcd) => {
+                    eprintln!("{error:#}");
+                    None
+                }
+                (Err(error), Kind::Holdfast) => return Err(error),
+            };
+            eprintln!("{}: {what} node reads after {:.2?} s", cluster.kind.name(), back.map(|back| back.read_s));
             report.returns.push(report::Return { system: cluster.kind.name(), what, back });
         }
     }

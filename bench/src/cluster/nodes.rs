@@ -29,7 +29,7 @@ pub const NODES: usize = 3;
 /// Bucket of all objects; etcd has its name in front of each key.
 pub const BUCKET: &str = "bench";
 /// How long a node may take to answer, its catching up included.
-const READY_WITHIN: Duration = Duration::from_secs(300);
+pub const READY_WITHIN: Duration = Duration::from_secs(120);
 /// Longest single question to a node.
 const ASK_WITHIN: Duration = Duration::from_secs(5);
 /// Pause between two looks.
@@ -232,6 +232,7 @@ impl Cluster {
         let mut command = self.holdfast_on(&node.data, verb);
         command.args(["--listen", &node.api, "--cluster", BUCKET, "--peer-listen", &node.peer]);
         command.args(["--peer-advertise", &node.peer, "--discovery", &format!("static:{peers}"), "--log", "warn"]);
+        command.env("HOLDFAST_CLUSTER_SECRET", &self.secret);
         command
     }
 
@@ -245,7 +246,6 @@ impl Cluster {
         }
         command.env("HOLDFAST_ROOT_USER", &self.credentials.access_key);
         command.env("HOLDFAST_ROOT_PASSWORD", &self.credentials.secret_key);
-        command.env("HOLDFAST_CLUSTER_SECRET", &self.secret);
         command
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::faults::{MISSED_KEYS, Recovery};
+use super::nodes::READY_WITHIN;
 use super::rates::VALUE_BYTES;
 use crate::report::{Row, number};
 use crate::stats::{Spread, ms};
@@ -118,8 +119,8 @@ pub struct Return {
     pub system: &'static str,
     /// `restarted` or `wiped`.
     pub what: &'static str,
-    #[serde(flatten)]
-    pub back: super::faults::Return,
+    /// `None` when it did not come back in time.
+    pub back: Option<super::faults::Return>,
 }
 
 /// A line for each side, to follow a run.
@@ -205,9 +206,15 @@ fn losses(report: &Report) -> String {
         let _ = writeln!(text, "| leader killed, {kills} times | {side} | median {median:.2}, worst {worst:.2} |");
     }
     for back in &report.returns {
-        let voter = back.back.voter_s.map(|voter| format!(", votes after {voter:.2}")).unwrap_or_default();
         let what = format!("node {}, {MISSED_KEYS} keys missed", back.what);
-        let _ = writeln!(text, "| {what} | {} | reads after {:.2}{voter} |", back.system, back.back.read_s);
+        let after = back.back.map_or_else(
+            || format!("did not come back within {} s", READY_WITHIN.as_secs()),
+            |back| {
+                let voter = back.voter_s.map(|voter| format!(", votes after {voter:.2}")).unwrap_or_default();
+                format!("reads after {:.2}{voter}", back.read_s)
+            },
+        );
+        let _ = writeln!(text, "| {what} | {} | {after} |", back.system);
     }
     if let Some(recovery) = &report.recovery {
         let (recover, serve) = (recovery.recover_s, recovery.serve_s);
