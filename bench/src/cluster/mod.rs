@@ -202,7 +202,9 @@ async fn returns(clusters: &mut [Cluster], report: &mut Report, bodies: &Arc<Vec
                 }
                 (Err(error), Kind::Holdfast) => return Err(error),
             };
-            eprintln!("{}: {what} node reads after {:.2?} s", cluster.kind.name(), back.map(|back| back.read_s));
+            if let Some(back) = back {
+                eprintln!("{}: {what} node reads after {:.2} s", cluster.kind.name(), back.read_s);
+            }
             report.returns.push(report::Return { system: cluster.kind.name(), what, back });
         }
     }
