@@ -3,7 +3,8 @@
 //! ```text
 //! main ── experiment (rounds that alternate) ── load (clients) ── client ── sign
 //!   │          ├── target (servers that are started, or URLs) ── system (/proc, disk)
-//!   └──────────┴── report (JSON, table) ── chart (SVG), stats
+//!   ├──────────┴── report (JSON, table) ── chart (SVG), stats
+//!   └── cluster (three nodes beside three of etcd: rates, losses) ── its own report
 //! ```
 //!
 //! Promises: both sides get the same requests from the same one-threaded generator; servers run with their defaults; a
@@ -12,6 +13,7 @@
 
 pub mod chart;
 pub mod client;
+pub mod cluster;
 pub mod experiment;
 pub mod load;
 pub mod report;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use holdfast_bench::chart;
 use holdfast_bench::client::Endpoint;
+use holdfast_bench::cluster;
 use holdfast_bench::experiment::{self, LIST_OBJECTS_MIN, Options};
 use holdfast_bench::report::{self, Report};
 use holdfast_bench::scenario::{self, LIST_OBJECTS, Scenario};
@@ -33,6 +34,8 @@ enum Command {
     Run(Run),
     /// Measures servers that run already: keys from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
     Load(Load),
+    /// Measures three nodes of Holdfast beside three of etcd
+    Cluster(ClusterRun),
     /// Lists the scenarios
     List,
 }
@@ -53,6 +56,43 @@ struct Run {
     dir: PathBuf,
     #[command(flatten)]
     measure: Measure,
+}
+
+#[derive(Args)]
+struct ClusterRun {
+    /// The holdfast program [default: beside this program]
+    #[arg(long)]
+    holdfast: Option<PathBuf>,
+    /// The minio program, the backend [default: in PATH or ~/.cache/holdfast/bin]
+    #[arg(long)]
+    minio: Option<PathBuf>,
+    /// The etcd program [default: in PATH or ~/.cache/holdfast/bin]
+    #[arg(long)]
+    etcd: Option<PathBuf>,
+    /// The etcdctl program [default: in PATH or ~/.cache/holdfast/bin]
+    #[arg(long)]
+    etcdctl: Option<PathBuf>,
+    /// Where nodes keep their data; a new directory is made in it and removed at the end
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+    /// One round of 1 s, 3 kills, 20,000 keys: a first look, not a result
+    #[arg(long)]
+    quick: bool,
+    /// Rounds of each kind of request and side
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Keys in the state before nodes restart
+    #[arg(long)]
+    objects: Option<u64>,
+    /// Kills of each side's leader
+    #[arg(long)]
+    kills: Option<u64>,
+    /// Where NAME.json and NAME.md are written
+    #[arg(long, default_value = "bench/results")]
+    results: PathBuf,
+    /// Name of the result
+    #[arg(long, default_value = "cluster")]
+    name: String,
 }
 
 #[derive(Args)]
@@ -121,6 +161,7 @@ async fn main() -> ExitCode {
         match cli.command.unwrap_or(Command::Run(cli.run)) {
             Command::Run(args) => run(args).await,
             Command::Load(args) => load(args).await,
+            Command::Cluster(args) => run_cluster(args).await,
             Command::List => {
                 list();
                 Ok(())
@@ -158,7 +199,7 @@ fn list() {
 }
 
 async fn run(args: Run) -> Result<()> {
-    let programs = Programs { holdfast: holdfast_program(args.holdfast)?, minio: minio_program(args.minio) };
+    let programs = Programs { holdfast: holdfast_program(args.holdfast)?, minio: installed(args.minio, "minio") };
     if let Some(missing) = args.targets.iter().find_map(|kind| kind.missing(&programs)) {
         return usage(format!("{} is not there: build or install it, or name another by a flag", missing.display()));
     }
@@ -197,6 +238,46 @@ async fn load(args: Load) -> Result<()> {
     let name = result_name(&args.measure, &names);
     let report = Report::new(&name, Machine::here(Path::new("/")), None, names[options.reference]);
     measure(&targets, &options, report, &args.measure.results).await
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+async fn run_cluster(args: ClusterRun) -> Result<()> {
+    let programs = cluster::nodes::Programs {
+        holdfast: holdfast_program(args.holdfast)?,
+        minio: installed(args.minio, "minio"),
+        etcd: installed(args.etcd, "etcd"),
+        etcdctl: installed(args.etcdctl, "etcdctl"),
+    };
+    let all = [&programs.holdfast, &programs.minio, &programs.etcd, &programs.etcdctl];
+    if let Some(missing) = all.into_iter().find(|program| !program.is_file()) {
+        return usage(format!(
+            "{} is not there: `make tools` installs it, or name another by a flag",
+            missing.display()
+        ));
+    }
+    let parent = args.dir.canonicalize().or_else(|_| usage(format!("{} is not a directory", args.dir.display())))?;
+    let directory = tempfile::Builder::new().prefix("holdfast-bench-").tempdir_in(&parent)?;
+    let seconds = |long, quick| Duration::from_secs(if args.quick { quick } else { long });
+    let options = cluster::Options {
+        rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }),
+        round_time: seconds(3, 1),
+        idle_time: seconds(30, 5),
+        kills: args.kills.unwrap_or(if args.quick { 3 } else { 20 }),
+        objects: args.objects.unwrap_or(if args.quick { 20_000 } else { 1_000_000 }),
+        settle: seconds(5, 2),
+        directory: directory.path().to_owned(),
+    };
+    if options.rounds == 0 || options.kills == 0 || options.objects == 0 {
+        return usage("a run has at least one round, one kill and one key");
+    }
+    check_free(directory.path(), cluster::bytes_max(&options))?;
+    let machine = Machine::here(directory.path());
+    let disk = system::probe(directory.path())?;
+    let mut report = cluster::report::Report::new(&args.name, machine, disk, options.rounds, options.round_time);
+    let done = cluster::run(&programs, &options, &mut report).await;
+    println!("{}", cluster::report::markdown(&report));
+    done?;
+    cluster::save(&report, &args.results)
 }
 
 /// Measures, prints the table, and writes the results when nothing failed.
@@ -276,11 +357,12 @@ fn holdfast_program(given: Option<PathBuf>) -> Result<PathBuf> {
     })
 }
 
-fn minio_program(given: Option<PathBuf>) -> PathBuf {
+/// Where a program is: as given, in PATH, or where `make tools` puts it.
+fn installed(given: Option<PathBuf>, name: &str) -> PathBuf {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let mut places = std::env::split_paths(&paths).map(|path| path.join("minio"));
-    given.or_else(|| places.find(|path| path.is_file())).unwrap_or_else(|| home.join(".cache/holdfast/bin/minio"))
+    let mut places = std::env::split_paths(&paths).map(|path| path.join(name));
+    given.or_else(|| places.find(|path| path.is_file())).unwrap_or_else(|| home.join(".cache/holdfast/bin").join(name))
 }
 
 /// What is written at most must fit: a full disk measures nothing. Deleted objects count too, because a server may keep
@@ -289,11 +371,14 @@ fn check_space(directory: &Path, options: &Options, targets: usize) -> Result<()
     const SMALL_BYTES: u64 = 4 << 30;
     let rounds = options.rounds as u64 + 1;
     let big: u64 = options.scenarios.iter().map(|scenario| scenario.round_bytes_max() * rounds).sum();
-    let needed = (big + SMALL_BYTES) * targets as u64;
+    check_free(directory, (big + SMALL_BYTES) * targets as u64)
+}
+
+fn check_free(directory: &Path, needed: u64) -> Result<()> {
     let free = system::free_bytes(directory)?;
     if free < needed {
         return usage(format!(
-            "{} MiB are free and up to {} MiB are needed: choose another --dir, fewer --rounds, or --only some scenarios",
+            "{} MiB are free and up to {} MiB are needed: choose another --dir, or measure less",
             free >> 20,
             needed >> 20
         ));

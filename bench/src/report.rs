@@ -198,7 +198,7 @@ pub fn scenario(scenario: &Scenario, targets: &[Target], rounds: &[Vec<Measured>
     ScenarioResult { scenario: scenario.clone(), rows: rows(&names, rounds, reference) }
 }
 
-fn rows(names: &[&str], rounds: &[Vec<Measured>], reference: usize) -> Vec<Row> {
+pub(crate) fn rows(names: &[&str], rounds: &[Vec<Measured>], reference: usize) -> Vec<Row> {
     let of =
         |(at, name): (usize, &&str)| row(name, &rounds[at], (at != reference).then(|| rounds[reference].as_slice()));
     names.iter().enumerate().filter_map(of).collect()

@@ -127,9 +127,16 @@ impl Machine {
             memory_mib: kib_in(&read("/proc/meminfo"), "MemTotal:").unwrap_or(0) / 1024,
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             filesystem: filesystem_in(&read("/proc/self/mounts"), directory).unwrap_or_default(),
-            load_before: read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
+            load_before: load_average(),
         }
     }
+}
+
+/// Load average of the last minute.
+#[must_use]
+pub fn load_average() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
 }
 
 /// The type of the file system that holds `directory`: the mount whose point is its longest prefix, the last of equals.

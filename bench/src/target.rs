@@ -166,7 +166,7 @@ pub struct Cpu {
 }
 
 /// Makes the bucket of a Holdfast in front of `minio`; gives the backend's URL and keys.
-async fn repository(minio: &Endpoint) -> Result<Backend> {
+pub(crate) async fn repository(minio: &Endpoint) -> Result<Backend> {
     Client::connect(minio).await?.put(&format!("/{REPOSITORY}"), &Payload::empty()).await?;
     let endpoint = &minio.address;
     Ok(Backend {
@@ -175,13 +175,13 @@ async fn repository(minio: &Endpoint) -> Result<Backend> {
     })
 }
 
-struct Backend {
-    url: String,
-    credentials: Credentials,
+pub(crate) struct Backend {
+    pub url: String,
+    pub credentials: Credentials,
 }
 
 /// A server process. Dropping it ends it: first with SIGTERM, then for good.
-struct Server {
+pub(crate) struct Server {
     name: &'static str,
     child: Child,
     data: PathBuf,
@@ -192,7 +192,7 @@ struct Server {
 }
 
 impl Server {
-    fn minio(program: &Path, directory: &Path) -> Result<Self> {
+    pub(crate) fn minio(program: &Path, directory: &Path) -> Result<Self> {
         let address = free_address()?;
         let data = directory.join("minio-data");
         fs::create_dir(&data)?;
@@ -232,12 +232,17 @@ impl Server {
         Ok(Self { name, child, data, log: path, address, credentials })
     }
 
-    fn endpoint(&self) -> Endpoint {
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn endpoint(&self) -> Endpoint {
         Endpoint { address: self.address.clone().unwrap_or_default(), credentials: self.credentials.clone() }
     }
 
     /// Waits until it has said where it listens and answers a signed request there.
-    async fn wait_ready(&mut self) -> Result<()> {
+    pub(crate) async fn wait_ready(&mut self) -> Result<()> {
         let ends = Instant::now() + READY_WITHIN;
         loop {
             ensure!(self.child.try_wait()?.is_none(), self.ended());
@@ -298,7 +303,7 @@ fn printed_address(text: &str) -> Option<String> {
 }
 
 /// Keys that nobody else has: derived from the process and the time.
-fn new_credentials(name: &str) -> Credentials {
+pub(crate) fn new_credentials(name: &str) -> Credentials {
     let seed = format!("{name} {} {:?}", std::process::id(), std::time::SystemTime::now());
     Credentials {
         access_key: format!("bench-{name}"),
@@ -308,18 +313,18 @@ fn new_credentials(name: &str) -> Credentials {
 }
 
 /// An address that nobody listens on at this moment. MinIO does not tell which port it got for 0.
-fn free_address() -> Result<String> {
+pub(crate) fn free_address() -> Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
-fn version_of(program: &Path, args: &[&str]) -> String {
+pub(crate) fn version_of(program: &Path, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     text.lines().next().unwrap_or("unknown").trim().to_owned()
 }
 
 /// A MinIO that was built from its module does not know its version; the go tool reads it from the program.
-fn version_of_minio(program: &Path) -> String {
+pub(crate) fn version_of_minio(program: &Path) -> String {
     let output = Command::new("go").args(["version", "-m"]).arg(program).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     let module = text.lines().find_map(|line| line.trim().strip_prefix("mod\t")).unwrap_or_default();
