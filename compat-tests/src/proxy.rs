@@ -138,9 +138,9 @@ impl Shared {
             let hit = match trouble {
                 Trouble::None => false,
                 Trouble::Slow => true,
-                Trouble::Busy => number % 3 != 0,
+                Trouble::Busy => !number.is_multiple_of(3),
                 Trouble::LostReplies => {
-                    request.conditional && self.conditional.fetch_add(1, Ordering::Relaxed) % 2 == 0
+                    request.conditional && self.conditional.fetch_add(1, Ordering::Relaxed).is_multiple_of(2)
                 }
             };
             if hit {

@@ -37,6 +37,8 @@ const CAUGHT_UP_ENTRIES: u64 = 1000;
 const ALIVE: Duration = Duration::from_secs(3);
 /// A voter that is silent for so long is replaced when there is a replacement.
 const DEAD_AFTER: Duration = Duration::from_secs(30);
+/// How long a node whose disk is full leads before it tries another: if all are full, leadership must not spin.
+const FULL_LEADER: Duration = Duration::from_secs(5);
 /// How often the leader looks after the membership.
 const LOOK: Duration = Duration::from_millis(500);
 /// Longest change of the membership.
@@ -312,6 +314,10 @@ impl Roster {
         }
     }
 
+    fn has_led_for(&self, time: Duration) -> bool {
+        self.leading.lock().expect("only held for a moment").is_some_and(|(_, since)| since.elapsed() >= time)
+    }
+
     async fn look(&self) -> Result<(), ControlReply> {
         let metrics = self.metrics();
         if !self.local.leads() {
@@ -326,6 +332,11 @@ impl Roster {
         }
         let Ok(_permit) = self.changes.try_acquire() else { return Ok(()) };
         let voters = target(&metrics);
+        if self.local.space.disk().0 && self.has_led_for(FULL_LEADER) {
+            tracing::warn!("the disk is full: another node should lead");
+            self.hand_over(&metrics).await;
+            return Ok(());
+        }
         if metrics.membership_config.get_joint_config().len() > 1 {
             return self.change(Change::ReplaceAllVoters(voters)).await;
         }

@@ -9,7 +9,7 @@
 //!    was away must listen to members it has not heard of). So a removed node is refused by everybody who knows it;
 //! 4. starts: of two live starts of one node id the older is refused. A data directory was copied.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, RwLock};
 
 use async_trait::async_trait;
@@ -43,8 +43,6 @@ const PROPOSALS_MAX: usize = 1024;
 const CONTROLS_MAX: usize = 64;
 /// Snapshots received at once.
 const SNAPSHOTS_MAX: usize = 1;
-/// Earlier starts of a node that are remembered.
-const STARTS_MAX: usize = 16;
 /// A snapshot is a file first, and then a state.
 const SNAPSHOT_SPACE_FACTOR: u64 = 2;
 /// Longest time that a question of a peer is worked on, whatever it says.
@@ -77,7 +75,6 @@ pub(super) struct Running {
 struct Starts {
     boots: u64,
     nonce: u64,
-    retired: VecDeque<u64>,
 }
 
 /// A message with its head read, and whether its sender is listened to.
@@ -343,18 +340,13 @@ impl Running {
         if known.nonce == head.nonce {
             return Ok(());
         }
-        if known.retired.contains(&head.nonce) || head.boots < known.boots {
+        // The same order on every node: they must not disagree about which of two copies goes on.
+        if (head.boots, head.nonce) < (known.boots, known.nonce) {
             return Err(Refusal::Superseded(format!(
                 "a newer start of node {} is active (start {}, this is start {}): another process runs on a copy of its data \
                  directory; keep one and remove the other",
                 head.node, known.boots, head.boots
             )));
-        }
-        if known.nonce != 0 {
-            known.retired.push_back(known.nonce);
-        }
-        if known.retired.len() > STARTS_MAX {
-            known.retired.pop_front();
         }
         (known.boots, known.nonce) = (head.boots, head.nonce);
         Ok(())

@@ -1,14 +1,16 @@
 //! The way in before there is a gate: a node listens from its first moment on, and becomes able to serve later.
 //!
-//! Until then health is told as it is (`live` 200, everything else under it 503), and every other request is asked to come
-//! again: 503 `ServiceUnavailable` with `Retry-After`, which SDKs and load balancers know. Nothing is read, nobody is
-//! authenticated, and nothing about the node is told.
+//! Until then health is told as it is (`live` 200, everything else under it 503), and every other request waits for
+//! [`PATIENCE`], which is longer than a restart among living nodes takes; then it is asked to come again: 503
+//! `ServiceUnavailable` with `Retry-After`, which SDKs and load balancers know. Nothing is read, nobody is authenticated, and
+//! nothing about the node is told.
 
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use s3s::Body;
+use tokio::sync::watch;
 
 use super::metrics::HttpMetrics;
 use super::refusal::{self, ErrorContext, Refusal};
@@ -19,10 +21,13 @@ use crate::api::request_id;
 /// What is answered to whoever comes too early.
 const STARTING: &str = "This node is starting: it is not part of its cluster yet. Try again, or ask another node.";
 
+/// How long a request waits for the gate.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Lets requests through to the gate once there is one. Clones share it.
 #[derive(Clone)]
 pub struct Entrance {
-    gate: Arc<OnceLock<Gate>>,
+    gate: Arc<watch::Sender<Option<Gate>>>,
     metrics: HttpMetrics,
 }
 
@@ -30,17 +35,27 @@ impl Entrance {
     /// A closed one.
     #[must_use]
     pub fn new(metrics: HttpMetrics) -> Self {
-        Self { gate: Arc::default(), metrics }
+        Self { gate: Arc::new(watch::Sender::new(None)), metrics }
     }
 
-    /// From here on requests go to `gate`. Only the first one counts.
+    /// From here on requests go to `gate`.
     pub fn open(&self, gate: Gate) {
-        let _ = self.gate.set(gate);
+        self.gate.send_replace(Some(gate));
+    }
+
+    async fn gate(&self, patience: Duration) -> Option<Gate> {
+        if let Some(gate) = &*self.gate.borrow() {
+            return Some(gate.clone());
+        }
+        let mut opened = self.gate.subscribe();
+        let opened = tokio::time::timeout(patience, opened.wait_for(Option::is_some)).await;
+        opened.ok()?.ok()?.clone()
     }
 
     /// Answers one request.
     pub async fn handle<B: Inbound>(&self, request: Request<B>) -> Response<ReplyBody> {
-        match self.gate.get() {
+        let patience = if health(request.uri().path()).is_some() { Duration::ZERO } else { PATIENCE };
+        match self.gate(patience).await {
             Some(gate) => gate.handle(request).await,
             None => self.too_early(&request),
         }
@@ -51,7 +66,7 @@ impl Entrance {
             (request.method().clone(), request.uri().path().to_owned(), request_id::mint());
         self.metrics.begun();
         let mut reply = Response::new(Body::empty());
-        if let Some(question) = path.strip_prefix("/_holdfast/health/").or(path.strip_prefix("/minio/health/")) {
+        if let Some(question) = health(&path) {
             let alive = question == "live" && matches!(method, Method::GET | Method::HEAD);
             *reply.status_mut() = if alive { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         } else {
@@ -77,6 +92,11 @@ impl Entrance {
         };
         reply.map(|body| ReplyBody::new(body, record))
     }
+}
+
+/// What of its health a node is asked.
+fn health(path: &str) -> Option<&str> {
+    path.strip_prefix("/_holdfast/health/").or(path.strip_prefix("/minio/health/"))
 }
 
 #[cfg(test)]
