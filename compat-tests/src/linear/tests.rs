@@ -146,7 +146,7 @@ fn recorded(seed: u64, lost: Option<usize>) -> Vec<Operation> {
         }
         Operation { act, sent, answered: Some(answered) }
     };
-    planned.into_iter().enumerate().map(|planned| play(planned)).collect()
+    planned.into_iter().enumerate().map(play).collect()
 }
 
 /// Whether `act` may change `key`.
