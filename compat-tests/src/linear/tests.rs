@@ -132,7 +132,7 @@ fn recorded(seed: u64, lost: Option<usize>) -> Vec<Operation> {
     }
     planned.sort_unstable();
     let mut state = State::new();
-    let mut play = |(number, (_, sent, answered, kind, key, value)): (usize, (u64, u64, u64, u32, u8, u32))| {
+    let play = |(number, (_, sent, answered, kind, key, value)): (usize, (u64, u64, u64, u32, u8, u32))| {
         let there = state.get(&key).copied();
         let act = match kind {
             0..25 => Act::Put(key, value),

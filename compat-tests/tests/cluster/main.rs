@@ -62,12 +62,12 @@ fn main() -> ExitCode {
     ];
     // These find faults of the product that are not mended yet, so they run only when asked for: the winner of two copies may
     // never become ready, a leader keeps leading on a full disk, and a wrong clock shows as a bad backend.
-    let open: &[(&str, fn(Scale) -> Result<()>)] = &[
-        ("of_a_directory_and_its_copy_one_goes_on", bad_parts::copied_directory),
+    let open = [
+        ("of_a_directory_and_its_copy_one_goes_on", bad_parts::copied_directory as fn(Scale) -> Result<()>),
         ("a_full_disk_on_one_node_stops_only_that_node", bad_parts::full_disk),
         ("a_wrong_clock_is_named_and_breaks_nothing", bad_parts::wrong_clock),
     ];
-    let open = if std::env::var_os("HOLDFAST_OPEN_FAULTS").is_some() { open } else { &[] };
+    let open = if std::env::var_os("HOLDFAST_OPEN_FAULTS").is_some() { &open[..] } else { &[] };
     for (name, run) in history.iter().chain(open).copied() {
         let name = format!("{name} [{rounds} rounds, seed {seed}]");
         suite.case_within(DEADLINE * rounds.max(1) * 2, name, move || run(scale));

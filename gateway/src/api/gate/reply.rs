@@ -49,6 +49,8 @@ impl ReplyBody {
         let received = (record.received)();
         record.metrics.ended(record.api, record.status.as_u16(), seconds, received, self.sent);
         match record.status.as_u16() {
+            // A node that is not ready says so to whoever asks, many times a minute.
+            503 if record.path.contains("/health/") => self.log(&record, seconds, received, Level::DEBUG),
             500.. => self.log(&record, seconds, received, Level::WARN),
             400.. => self.log(&record, seconds, received, Level::INFO),
             _ => self.log(&record, seconds, received, Level::DEBUG),
