@@ -28,7 +28,7 @@ use super::error::Error;
 use super::forward::Attempt;
 use super::machine::{self, SnapshotData};
 use super::peer::{PeerAddress, PeerError, Peers};
-use super::raft::{LogId, Node, TypeConfig};
+use super::raft::{Node, StoredMembership, TypeConfig};
 use super::wire::{self, Control, ControlReply, Head, Input};
 
 /// Most bytes of entries in one message.
@@ -54,14 +54,14 @@ pub(super) struct Own {
     pub nonce: u64,
 }
 
-type KnownMembers = Box<dyn Fn() -> Option<LogId> + Send + Sync>;
+type KnownMembers = Box<dyn Fn() -> Arc<StoredMembership> + Send + Sync>;
 
 /// The way to the other members.
 pub(super) struct Links {
     pub own: Own,
     peers: Arc<dyn Peers>,
     machine: Arc<machine::Shared>,
-    /// Log id of the membership that this node goes by; set when the consensus runs.
+    /// The membership that this node goes by; set when the consensus runs.
     members: OnceLock<KnownMembers>,
     exports: Semaphore,
 }
@@ -71,17 +71,23 @@ impl Links {
         Self { own, peers, machine, members: OnceLock::new(), exports: Semaphore::new(EXPORTS_MAX) }
     }
 
-    pub(super) fn set_members(&self, members: impl Fn() -> Option<LogId> + Send + Sync + 'static) {
+    pub(super) fn set_members(&self, members: impl Fn() -> Arc<StoredMembership> + Send + Sync + 'static) {
         assert!(self.members.set(Box::new(members)).is_ok(), "the consensus is started once");
     }
 
     /// What each message begins with.
     pub(super) fn head(&self) -> Vec<u8> {
         let Own { cluster, generation, node, boots, nonce, .. } = self.own;
-        let members = self.members.get().and_then(|members| members());
+        let members = self.members.get().and_then(|members| *members().log_id());
         let mut out = Vec::with_capacity(128);
         Head { cluster, generation, node, boots, nonce, members }.put(&mut out);
         out
+    }
+
+    /// Where a member is now, if it is one.
+    fn address_of(&self, node: u64) -> Option<PeerAddress> {
+        let members = self.members.get()?();
+        Some(address((node, members.get_node(&node)?.clone())))
     }
 
     async fn call(
@@ -141,13 +147,15 @@ impl RaftNetworkFactory<TypeConfig> for Factory {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, node: &Node) -> Link {
-        Link { peer: address((target, node.clone())), links: self.0.clone() }
+        Link { node: target, first: address((target, node.clone())), links: self.0.clone() }
     }
 }
 
-/// openraft's client for one peer.
+/// openraft's client for one peer. The consensus keeps it when the peer moves, so the address is looked up for each message.
 pub(super) struct Link {
-    peer: PeerAddress,
+    node: u64,
+    /// Where it was when this was made.
+    first: PeerAddress,
     links: Option<Arc<Links>>,
 }
 
@@ -155,6 +163,10 @@ impl Link {
     fn links(&self) -> Result<&Arc<Links>, Unreachable<TypeConfig>> {
         let why = "this node was started without a cluster, and its directory is that of a member: start it with one";
         self.links.as_ref().ok_or_else(|| Unreachable::from_string(why))
+    }
+
+    fn peer(&self, links: &Links) -> PeerAddress {
+        links.address_of(self.node).unwrap_or_else(|| self.first.clone())
     }
 
     async fn send<T>(
@@ -167,7 +179,7 @@ impl Link {
         let links = self.links()?;
         let mut body = links.head();
         put(&mut body);
-        let reply = links.call(&self.peer, method, body, Instant::now() + timeout).await;
+        let reply = links.call(&self.peer(links), method, body, Instant::now() + timeout).await;
         let reply = reply.map_err(|error| Unreachable::new(&error))?;
         Ok(take(reply).map_err(|error| Unreachable::new(&error))?)
     }
@@ -192,11 +204,11 @@ impl Link {
         let mut head = links.head();
         wire::put_snapshot(&vote, &meta, length, &mut head);
         let body = Box::pin(ReaderStream::with_capacity(opened, CHUNK_BYTES));
-        let sent = links.peers.upload(&self.peer, wire::SNAPSHOT, head.into(), body, deadline).await;
+        let sent = links.peers.upload(&self.peer(links), wire::SNAPSHOT, head.into(), body, deadline).await;
         let reply = sent.map_err(|error| unreachable(error.to_string()))?;
         let vote = wire::vote_only(&reply).map_err(|error| unreachable(error.to_string()))?;
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(peer = self.peer.node, bytes = length, took_ms, "sent a snapshot");
+        tracing::info!(peer = self.node, bytes = length, took_ms, "sent a snapshot");
         Ok(SnapshotResponse::new(vote))
     }
 }

@@ -271,7 +271,7 @@ fn join_in(
     removed: watch::Receiver<Option<String>>,
 ) -> PeersRun {
     let server = local.raft.server_metrics();
-    links.set_members(move || *server.borrow_watched().membership_config.log_id());
+    links.set_members(move || server.borrow_watched().membership_config.clone());
     let roster = Arc::new(Roster::new(local.clone(), links.clone(), peers.expect));
     let running = Running::new(local.clone(), links.clone(), roster.clone());
     peers.side.attach(running.clone());

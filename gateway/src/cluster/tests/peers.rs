@@ -305,6 +305,26 @@ async fn a_cluster_of_one_grows_to_three() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_comes_back_elsewhere_is_found_there() {
+    let world = World::new(7, 3);
+    let mut nodes = world.form(&THREE).await;
+    let at = leader(&nodes).await;
+    let bucket = make_bucket(&nodes[at]).await;
+    let moves = (at + 1) % 3;
+    let (term, data_dir) = (nodes[at].status().term, world.dir(THREE[moves]));
+    world.kill(THREE[moves], nodes.remove(moves)).await;
+    let moved = world.start_with(ClusterConfig { data_dir, ..world.config("elsewhere:1") }).await;
+    moved.wait_ready(soon()).await.unwrap();
+    let at = leader(&nodes).await;
+    let revision = put_in(&nodes[at], bucket, "key", b"value").await.unwrap();
+    let view = moved.view(Consistency::AtLeast(revision), soon()).await.unwrap();
+    assert_eq!(sample::value(&view, "key").as_deref(), Some(&b"value"[..]));
+    assert_eq!(nodes[at].status().term, term, "no election was needed");
+    stop(nodes).await;
+    stop(vec![moved]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_two_processes_on_copies_of_a_directory_the_older_stops() {
     let world = World::new(1, 3);
     let nodes = world.form(&THREE).await;
