@@ -332,7 +332,7 @@ impl Roster {
         }
         let Ok(_permit) = self.changes.try_acquire() else { return Ok(()) };
         let voters = target(&metrics);
-        if self.local.space.disk().0 && self.has_led_for(FULL_LEADER) {
+        if voters.len() > 1 && self.local.space.disk().0 && self.has_led_for(FULL_LEADER) {
             tracing::warn!("the disk is full: another node should lead");
             self.hand_over(&metrics).await;
             return Ok(());
