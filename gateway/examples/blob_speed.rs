@@ -34,7 +34,7 @@ impl State {
         let mut revision = self.revision.lock().expect("nobody panics");
         *revision += 1;
         let command =
-            Command { request: RequestId::new(*revision, rand::random()), stamp_ms: holdfast::blobs::now_ms(), op };
+            Command { request: RequestId::new(*revision, rand::random()), stamp_ms: holdfast::clock::now_ms(), op };
         let applied = apply(&self.kv.view(), *revision, &command).expect("memory does not fail");
         self.kv.commit(applied.batch).expect("memory does not fail");
         applied.reply

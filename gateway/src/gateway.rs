@@ -30,8 +30,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::archive::Archive;
 use crate::backend::{self, Backend, BackendUrl, Credentials, ProbeOptions};
-use crate::blobs::{self, Blobs, Facts, LocalState, Written, now_ms};
+use crate::blobs::{self, Blobs, Facts, LocalState, Written};
 use crate::claim::BackendClaim;
+use crate::clock::now_ms;
 use crate::cluster::peer::Peers;
 use crate::cluster::{
     self, Cluster, ClusterConfig, Consistency, Node, NodeSide, PeersConfig, ProposeOptions, StateView, Status,

@@ -9,6 +9,7 @@ pub mod blobs;
 pub mod claim;
 pub mod cli;
 pub mod client;
+pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod doctor;

@@ -41,8 +41,8 @@ use s3s::config::S3Config;
 use s3s::service::S3Service;
 use s3s::{Body, StdError};
 
-pub use self::check::is_internal_path;
 use self::check::{Route, Rules};
+pub use self::check::{health_question, is_internal_path};
 use self::cors::CorsSource;
 use self::host::Hosts;
 use self::metrics::HttpMetrics;

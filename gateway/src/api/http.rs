@@ -20,7 +20,7 @@ use s3s::route::S3Route;
 use s3s::{Body, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 use serde_json::Value;
 
-use crate::api::gate::Internal;
+use crate::api::gate::{Internal, health_question};
 use crate::api::s3::error::{invalid, not_built};
 use crate::api::s3::{call_of, to_s3};
 use crate::error::Error;
@@ -54,7 +54,7 @@ impl S3Route for HttpRoute {
     }
 
     async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {
-        if request.credentials.is_some() || is_health(request.uri.path()) {
+        if request.credentials.is_some() || health_question(request.uri.path()).is_some() {
             return Ok(());
         }
         Err(S3Error::new(S3ErrorCode::AccessDenied))
@@ -62,7 +62,7 @@ impl S3Route for HttpRoute {
 
     async fn call(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {
         let path = request.uri.path().to_owned();
-        if is_health(&path) {
+        if health_question(&path).is_some() {
             return self.health(&request.method, &path).await;
         }
         let path = path.strip_prefix("/_holdfast/").ok_or_else(no_route)?;
@@ -97,10 +97,6 @@ impl S3Route for HttpRoute {
 fn is_under(path: &str, part: &str) -> bool {
     let rest = path.strip_prefix("v1/").and_then(|path| path.strip_prefix(part));
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-fn is_health(path: &str) -> bool {
-    path.starts_with("/_holdfast/health/") || path.starts_with("/minio/health/")
 }
 
 fn no_route() -> S3Error {

@@ -128,7 +128,7 @@ async fn beat(inner: &Inner) -> Result<(), Error> {
         "boots": identity.boots,
         "revision": inner.cluster.status().revision,
         "shipped": *inner.shipped.borrow(),
-        "written_ms": crate::blobs::now_ms(),
+        "written_ms": crate::clock::now_ms(),
     });
     let options = PutOptions { condition: Condition::Overwrite, deadline: names::soon(), ..PutOptions::default() };
     let put = inner.backend.put(&names::path(&name), Body::from(beat.to_string().into_bytes()), options).await;

@@ -72,7 +72,7 @@ impl Manifest {
             revision,
             next_index,
             next_revision: revision + 1,
-            created_ms: crate::blobs::now_ms(),
+            created_ms: crate::clock::now_ms(),
             keyspaces: Vec::new(),
             versions: VersionsFile { path: String::new(), bytes: 0, sha256: String::new(), rows: 0 },
         }

@@ -205,7 +205,7 @@ impl Archive {
             stop: CancellationToken::new(),
         });
         // The log is whole in the bucket without a checkpoint; the first one comes after its interval.
-        inner.progress().checkpoint.created_ms = crate::blobs::now_ms();
+        inner.progress().checkpoint.created_ms = crate::clock::now_ms();
         fence::verify(&inner).await?;
         if inner.leads() {
             ship::resume(&inner).await?;
@@ -415,7 +415,7 @@ impl Inner {
             return true;
         }
         let intervals = u32::try_from(last.bytes / BYTES_PER_INTERVAL).unwrap_or(u32::MAX).saturating_add(1);
-        let age = Duration::from_millis(crate::blobs::now_ms().saturating_sub(last.created_ms));
+        let age = Duration::from_millis(crate::clock::now_ms().saturating_sub(last.created_ms));
         bytes > 0 && last.created_ms > 0 && age >= self.settings.checkpoint_every.saturating_mul(intervals)
     }
 

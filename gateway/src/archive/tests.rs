@@ -21,7 +21,7 @@ use super::*;
 use crate::backend::faulty::{Fault, Faulty, Op as Call, Rule};
 use crate::backend::memory::Memory;
 use crate::backend::{Body, Condition, PutOptions};
-use crate::blobs::now_ms;
+use crate::clock::now_ms;
 use crate::cluster::restore::is_consensus_row;
 use crate::cluster::{ClusterConfig, Consistency, ProposeOptions};
 
@@ -237,6 +237,15 @@ fn rows(view: &impl KvRead) -> Rows {
     found
 }
 
+impl Site {
+    /// A node starts from the directory, and has these rows.
+    async fn assert_holds(&self, name: &str, expected: &Rows) {
+        let node = self.start(name).await;
+        assert_same(&node.rows().await, expected);
+        node.stop().await;
+    }
+}
+
 #[track_caller]
 fn assert_same(found: &Rows, expected: &Rows) {
     let differ = expected.iter().find(|(key, value)| found.get(*key) != Some(value));
@@ -294,9 +303,7 @@ async fn a_log_from_its_beginning_needs_no_checkpoint() {
     assert!(site.names("metadata/1/manifest/").await.is_empty());
     let report = site.recover(&site.options("new")).await.unwrap();
     assert_eq!((report.checkpoint, report.revision), (0, last));
-    let node = site.start("new").await;
-    assert_same(&node.rows().await, &expected);
-    node.stop().await;
+    site.assert_holds("new", &expected).await;
 }
 
 #[tokio::test]
@@ -307,9 +314,7 @@ async fn a_damaged_checkpoint_falls_back_to_an_older_one() {
     site.damage(&format!("{}history.blocks", names::checkpoint(1, revision)), |bytes| bytes[100] ^= 1).await;
     let report = site.recover(&site.options("new")).await.unwrap();
     assert!(report.is_whole() && report.checkpoint < revision && report.revision == last, "{report:?}");
-    let node = site.start("new").await;
-    assert_same(&node.rows().await, &expected);
-    node.stop().await;
+    site.assert_holds("new", &expected).await;
 }
 
 #[tokio::test]
@@ -385,9 +390,7 @@ async fn a_recovery_that_died_is_followed_by_another() {
     assert!(!site.dir("half").join("identity.json").exists());
     let report = site.recover(&site.options("new")).await.unwrap();
     assert_eq!((report.generation, report.from_generation, report.revision), (3, 1, last));
-    let node = site.start("new").await;
-    assert_same(&node.rows().await, &expected);
-    node.stop().await;
+    site.assert_holds("new", &expected).await;
 }
 
 #[tokio::test]
@@ -536,9 +539,7 @@ async fn a_lost_reply_leaves_no_gap_and_no_repeat() {
     node.die().await;
     let report = site.recover(&site.options("new")).await.unwrap();
     assert!(report.is_whole(), "{report:?}");
-    let node = site.start("new").await;
-    assert_same(&node.rows().await, &expected);
-    node.stop().await;
+    site.assert_holds("new", &expected).await;
 }
 
 #[tokio::test]
@@ -559,9 +560,7 @@ async fn a_restart_goes_on_where_the_bucket_ends() {
     node.stop().await;
     let report = site.recover(&site.options("new")).await.unwrap();
     assert!(report.is_whole(), "{report:?}");
-    let node = site.start("new").await;
-    assert_same(&node.rows().await, &expected);
-    node.stop().await;
+    site.assert_holds("new", &expected).await;
 }
 
 #[tokio::test]
@@ -623,9 +622,7 @@ async fn superfluous_checkpoints_and_segments_go() {
     }
     let report = site.recover(&site.options("new")).await.unwrap();
     assert!(report.is_whole() && report.checkpoint == revisions[3], "{report:?}");
-    let node = site.start("new").await;
-    assert_same(&node.rows().await, &expected);
-    node.stop().await;
+    site.assert_holds("new", &expected).await;
 }
 
 #[tokio::test]
@@ -669,9 +666,7 @@ async fn entries_purged_before_they_were_shipped_are_covered_by_a_checkpoint() {
     assert!(!site.names("metadata/1/manifest/").await.is_empty());
     let report = site.recover(&site.options("new")).await.unwrap();
     assert!(report.is_whole(), "{report:?}");
-    let node = site.start("new").await;
-    assert_same(&node.rows().await, &expected);
-    node.stop().await;
+    site.assert_holds("new", &expected).await;
 }
 
 #[tokio::test]

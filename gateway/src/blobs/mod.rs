@@ -24,9 +24,8 @@ pub mod write;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use holdfast_core::id::{BlobId, Millis, Revision};
+use holdfast_core::id::{BlobId, Revision};
 use holdfast_core::kv::KvRead;
 use holdfast_core::view::View;
 use tokio_util::task::TaskTracker;
@@ -37,6 +36,7 @@ pub use self::guard::{Busy, InFlight, InFlightGuard, ReadGuard, Readers};
 pub use self::read::{BodyStream, ReadPlan};
 pub use self::write::{Incoming, Verified, WriteOptions, Written};
 use crate::backend::Backend;
+use crate::clock::now_ms;
 
 /// The facts that this node has applied, without asking anyone.
 pub trait Facts: Send + Sync + 'static {
@@ -172,13 +172,6 @@ impl Blobs {
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
     }
-}
-
-/// The wall clock, milliseconds since the epoch.
-#[must_use]
-pub fn now_ms() -> Millis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

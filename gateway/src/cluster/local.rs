@@ -16,8 +16,9 @@ use super::log::Log;
 use super::machine;
 use super::raft::{Consensus, ELECTION_TIMEOUT_MS_MAX, Node, Outcome, Pending, Proposal};
 use super::space::Space;
-use super::threads::{Clock, Threads};
+use super::threads::Threads;
 use super::{Committed, ProposeOptions, StateView};
+use crate::clock::Clock;
 
 /// A leader refuses a stamp that is further than this from its clock: state time is the largest stamp, and replies are
 /// remembered by stamp, so a wrong clock would make every node forget too early.

@@ -78,7 +78,8 @@ pub use self::node_side::NodeSide;
 use self::peer::Peers;
 pub use self::raft::Node;
 pub use self::status::Status;
-use self::threads::{Clock, Threads};
+use self::threads::Threads;
+use crate::clock::{Clock, system_clock};
 
 const LOG_DIR: &str = "log";
 const STATE_DIR: &str = "state";
@@ -152,7 +153,7 @@ impl ClusterConfig {
             log_keep_bytes: LOG_KEEP_BYTES,
             files: Arc::new(RealFiles),
             threads: Threads::default(),
-            clock: threads::system_clock(),
+            clock: system_clock(),
             peers: None,
         }
     }

@@ -54,12 +54,3 @@ impl Threads {
         }
     }
 }
-
-/// Milliseconds since 1970, as this node's clock has them.
-pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
-
-/// The machine's clock.
-#[must_use]
-pub fn system_clock() -> Clock {
-    Arc::new(crate::blobs::now_ms)
-}

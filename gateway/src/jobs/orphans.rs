@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::gc::{GC_DELETES, delete_path, forget};
 use super::{Context, Error, Job, Round};
 use crate::backend::{LIST_LIMIT_MAX, ListOptions, ObjectPath, Page, SweepOptions};
-use crate::blobs::now_ms;
+use crate::clock::now_ms;
 
 /// Pause between pages.
 const PAGE_PAUSE: Duration = Duration::from_millis(100);

@@ -13,8 +13,9 @@ use holdfast_core::rules::BLOB_AGE_MS_MAX;
 use super::*;
 use crate::backend::faulty::{Fault, Op as Call, Rule};
 use crate::backend::{Backend as _, Body, Condition, ObjectPath, PutOptions};
+use crate::blobs::Facts as _;
 use crate::blobs::tests::{MemState, World, bytes_of, collect};
-use crate::blobs::{Facts as _, now_ms};
+use crate::clock::now_ms;
 
 #[async_trait]
 impl Ledger for MemState {

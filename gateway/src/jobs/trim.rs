@@ -8,7 +8,7 @@ use holdfast_core::effect::Effect;
 use holdfast_core::rules::JOB_ROWS_MAX;
 
 use super::{Context, Error, Job, Round};
-use crate::blobs::now_ms;
+use crate::clock::now_ms;
 
 /// The job.
 pub(crate) struct Trim;

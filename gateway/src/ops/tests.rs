@@ -74,7 +74,7 @@ fn root() -> Call {
     Call {
         caller: Caller::Root,
         context: Context::default(),
-        request: RequestId::new(crate::blobs::now_ms(), rand::random()),
+        request: RequestId::new(crate::clock::now_ms(), rand::random()),
         freshness: Freshness::default(),
     }
 }

@@ -81,6 +81,12 @@ pub fn is_internal_path(path: &str) -> bool {
     path == "/_holdfast" || path.starts_with("/_holdfast/") || path.starts_with("/minio/health/")
 }
 
+/// What of a node's health a path asks: `live`, `ready`, `cluster`.
+#[must_use]
+pub fn health_question(path: &str) -> Option<&str> {
+    path.strip_prefix("/_holdfast/health/").or_else(|| path.strip_prefix("/minio/health/"))
+}
+
 pub(super) fn route(parts: &Parts, rules: &Rules<'_>) -> Result<Route, Refusal> {
     check_single_headers(&parts.headers)?;
     let host_bucket = host(parts)?.and_then(|host| rules.hosts.bucket(host)).map(str::to_ascii_lowercase);

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::metrics::HttpMetrics;
 use super::refusal::{self, ErrorContext, Refusal};
 use super::reply::{Record, ReplyBody};
-use super::{Gate, Inbound, Peer};
+use super::{Gate, Inbound, Peer, health_question};
 use crate::api::request_id;
 
 /// What is answered to whoever comes too early.
@@ -54,7 +54,7 @@ impl Entrance {
 
     /// Answers one request.
     pub async fn handle<B: Inbound>(&self, request: Request<B>) -> Response<ReplyBody> {
-        let patience = if health(request.uri().path()).is_some() { Duration::ZERO } else { PATIENCE };
+        let patience = if health_question(request.uri().path()).is_some() { Duration::ZERO } else { PATIENCE };
         match self.gate(patience).await {
             Some(gate) => gate.handle(request).await,
             None => self.too_early(&request),
@@ -66,7 +66,7 @@ impl Entrance {
             (request.method().clone(), request.uri().path().to_owned(), request_id::mint());
         self.metrics.begun();
         let mut reply = Response::new(Body::empty());
-        if let Some(question) = health(&path) {
+        if let Some(question) = health_question(&path) {
             let alive = question == "live" && matches!(method, Method::GET | Method::HEAD);
             *reply.status_mut() = if alive { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         } else {
@@ -92,11 +92,6 @@ impl Entrance {
         };
         reply.map(|body| ReplyBody::new(body, record))
     }
-}
-
-/// What of its health a node is asked.
-fn health(path: &str) -> Option<&str> {
-    path.strip_prefix("/_holdfast/health/").or(path.strip_prefix("/minio/health/"))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use s3s::{Body, StdError};
 use tracing::Level;
 
+use super::health_question;
 use super::metrics::HttpMetrics;
 use crate::api::request_id::RequestId;
 
@@ -50,7 +51,7 @@ impl ReplyBody {
         record.metrics.ended(record.api, record.status.as_u16(), seconds, received, self.sent);
         match record.status.as_u16() {
             // A node that is not ready says so to whoever asks, many times a minute.
-            503 if record.path.contains("/health/") => self.log(&record, seconds, received, Level::DEBUG),
+            503 if health_question(&record.path).is_some() => self.log(&record, seconds, received, Level::DEBUG),
             500.. => self.log(&record, seconds, received, Level::WARN),
             400.. => self.log(&record, seconds, received, Level::INFO),
             _ => self.log(&record, seconds, received, Level::DEBUG),

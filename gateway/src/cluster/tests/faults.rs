@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::history::{History, OPERATIONS_MAX, Operation, is_linearizable};
+use super::history::{History, OPERATIONS_MAX, Operation, is_linearizable, read, seeds};
 use super::world::{World, make_bucket, put_until, stop};
 use super::*;
 use crate::cluster::peer::switchboard::Faults;
@@ -39,12 +39,6 @@ impl Run {
     fn is_full(&self, key: u64) -> bool {
         self.history.lock().unwrap().get(&key).is_some_and(|operations| operations.len() >= OPERATIONS_MAX)
     }
-}
-
-async fn read(node: &Cluster, key: u64, deadline: Instant) -> Option<Option<u64>> {
-    let view = node.view(Consistency::Linearizable, deadline).await.ok()?;
-    let bytes = sample::value(&view, &key.to_string());
-    Some(bytes.map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())))
 }
 
 async fn client(run: Arc<Run>, number: u64, seed: u64) {
@@ -129,18 +123,9 @@ async fn check_seed(seed: u64) {
     stop(nodes).await;
 }
 
-fn seeds() -> std::ops::Range<u64> {
-    let text = std::env::var("HOLDFAST_CLUSTER_SEEDS").unwrap_or_else(|_| "2".into());
-    let number = |text: &str| text.trim().parse().expect("HOLDFAST_CLUSTER_SEEDS is a number or a range");
-    match text.split_once("..") {
-        Some((from, to)) => number(from)..number(to),
-        None => 0..number(&text),
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_clients_see_under_faults_is_linearizable() {
-    for seed in seeds() {
+    for seed in seeds("HOLDFAST_CLUSTER_SEEDS", 2) {
         check_seed(seed).await;
     }
 }

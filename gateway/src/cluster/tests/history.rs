@@ -19,6 +19,27 @@ pub(super) struct Operation {
 
 pub(super) type History = BTreeMap<u64, Vec<Operation>>;
 
+/// What a key holds, as a client reads it; `None` when it gets no answer.
+pub(super) async fn read(node: &Cluster, key: u64, deadline: Instant) -> Option<Option<u64>> {
+    let view = node.view(Consistency::Linearizable, deadline).await.ok()?;
+    let bytes = sample::value(&view, &key.to_string());
+    Some(bytes.map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())))
+}
+
+/// The seeds that an environment variable names: how many (`20`), or which (`100..120`).
+pub(super) fn seeds(variable: &str, usual: u64) -> std::ops::Range<u64> {
+    let number = |text: &str| -> u64 {
+        text.trim().parse().unwrap_or_else(|_| panic!("{variable} is a number or a range, not {text:?}"))
+    };
+    match std::env::var(variable) {
+        Err(_) => 0..usual,
+        Ok(text) => match text.split_once("..") {
+            Some((from, to)) => number(from)..number(to),
+            None => 0..number(&text),
+        },
+    }
+}
+
 /// Whether the operations are those of one register that begins with nothing.
 ///
 /// Takes any operation that no unfinished one must precede, remembers (done, value) that led nowhere.

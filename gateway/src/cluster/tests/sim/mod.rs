@@ -30,7 +30,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use self::files::{Power, SimFiles};
-use super::history::{History, OPERATIONS_MAX, Operation, is_linearizable};
+use super::history::{History, OPERATIONS_MAX, Operation, is_linearizable, read, seeds};
 use super::world::World;
 use super::*;
 use crate::cluster::local::Local;
@@ -95,7 +95,7 @@ impl Sim {
         format!("{moment} {what:?}").hash(&mut *self.trace.lock().unwrap());
     }
 
-    fn clock(&self, at: usize) -> crate::cluster::threads::Clock {
+    fn clock(&self, at: usize) -> crate::clock::Clock {
         let (began, skew) = (self.began, self.skew_ms[at].clone());
         Arc::new(move || {
             let now = EPOCH_MS + u64::try_from(began.elapsed().as_millis()).unwrap();
@@ -164,12 +164,6 @@ async fn open_when_let_go(config: ClusterConfig) -> Result<Cluster, Error> {
         }
     }
     Cluster::open(config).await
-}
-
-async fn read(node: &Cluster, key: u64, deadline: Instant) -> Option<Option<u64>> {
-    let view = node.view(Consistency::Linearizable, deadline).await.ok()?;
-    let bytes = sample::value(&view, &key.to_string());
-    Some(bytes.map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())))
 }
 
 async fn client(sim: Arc<Sim>, number: u64) {
@@ -368,18 +362,9 @@ fn simulate(seed: u64) -> u64 {
     trace
 }
 
-fn seeds() -> std::ops::Range<u64> {
-    let text = std::env::var("HOLDFAST_SIM_SEEDS").unwrap_or_else(|_| "200".into());
-    let number = |text: &str| text.trim().parse().expect("HOLDFAST_SIM_SEEDS is a number or a range");
-    match text.split_once("..") {
-        Some((from, to)) => number(from)..number(to),
-        None => 0..number(&text),
-    }
-}
-
 #[test]
 fn simulated_clusters_keep_every_promise_under_faults() {
-    let (seeds, next) = (seeds(), AtomicUsize::new(0));
+    let (seeds, next) = (seeds("HOLDFAST_SIM_SEEDS", 200), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
