@@ -94,7 +94,8 @@ fn read(log: &Log, index: u64, applied: u64, bytes_max: usize) -> Result<Committ
     }
     let (mut entries, mut bytes, mut from) = (Vec::new(), 0, index);
     while from <= applied && bytes < bytes_max {
-        let read = log.read_bounded(from, (from + LOOKUP).min(applied + 1), bytes_max - bytes)?;
+        let read = log.read_bounded(from, (from + LOOKUP).min(applied + 1), bytes_max - bytes);
+        let read = read.map_err(|source| Error::io("read", &log.config().dir, source))?;
         let Some(last) = read.last() else { break };
         from = last.log_id.index + 1;
         for entry in &read {

@@ -307,12 +307,11 @@ impl Log {
     }
 
     /// Entries of `[from, to)` until they have `bytes_max` bytes; at least one when there is one.
-    pub(super) fn read_bounded(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<Entry>, Error> {
-        let failed = |source| Error::io("read", &self.config().dir, source);
-        let found = self.shared.lock().find(from, to).map_err(|what| failed(io::Error::other(what)))?;
+    pub(super) fn read_bounded(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let found = self.shared.lock().find(from, to).map_err(io::Error::other)?;
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for found in found {
-            let entry = load(found).map_err(failed)?;
+            let entry = load(found)?;
             bytes += codec::entry_bytes(&entry);
             if bytes > bytes_max && !entries.is_empty() {
                 break;
@@ -394,17 +393,7 @@ impl RaftLogReader<TypeConfig> for Log {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        let found = self.shared.lock().find(start, end).map_err(io::Error::other)?;
-        let (mut entries, mut bytes) = (Vec::new(), 0);
-        for found in found {
-            let entry = load(found)?;
-            bytes += codec::entry_bytes(&entry);
-            if bytes > FRAME_BYTES_MAX && !entries.is_empty() {
-                break;
-            }
-            entries.push(entry);
-        }
-        Ok(entries)
+        self.read_bounded(start, end, FRAME_BYTES_MAX)
     }
 }
 
