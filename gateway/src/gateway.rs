@@ -287,8 +287,11 @@ impl Gateway {
         let Some(archive) = self.0.archive.get() else { return Ok(()) };
         let unknown = |why: String| Error::Cluster(cluster::Error::UnknownOutcome(why));
         if let Some(bucket) = bucket {
-            let view = self.0.cluster.view(Consistency::AtLeast(revision), deadline).await?;
-            if View::new(&view, view.revision()).durability(bucket)? == Durability::Bucket {
+            // It is committed: whatever fails from here on, nobody may believe that nothing was done.
+            let view = self.0.cluster.view(Consistency::AtLeast(revision), deadline).await;
+            let view = view.map_err(|error| unknown(error.to_string()))?;
+            let durability = View::new(&view, view.revision()).durability(bucket);
+            if durability.map_err(|stop| unknown(stop.to_string()))? == Durability::Bucket {
                 archive.await_shipped(revision, deadline).await.map_err(unknown)?;
             }
         }
