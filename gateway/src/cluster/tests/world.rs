@@ -87,7 +87,7 @@ impl World {
     }
 
     pub(super) async fn start_with(&self, config: ClusterConfig) -> Arc<Cluster> {
-        let opened = tokio::time::timeout(Duration::from_secs(30), Cluster::open(config)).await;
+        let opened = tokio::time::timeout(Duration::from_secs(30), open_when_let_go(config)).await;
         Arc::new(opened.expect("it becomes a member in time").unwrap())
     }
 

@@ -154,18 +154,6 @@ impl Sim {
     }
 }
 
-/// Threads of the store may hold its lock for a moment of real time after it was dropped.
-async fn open_when_let_go(config: ClusterConfig) -> Result<Cluster, Error> {
-    const PATIENCE: u32 = 400;
-    for _ in 0..PATIENCE {
-        match Cluster::open(config.clone()).await {
-            Err(Error::Store { .. } | Error::InUse { .. }) => std::thread::sleep(Duration::from_millis(5)),
-            opened => return opened,
-        }
-    }
-    Cluster::open(config).await
-}
-
 async fn client(sim: Arc<Sim>, number: u64) {
     let mut value = number << 32;
     while sim.began.elapsed() < RUN {
