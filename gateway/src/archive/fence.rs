@@ -32,6 +32,12 @@ impl Moment {
         Self(Instant::now(), SystemTime::now())
     }
 
+    /// By how much the wall clock went more, when that alone makes this older than `most`.
+    fn jump(&self, most: Duration) -> Option<Duration> {
+        let (steady, wall) = (self.0.elapsed(), self.1.elapsed().unwrap_or_default());
+        (steady <= most && wall > most).then(|| wall - steady)
+    }
+
     fn age(&self) -> Duration {
         self.0.elapsed().max(self.1.elapsed().unwrap_or_default())
     }
@@ -62,9 +68,13 @@ impl Fence {
         }
     }
 
+    fn verified_moment(&self) -> Option<Moment> {
+        *self.verified.lock().expect("only held for a moment")
+    }
+
     /// How long ago the generation was verified.
     pub(super) fn verified_ago(&self) -> Option<Duration> {
-        self.verified.lock().expect("only held for a moment").map(|moment| moment.age())
+        self.verified_moment().map(|moment| moment.age())
     }
 
     /// Whether a write may be acknowledged.
@@ -80,6 +90,13 @@ impl Fence {
         let ago = self.verified_ago();
         if ago.is_none_or(|ago| ago > verified_for) {
             self.hurry.notify_one();
+            if let Some(jump) = self.verified_moment().and_then(|moment| moment.jump(verified_for)) {
+                return Err(format!(
+                    "writes are refused for a moment: the clock of this machine jumped by {} s, or the machine slept; they \
+                     go on when the backend has confirmed that this cluster still owns the repository",
+                    jump.as_secs_f64().round()
+                ));
+            }
             return Err(format!(
                 "writes are refused: the backend has not confirmed for {} that this cluster still owns the repository; \
                  they go on by themselves when the backend answers",

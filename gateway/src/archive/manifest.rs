@@ -7,9 +7,9 @@ use super::{Error, Owner};
 use crate::backend::{Backend, Body, PutOptions};
 
 /// The format that this release writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Most bytes of a manifest.
-const BYTES_MAX: u64 = 1 << 20;
+const BYTES_MAX: u64 = 64 << 20;
 
 /// A checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub struct Manifest {
     pub next_revision: u64,
     /// When it was written, milliseconds since 1970.
     pub created_ms: u64,
-    /// The files of the state, by keyspace number. A keyspace without rows has none.
+    /// The files of the state, by keyspace number and then by key. A keyspace without rows has none.
     pub keyspaces: Vec<KeyspaceFile>,
     /// The table of versions; not needed to rebuild the state.
     pub versions: VersionsFile,

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! applied entries ─▶ ship ─▶ metadata/<generation>/log/<first revision>.log
-//! state of now ───▶ checkpoint ─▶ .../checkpoint/<revision>/<keyspace>.blocks, versions.parquet ─▶ .../manifest/<revision>.json
+//! state of now ───▶ checkpoint ─▶ .../checkpoint/rows/<keyspace>/<sha256>.blocks, those that are not there yet
+//!                              ─▶ .../checkpoint/<revision>/versions.parquet ─▶ .../manifest/<revision>.json
 //! generation ─────▶ fence ─▶ .../heartbeat.json, metadata/cluster.json read back
 //! recover: newest valid manifest ─▶ rows ─▶ log segments, applied ─▶ a new data directory of the next generation
 //! ```
@@ -14,8 +15,8 @@
 //! - [`Archive::await_shipped`] returns when a revision is in the bucket;
 //! - a checkpoint is never in memory as a whole, and no write waits for it.
 //!
-//! Deliberately absent: incremental checkpoints (each is complete, and comes less often the larger it is), encryption,
-//! compression of segments, and a decision who leads: only the leader ships, because it says so.
+//! Deliberately absent: encryption, compression of segments, and a decision who leads: only the leader ships, because it
+//! says so.
 
 mod checkpoint;
 mod document;

@@ -43,7 +43,19 @@ pub fn manifests(generation: u64) -> String {
     format!("metadata/{generation}/manifest/")
 }
 
-/// The files of a checkpoint.
+/// A file of rows, named by its content.
+#[must_use]
+pub fn rows(generation: u64, keyspace: &str, sha256: &str) -> String {
+    format!("{}{keyspace}/{sha256}.blocks", all_rows(generation))
+}
+
+/// All files of rows.
+#[must_use]
+pub fn all_rows(generation: u64) -> String {
+    format!("{}rows/", checkpoints(generation))
+}
+
+/// What is of one checkpoint only.
 #[must_use]
 pub fn checkpoint(generation: u64, revision: u64) -> String {
     format!("{}{revision:016}/", checkpoints(generation))

@@ -153,10 +153,18 @@ pub(super) async fn take_checkpoint(inner: &Inner) -> Result<super::Manifest, Er
     let view = inner.cluster.view(Consistency::Local, Instant::now() + names::CALL_DEADLINE).await.map_err(failed)?;
     let revision = view.revision();
     let next_index = revision + 1 - inner.offset();
-    let manifest = checkpoint::write(&*inner.backend, &inner.owner, view, revision, next_index).await?;
+    let (manifest, cost) = checkpoint::write(&*inner.backend, &inner.owner, view, revision, next_index).await?;
     inner.set_checkpoint(&manifest);
-    tracing::info!(revision, bytes = manifest.bytes(), versions = manifest.versions.rows, "checkpoint archived");
-    checkpoint::prune(&*inner.backend, inner.owner.generation, inner.settings.manifests_kept).await?;
+    tracing::info!(
+        revision,
+        bytes = manifest.bytes(),
+        versions = manifest.versions.rows,
+        files_stored = cost.files,
+        bytes_stored = cost.bytes,
+        bytes_shared = cost.bytes_shared,
+        "checkpoint archived"
+    );
+    checkpoint::prune(&*inner.backend, &inner.owner, inner.settings.manifests_kept).await?;
     Ok(manifest)
 }
 

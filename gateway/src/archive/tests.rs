@@ -1,6 +1,6 @@
 //! The archive over a real cluster and a store in memory that fails on command: what is shipped comes back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -111,6 +111,11 @@ impl Site {
     async fn names(&self, prefix: &str) -> Vec<String> {
         let found = names::list(&*self.backend, prefix, None).await.unwrap();
         found.into_iter().map(|entry| entry.path.as_str().to_owned()).collect()
+    }
+
+    async fn manifest(&self, revision: u64) -> Manifest {
+        let (bytes, _) = names::read(&*self.backend, &names::manifest(1, revision), u64::MAX).await.unwrap().unwrap();
+        serde_json::from_slice(&bytes).unwrap()
     }
 
     /// Replaces a file by what `change` makes of it.
@@ -311,7 +316,9 @@ async fn a_damaged_checkpoint_falls_back_to_an_older_one() {
     let (site, expected, last) = history(7).await;
     let newest = site.names("metadata/1/manifest/").await.pop().unwrap();
     let revision = names::revision_in(&newest, "metadata/1/manifest/").unwrap();
-    site.damage(&format!("{}history.blocks", names::checkpoint(1, revision)), |bytes| bytes[100] ^= 1).await;
+    let of_history = |file: &&manifest::KeyspaceFile| file.keyspace == Keyspace::History.name();
+    let path = site.manifest(revision).await.keyspaces.iter().find(of_history).unwrap().path.clone();
+    site.damage(&path, |bytes| bytes[100] ^= 1).await;
     let report = site.recover(&site.options("new")).await.unwrap();
     assert!(report.is_whole() && report.checkpoint < revision && report.revision == last, "{report:?}");
     site.assert_holds("new", &expected).await;
@@ -610,9 +617,13 @@ async fn superfluous_checkpoints_and_segments_go() {
     let expected = node.rows().await;
     let kept: Vec<String> = revisions[3..].iter().map(|revision| names::manifest(1, *revision)).collect();
     assert_eq!(site.names("metadata/1/manifest/").await, kept);
-    let files = site.names("metadata/1/checkpoint/").await;
-    let of = |name: &String| names::revision_in(name, "metadata/1/checkpoint/").unwrap();
-    assert!(files.iter().all(|name| of(name) >= revisions[3]), "{files:?}");
+    let mut named = BTreeSet::new();
+    for revision in &revisions[3..] {
+        let manifest = site.manifest(*revision).await;
+        named.extend(manifest.keyspaces.into_iter().map(|file| file.path));
+        named.insert(manifest.versions.path);
+    }
+    assert_eq!(site.names("metadata/1/checkpoint/").await, named.into_iter().collect::<Vec<_>>());
     let first = names::revision_in(&site.names("metadata/1/log/").await[0], "metadata/1/log/").unwrap();
     assert!(first > 10 && first <= revisions[3] + 1, "the log begins at {first}");
     node.stop().await;
@@ -623,6 +634,54 @@ async fn superfluous_checkpoints_and_segments_go() {
     let report = site.recover(&site.options("new")).await.unwrap();
     assert!(report.is_whole() && report.checkpoint == revisions[3], "{report:?}");
     site.assert_holds("new", &expected).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_stores_only_what_changed() {
+    let site = Site::new();
+    let node = site.start("old").await;
+    for number in 0..300 {
+        node.put(&format!("key-{number:03}"), &[number as u8; 60_000]).await;
+    }
+    let first = node.archive.checkpoint().await.unwrap();
+    let files = site.names("metadata/1/checkpoint/rows/").await;
+    assert!(files.len() > 4, "{files:?}");
+    let last = node.put("key-150", b"another value").await;
+    node.shipped(last).await;
+    let second = node.archive.checkpoint().await.unwrap();
+    let before: BTreeSet<_> = first.keyspaces.iter().map(|file| &file.path).collect();
+    let stored: u64 = second.keyspaces.iter().filter(|file| !before.contains(&file.path)).map(|file| file.bytes).sum();
+    let all: u64 = second.keyspaces.iter().map(|file| file.bytes).sum();
+    assert!(all > 15_000_000 && stored * 4 < all * 3, "{stored} of {all} bytes were stored again");
+    let expected = node.rows().await;
+    node.stop().await;
+    let report = site.recover(&site.options("new")).await.unwrap();
+    assert!(report.is_whole() && report.checkpoint == second.revision, "{report:?}");
+    site.assert_holds("new", &expected).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_lacks_a_file_does_not_count() {
+    let site = Site::new();
+    let node = site.start("old").await;
+    let mut manifests = Vec::new();
+    for round in 0..3 {
+        let revision = node.put(&format!("key-{round}"), b"value").await;
+        node.shipped(revision).await;
+        manifests.push(node.archive.checkpoint().await.unwrap());
+    }
+    let of_history = |file: &&manifest::KeyspaceFile| file.keyspace == Keyspace::History.name();
+    let lost = manifests[1].keyspaces.iter().find(of_history).unwrap();
+    site.backend.delete(&names::path(&lost.path), Default::default()).await.unwrap();
+    let revision = node.put("key-3", b"value").await;
+    node.shipped(revision).await;
+    manifests.push(node.archive.checkpoint().await.unwrap());
+    let kept: Vec<_> = [0, 2, 3].iter().map(|at: &usize| names::manifest(1, manifests[*at].revision)).collect();
+    // The one with the hole neither counts nor hides: the three whole ones are the newest.
+    let there = site.names("metadata/1/manifest/").await;
+    assert!(there.iter().all(|name| kept.contains(name) || *name == names::manifest(1, manifests[1].revision)));
+    assert!(kept.iter().all(|name| there.contains(name)), "{there:?}");
+    node.stop().await;
 }
 
 #[tokio::test]

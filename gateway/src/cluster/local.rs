@@ -9,6 +9,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::ClientWriteError;
 use tokio::time::{Instant, timeout_at};
 
+use super::clocks::Clocks;
 use super::engine;
 use super::error::Error;
 use super::forward::Attempt;
@@ -20,7 +21,7 @@ use super::threads::Threads;
 use super::{Committed, ProposeOptions, StateView};
 use crate::clock::Clock;
 
-/// A leader refuses a stamp that is further than this from its clock: state time is the largest stamp, and replies are
+/// A leader refuses a stamp that is further than this from the cluster's time: state time is the largest stamp, and replies are
 /// remembered by stamp, so a wrong clock would make every node forget too early.
 const STAMP_DRIFT_MAX: Duration = Duration::from_secs(300);
 /// A leader that no majority has acknowledged for this long is not one to send requests to.
@@ -41,6 +42,7 @@ pub(super) struct Local {
     pub admission: Arc<OnceLock<Admission>>,
     pub threads: Threads,
     pub clock: Clock,
+    pub clocks: Clocks,
 }
 
 impl Local {
@@ -58,6 +60,7 @@ impl Local {
         if let Some(admission) = self.admission.get() {
             admission(frees_space).map_err(Error::Unavailable)?;
         }
+        self.check_stamp(proposal.command.stamp_ms)?;
         let held = self.space.admit(proposal.bytes.len(), frees_space, deadline).await?;
         let (pending, result) = Pending::new(held);
         match timeout_at(deadline, self.raft.client_write_ff(proposal, Some(pending))).await {
@@ -84,10 +87,10 @@ impl Local {
         }
     }
 
-    /// Whether the proposer's clock can be trusted, by this node's.
-    pub(super) fn check_stamp(&self, stamp_ms: u64) -> Result<(), Error> {
+    /// Whether the proposer's clock can be trusted, by the cluster's.
+    fn check_stamp(&self, stamp_ms: u64) -> Result<(), Error> {
         let drift = u64::try_from(STAMP_DRIFT_MAX.as_millis()).expect("minutes");
-        let now_ms = (self.clock)();
+        let now_ms = (self.clock)().saturating_add_signed(self.clocks.ahead_ms());
         let behind = stamp_ms.saturating_add(drift) < now_ms;
         // State time never goes back, clocks do: whoever continues from it is right.
         let ahead = stamp_ms > now_ms.saturating_add(drift) && stamp_ms > self.state_ms().saturating_add(drift);
@@ -96,7 +99,8 @@ impl Local {
         }
         let (off, way) = if behind { (now_ms - stamp_ms, "behind") } else { (stamp_ms - now_ms, "ahead of") };
         Err(Error::Unavailable(format!(
-            "this node's clock is {} s {way} the leader's, more than the {} s that are accepted: set the clock right",
+            "this node's clock is {} s {way} the cluster's, which is the median of its members', and {} s are accepted: set the \
+             clock right",
             off / 1000,
             STAMP_DRIFT_MAX.as_secs()
         )))

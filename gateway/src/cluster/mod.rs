@@ -20,6 +20,7 @@
 mod attendance;
 mod bootstrap;
 pub mod claim;
+mod clocks;
 mod codec;
 mod committed;
 pub mod discovery;

@@ -24,12 +24,14 @@ use tokio::sync::Semaphore;
 use tokio::time::{Duration, Instant};
 use tokio_util::io::ReaderStream;
 
+use super::clocks::Clocks;
 use super::error::Error;
 use super::forward::Attempt;
 use super::machine::{self, SnapshotData};
 use super::peer::{PeerAddress, PeerError, Peers};
 use super::raft::{Node, StoredMembership, TypeConfig};
 use super::wire::{self, Control, ControlReply, Head, Input};
+use crate::clock::Clock;
 
 /// Most bytes of entries in one message.
 const APPEND_BYTES_MAX: usize = 4 << 20;
@@ -64,11 +66,19 @@ pub(super) struct Links {
     /// The membership that this node goes by; set when the consensus runs.
     members: OnceLock<KnownMembers>,
     exports: Semaphore,
+    clock: Clock,
+    clocks: Clocks,
 }
 
 impl Links {
-    pub(super) fn new(own: Own, peers: Arc<dyn Peers>, machine: Arc<machine::Shared>) -> Self {
-        Self { own, peers, machine, members: OnceLock::new(), exports: Semaphore::new(EXPORTS_MAX) }
+    pub(super) fn new(own: Own, peers: Arc<dyn Peers>, machine: Arc<machine::Shared>, clock: Clock) -> Self {
+        let (members, exports) = (OnceLock::new(), Semaphore::new(EXPORTS_MAX));
+        Self { own, peers, machine, members, exports, clock, clocks: Clocks::default() }
+    }
+
+    /// The clocks of the other members, while this node leads.
+    pub(super) fn clocks(&self) -> &Clocks {
+        &self.clocks
     }
 
     pub(super) fn set_members(&self, members: impl Fn() -> Arc<StoredMembership> + Send + Sync + 'static) {
@@ -248,7 +258,10 @@ impl RaftNetworkV2<TypeConfig> for Link {
         let timeout = if rpc.entries.is_empty() { option.hard_ttl() } else { option.hard_ttl().max(APPEND_TIMEOUT) };
         let mut sent = 0;
         let put = |out: &mut Vec<u8>| sent = wire::put_append(&rpc, APPEND_BYTES_MAX, out);
-        let reply = self.send(wire::APPEND, timeout, put, wire::append_reply).await?;
+        let links = self.links()?;
+        let asked_ms = (links.clock)();
+        let (reply, their_ms) = self.send(wire::APPEND, timeout, put, wire::append_reply).await?;
+        links.clocks.hear(self.node, their_ms, asked_ms, (links.clock)());
         match reply {
             AppendEntriesResponse::Success if sent < rpc.entries.len() => {
                 Ok(AppendEntriesResponse::PartialSuccess(Some(rpc.entries[sent - 1].log_id)))

@@ -185,7 +185,7 @@ impl NodeSide {
                 if !matches!(reply, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
                     running.hear();
                 }
-                Ok(wire::put_append_reply(&reply))
+                Ok(wire::put_append_reply(&reply, (running.local.clock)()))
             }
             wire::VOTE => {
                 let rpc = wire::vote(input).map_err(text)?;
@@ -222,9 +222,6 @@ impl NodeSide {
             return Ok(wire::put_attempt(&Attempt::Failed(error)).into());
         }
         let proposal = Proposal::decode(input.0).map_err(text)?;
-        if let Err(error) = running.local.check_stamp(proposal.command.stamp_ms) {
-            return Ok(wire::put_attempt(&Attempt::Failed(error)).into());
-        }
         let deadline = Instant::now() + Duration::from_millis(left_ms.into()).min(CONTROL_TIMEOUT);
         let options = ProposeOptions { deadline, frees_space };
         Ok(wire::put_attempt(&running.local.propose_once(proposal, options).await).into())

@@ -86,6 +86,7 @@ impl Cluster {
             admission: Arc::default(),
             threads,
             clock: config.clock.clone(),
+            clocks: links.as_ref().map(|links| links.clocks().clone()).unwrap_or_default(),
         };
         let (fatal, stop, tasks) = (watch::Sender::new(None), CancellationToken::new(), TaskTracker::new());
         let (removed, no_member) = watch::channel(None);
@@ -257,7 +258,7 @@ fn links(
     };
     // The transport proves this id from its first message on.
     peers.side.set_identity(identity);
-    Ok(Arc::new(Links::new(own, peers.transport.clone(), machine.clone())))
+    Ok(Arc::new(Links::new(own, peers.transport.clone(), machine.clone(), config.clock.clone())))
 }
 
 /// Starts what runs among peers, and opens the receiving end.

@@ -5,7 +5,7 @@
 //!
 //! | method | after the head | reply |
 //! | --- | --- | --- |
-//! | [`APPEND`] | vote, previous log id, commit, count, then each entry with its length in front | kind, log id or vote |
+//! | [`APPEND`] | vote, previous log id, commit, count, then each entry with its length in front | milliseconds since 1970, kind, log id or vote |
 //! | [`VOTE`], [`PRE_VOTE`] | vote, last log id, whether a transfer | vote, granted, last log id |
 //! | [`TRANSFER`] | vote, target, last log id | one byte |
 //! | [`SNAPSHOT`] (an upload) | vote, length, last log id, membership; then the file | vote |
@@ -157,8 +157,8 @@ pub(super) fn append(mut input: Input) -> Result<AppendEntriesRequest<TypeConfig
     Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
 }
 
-pub(super) fn put_append_reply(reply: &AppendEntriesResponse<TypeConfig>) -> Vec<u8> {
-    let mut out = Vec::new();
+pub(super) fn put_append_reply(reply: &AppendEntriesResponse<TypeConfig>, now_ms: u64) -> Vec<u8> {
+    let mut out = now_ms.to_le_bytes().to_vec();
     match reply {
         AppendEntriesResponse::Success => out.push(0),
         AppendEntriesResponse::PartialSuccess(upto) => {
@@ -174,8 +174,10 @@ pub(super) fn put_append_reply(reply: &AppendEntriesResponse<TypeConfig>) -> Vec
     out
 }
 
-pub(super) fn append_reply(bytes: Bytes) -> Result<AppendEntriesResponse<TypeConfig>> {
+/// The reply, and the other's clock.
+pub(super) fn append_reply(bytes: Bytes) -> Result<(AppendEntriesResponse<TypeConfig>, u64)> {
     let mut input = Input(bytes);
+    let now_ms = input.u64()?;
     let reply = match input.byte()? {
         0 => AppendEntriesResponse::Success,
         1 => AppendEntriesResponse::PartialSuccess(input.log_id()?),
@@ -184,7 +186,7 @@ pub(super) fn append_reply(bytes: Bytes) -> Result<AppendEntriesResponse<TypeCon
         _ => return Err(CodecError("a reply to an append")),
     };
     input.end()?;
-    Ok(reply)
+    Ok((reply, now_ms))
 }
 
 pub(super) fn put_vote(rpc: &VoteRequest<TypeConfig>, out: &mut Vec<u8>) {
