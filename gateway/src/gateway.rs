@@ -5,12 +5,12 @@
 //!                       └─▶ Blobs ─▶ Backend
 //! ```
 //! Promises: a command that was proposed runs to its end in a task of the gateway, whether or not its client waits; bytes
-//! that a refused command would have named are given back; every wait has a deadline; stamps of commands never go back on
-//! this node, also when its clock does.
+//! that a refused command would have named are given back; every wait has a deadline; no stamp of a
+//! command is before state time.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -130,7 +130,6 @@ struct Inner {
     region: String,
     inline_bytes: u64,
     inline_always: bool,
-    last_stamp_ms: AtomicU64,
     draining: AtomicBool,
     commits: TaskTracker,
 }
@@ -189,7 +188,6 @@ impl Gateway {
             region: options.region,
             inline_bytes: options.inline_bytes.min(INLINE_BYTES_MAX),
             inline_always: matches!(options.backend, BackendUrl::File { .. }),
-            last_stamp_ms: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             commits: TaskTracker::new(),
         })))
@@ -300,8 +298,7 @@ impl Gateway {
 
     /// The wall clock, held back where it went back or another node's was ahead.
     fn stamp_ms(&self) -> u64 {
-        let now_ms = now_ms().max(self.0.cluster.state_ms());
-        self.0.last_stamp_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms)
+        now_ms().max(self.0.cluster.state_ms())
     }
 
     /// The store of blobs.

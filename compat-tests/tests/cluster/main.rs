@@ -2,7 +2,7 @@
 //!
 //! During each fault clients write, create, replace, delete, read and list on all nodes; the history must be linearizable.
 //! `HOLDFAST_CLUSTER_ROUNDS` sets how often each fault is played (1; more make faults longer too), `HOLDFAST_FIRST_STARTS`
-//! how often a cluster begins (3), `HOLDFAST_SEED` repeats a run; `HOLDFAST_OPEN_FAULTS` adds cases that are known to fail.
+//! how often a cluster begins (3), `HOLDFAST_SEED` repeats a run.
 
 mod bad_parts;
 mod histories;
@@ -59,16 +59,11 @@ fn main() -> ExitCode {
         ("histories_under_faults_are_linearizable", histories::faults as fn(Scale) -> Result<()>),
         ("histories_over_a_bad_backend_are_linearizable", histories::bad_backend),
         ("a_node_comes_back_over_a_slow_link_while_others_write", bad_parts::slow_link),
-    ];
-    // These find faults of the product that are not mended yet, so they run only when asked for: the winner of two copies may
-    // never become ready, a leader keeps leading on a full disk, and a wrong clock shows as a bad backend.
-    let open = [
-        ("of_a_directory_and_its_copy_one_goes_on", bad_parts::copied_directory as fn(Scale) -> Result<()>),
+        ("of_a_directory_and_its_copy_one_goes_on", bad_parts::copied_directory),
         ("a_full_disk_on_one_node_stops_only_that_node", bad_parts::full_disk),
         ("a_wrong_clock_is_named_and_breaks_nothing", bad_parts::wrong_clock),
     ];
-    let open = if std::env::var_os("HOLDFAST_OPEN_FAULTS").is_some() { &open[..] } else { &[] };
-    for (name, run) in history.iter().chain(open).copied() {
+    for (name, run) in history {
         let name = format!("{name} [{rounds} rounds, seed {seed}]");
         suite.case_within(DEADLINE * rounds.max(1) * 2, name, move || run(scale));
     }

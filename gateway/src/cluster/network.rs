@@ -157,7 +157,7 @@ impl RaftNetworkFactory<TypeConfig> for Factory {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, node: &Node) -> Link {
-        Link { node: target, first: address((target, node.clone())), links: self.0.clone() }
+        Link { node: target, first: address((target, node.clone())), links: self.0.clone(), refused: false }
     }
 }
 
@@ -167,6 +167,8 @@ pub(super) struct Link {
     /// Where it was when this was made.
     first: PeerAddress,
     links: Option<Arc<Links>>,
+    /// It took no entries the last time, as its disk may be full: then one at a time is enough to hear when it does.
+    refused: bool,
 }
 
 impl Link {
@@ -257,10 +259,15 @@ impl RaftNetworkV2<TypeConfig> for Link {
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let timeout = if rpc.entries.is_empty() { option.hard_ttl() } else { option.hard_ttl().max(APPEND_TIMEOUT) };
         let mut sent = 0;
-        let put = |out: &mut Vec<u8>| sent = wire::put_append(&rpc, APPEND_BYTES_MAX, out);
-        let links = self.links()?;
+        let most = if self.refused { 0 } else { APPEND_BYTES_MAX };
+        let put = |out: &mut Vec<u8>| sent = wire::put_append(&rpc, most, out);
+        let links = self.links()?.clone();
         let asked_ms = (links.clock)();
-        let (reply, their_ms) = self.send(wire::APPEND, timeout, put, wire::append_reply).await?;
+        let answer = self.send(wire::APPEND, timeout, put, wire::append_reply).await;
+        if !rpc.entries.is_empty() {
+            self.refused = answer.is_err();
+        }
+        let (reply, their_ms) = answer?;
         links.clocks.hear(self.node, their_ms, asked_ms, (links.clock)());
         match reply {
             AppendEntriesResponse::Success if sent < rpc.entries.len() => {

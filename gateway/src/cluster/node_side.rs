@@ -181,6 +181,7 @@ impl NodeSide {
         match method {
             wire::APPEND => {
                 let rpc = wire::append(input).map_err(text)?;
+                running.local.space.check_entries(&rpc.entries).map_err(text)?;
                 let reply = raft.append_entries(rpc).await.map_err(text)?;
                 if !matches!(reply, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
                     running.hear();

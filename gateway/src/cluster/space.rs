@@ -20,12 +20,14 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use openraft::EntryPayload;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::error::Error;
 use super::log::files::LogFiles;
 use super::log::{Log, Room};
+use super::raft::Entry;
 use super::threads::Threads;
 
 /// Most bytes of proposals in flight. More wait for their deadline.
@@ -218,6 +220,20 @@ impl Space {
             std::thread::sleep(STORE_RETRY);
         }
         true
+    }
+
+    /// Whether this node, which follows, takes entries. On a full disk it takes only what frees space: the others are a
+    /// majority without it, and what was not taken is sent again.
+    pub(super) fn check_entries(&self, entries: &[Entry]) -> Result<(), Error> {
+        let frees = entries.iter().all(|entry| match &entry.payload {
+            EntryPayload::Normal(proposal) => proposal.command.frees_space(),
+            EntryPayload::Blank | EntryPayload::Membership(_) => true,
+        });
+        if entries.is_empty() || frees {
+            return Ok(());
+        }
+        self.glance();
+        self.check_mode(false)
     }
 
     fn check_mode(&self, frees: bool) -> Result<(), Error> {
