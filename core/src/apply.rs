@@ -13,11 +13,12 @@ use std::collections::BTreeSet;
 use crate::command::{Command, Op, Reply};
 use crate::effect::Effect;
 use crate::error::Error;
-use crate::id::{MILLIS_MAX, Millis, Place, Revision};
+use crate::event::EventRow;
+use crate::id::{MILLIS_MAX, Millis, Place, RequestId, Revision};
 use crate::keyspace::{Keyspace, key};
 use crate::kv::{Batch, KeyRange, KvRead, Overlay};
 use crate::record::{Record, ReplyRow, StateRow};
-use crate::rules::{REPLIES_MAX, REPLIES_MS, bucket, maintain, multipart, object, rename};
+use crate::rules::{REPLIES_MAX, REPLIES_MS, bucket, lock, maintain, multipart, object, rename};
 use crate::state::{FEATURE_LEVEL, Reader, Stop};
 
 /// What a command came to.
@@ -50,7 +51,8 @@ pub fn apply(view: &dyn KvRead, revision: Revision, command: &Command) -> Result
     }
     state.now_ms = state.now_ms.max(command.stamp_ms);
     let mut txn = Txn::new(view, revision, state);
-    let reply = match run(&mut txn, &command.op) {
+    let fenced = lock::check_fences(&txn, command.fences.as_deref().unwrap_or_default());
+    let reply = match fenced.and_then(|()| run(&mut txn, &command.op)) {
         Ok(reply) => reply,
         Err(Stop::Refused(refusal)) => {
             txn = Txn::new(view, revision, state);
@@ -58,6 +60,7 @@ pub fn apply(view: &dyn KvRead, revision: Revision, command: &Command) -> Result
         }
         Err(fatal) => return Err(fatal),
     };
+    txn.write_events(command.request)?;
     txn.remember(reply_key, &reply)?;
     Ok(txn.finish(reply))
 }
@@ -92,6 +95,14 @@ fn run(txn: &mut Txn<'_>, op: &Op) -> Result<Reply, Stop> {
         Op::Trim(op) => maintain::trim(txn, op),
         Op::Join(op) => maintain::join(txn, op),
         Op::SetDigest(op) => maintain::set_digest(txn, op),
+        Op::AcquireLock(op) => lock::acquire(txn, op),
+        Op::RenewLease(op) => lock::renew(txn, op),
+        Op::ReleaseLease(op) => lock::release(txn, op),
+        Op::ExpireLease(op) => lock::expire(txn, op),
+        Op::GrantLease(op) => lock::grant_lease(txn, op),
+        Op::PutEphemeral(op) => lock::put_ephemeral(txn, op),
+        Op::RemoveEphemeral(op) => lock::remove_ephemeral(txn, op),
+        Op::TrimEvents(op) => maintain::trim_events(txn, op),
     }
 }
 
@@ -102,6 +113,7 @@ pub(crate) struct Txn<'a> {
     next_ordinal: u16,
     state: StateRow,
     effects: BTreeSet<Effect>,
+    events: Vec<EventRow>,
     writes: u64,
 }
 
@@ -112,7 +124,15 @@ const REPLIES_TRIM_ROWS: usize = 128;
 
 impl<'a> Txn<'a> {
     fn new(view: &'a dyn KvRead, revision: Revision, state: StateRow) -> Self {
-        Self { rows: Overlay::new(view), revision, next_ordinal: 0, state, effects: BTreeSet::new(), writes: 0 }
+        Self {
+            rows: Overlay::new(view),
+            revision,
+            next_ordinal: 0,
+            state,
+            effects: BTreeSet::new(),
+            events: Vec::new(),
+            writes: 0,
+        }
     }
 
     pub(crate) fn reader(&self) -> Reader<'_> {
@@ -148,6 +168,30 @@ impl<'a> Txn<'a> {
 
     pub(crate) fn effect(&mut self, effect: Effect) {
         self.effects.insert(effect);
+    }
+
+    /// Something happened that others want to hear of.
+    pub(crate) fn event(&mut self, event: EventRow) {
+        self.events.push(event);
+    }
+
+    /// All events of a commit are rows of the same commit.
+    fn write_events(&mut self, request: RequestId) -> Result<(), Stop> {
+        let events = std::mem::take(&mut self.events);
+        let (count, mut feed) = (events.len(), self.reader().feed()?);
+        if count == 0 {
+            return Ok(());
+        }
+        for (number, event) in events.into_iter().enumerate() {
+            let ordinal = u16::try_from(number).map_err(|_| Error::invalid("too many changes in one command"))?;
+            let row = EventRow { at_ms: self.state.now_ms, request, last: number + 1 == count, ..event };
+            let (row_key, value) = (key::event(Place { revision: self.revision, ordinal }), row.encode());
+            feed.rows += 1;
+            feed.bytes += (row_key.len() + value.len()) as u64;
+            self.put_bytes(Keyspace::Events, row_key, value);
+        }
+        self.put(Keyspace::Sys, key::sys("feed"), &feed);
+        Ok(())
     }
 
     /// The next place of this command.

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
 use crate::error::Error;
-use crate::id::{BlobId, BucketId, BucketName, Millis, ObjectKey, Place, RequestId, UploadId, VersionId};
+use crate::id::{BlobId, BucketId, BucketName, Millis, ObjectKey, Place, RequestId, Revision, UploadId, VersionId};
+use crate::lock::LockMode;
 use crate::record::{
     Attributes, BucketSettings, Checksum, ChecksumAlgorithm, ChecksumType, ContentId, known, record, stored_enum,
 };
@@ -27,6 +28,21 @@ pub struct Command {
     /// What to do.
     #[cbor(n(2), decode_with = "known")]
     pub op: Op,
+    /// Grants of locks that must be live when it is applied.
+    #[n(3)]
+    pub fences: Option<Vec<Fence>>,
+}
+
+/// A grant of a lock, as a fenced request names it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Fence {
+    /// The lock.
+    #[n(0)]
+    pub name: String,
+    /// The fencing token: the revision of the grant.
+    #[n(1)]
+    pub token: Revision,
 }
 
 impl Command {
@@ -61,6 +77,10 @@ impl Command {
                 | Op::Condemn(_)
                 | Op::Forget(_)
                 | Op::Trim(_)
+                | Op::TrimEvents(_)
+                | Op::ReleaseLease(_)
+                | Op::ExpireLease(_)
+                | Op::RemoveEphemeral(_)
         )
     }
 }
@@ -131,6 +151,30 @@ pub enum Op {
     /// Fills in the SHA-256 of a version.
     #[n(20)]
     SetDigest(#[n(0)] SetDigest),
+    /// Takes a lock, or waits for it.
+    #[n(21)]
+    AcquireLock(#[n(0)] AcquireLock),
+    /// Makes a lease live on.
+    #[n(22)]
+    RenewLease(#[n(0)] RenewLease),
+    /// Ends a lease, and with it what hangs on it.
+    #[n(23)]
+    ReleaseLease(#[n(0)] ReleaseLease),
+    /// Ends a lease that was not renewed.
+    #[n(24)]
+    ExpireLease(#[n(0)] ExpireLease),
+    /// Makes a lease without a lock.
+    #[n(25)]
+    GrantLease(#[n(0)] GrantLease),
+    /// Sets an ephemeral key.
+    #[n(26)]
+    PutEphemeral(#[n(0)] PutEphemeral),
+    /// Removes an ephemeral key.
+    #[n(27)]
+    RemoveEphemeral(#[n(0)] RemoveEphemeral),
+    /// Removes events that are too old or too many.
+    #[n(28)]
+    TrimEvents(#[n(0)] TrimEvents),
 }
 
 impl Op {
@@ -155,6 +199,14 @@ impl Op {
             Self::CompleteUpload(op) => Some(&op.target.bucket.name),
             Self::AbortUpload(upload) => Some(&upload.bucket.name),
             Self::Condemn(_) | Self::Forget(_) | Self::Trim(_) | Self::Join(_) | Self::SetDigest(_) => None,
+            Self::AcquireLock(_)
+            | Self::RenewLease(_)
+            | Self::ReleaseLease(_)
+            | Self::ExpireLease(_)
+            | Self::GrantLease(_)
+            | Self::PutEphemeral(_)
+            | Self::RemoveEphemeral(_)
+            | Self::TrimEvents(_) => None,
         }
     }
 }
@@ -674,6 +726,123 @@ pub struct SetDigest {
     pub sha256: Option<[u8; 32]>,
 }
 
+/// See [`Op::AcquireLock`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct AcquireLock {
+    /// The lock.
+    #[n(0)]
+    pub name: String,
+    /// How.
+    #[n(1)]
+    pub mode: LockMode,
+    /// Who, as it names itself; shown to others.
+    #[n(2)]
+    pub owner: String,
+    /// Life of the lease from its grant or a renewal on.
+    #[n(3)]
+    pub ttl_ms: Millis,
+    /// How long the proposer will wait; with 0 the command is refused when the lock is not free.
+    #[n(4)]
+    pub wait_ms: Millis,
+}
+
+/// See [`Op::RenewLease`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct RenewLease {
+    /// The lease.
+    #[n(0)]
+    pub lease: Revision,
+    /// The lock that it must be for.
+    #[n(1)]
+    pub name: Option<String>,
+    /// Its life from now on; `None` leaves it.
+    #[n(2)]
+    pub ttl_ms: Option<Millis>,
+}
+
+/// See [`Op::ReleaseLease`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ReleaseLease {
+    /// The lease.
+    #[n(0)]
+    pub lease: Revision,
+    /// The lock that it must be for.
+    #[n(1)]
+    pub name: Option<String>,
+    /// Only gives up waiting: a lease that was granted meanwhile stays.
+    #[n(2)]
+    pub unless_granted: bool,
+}
+
+/// See [`Op::ExpireLease`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ExpireLease {
+    /// The lease.
+    #[n(0)]
+    pub lease: Revision,
+    /// The renewals that the leader saw when its time began.
+    #[n(1)]
+    pub renewals: u64,
+}
+
+/// See [`Op::GrantLease`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct GrantLease {
+    /// Who, as it names itself.
+    #[n(0)]
+    pub owner: String,
+    /// Life from now or a renewal on.
+    #[n(1)]
+    pub ttl_ms: Millis,
+}
+
+/// See [`Op::PutEphemeral`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct PutEphemeral {
+    /// The key.
+    #[n(0)]
+    pub name: String,
+    /// Its value.
+    #[cbor(n(1), with = "shared_bytes")]
+    pub value: Bytes,
+    /// The lease that it ends with.
+    #[n(2)]
+    pub lease: Revision,
+    /// Refused when the key exists.
+    #[n(3)]
+    pub if_absent: bool,
+}
+
+/// See [`Op::RemoveEphemeral`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct RemoveEphemeral {
+    /// The key.
+    #[n(0)]
+    pub name: String,
+}
+
+/// See [`Op::TrimEvents`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct TrimEvents {
+    /// Events of commits before this time go.
+    #[n(0)]
+    pub before_ms: Millis,
+    /// The oldest go while there are more bytes.
+    #[n(1)]
+    pub keep_bytes: u64,
+    /// Most rows to remove, at most [`crate::rules::JOB_ROWS_MAX`]; a commit is removed whole.
+    #[n(2)]
+    pub rows: u32,
+}
+
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Reply {
@@ -714,6 +883,24 @@ pub enum Reply {
     /// Blobs that are now condemned; the others are in use.
     #[n(9)]
     Condemned(#[n(0)] Vec<BlobId>),
+    /// A lease.
+    #[n(10)]
+    Granted(#[n(0)] Granted),
+}
+
+/// A lease, and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Granted {
+    /// Its id.
+    #[n(0)]
+    pub lease: Revision,
+    /// The fencing token; none while it waits, and of a lease without a lock.
+    #[n(1)]
+    pub token: Option<Revision>,
+    /// Its life from a renewal on.
+    #[n(2)]
+    pub ttl_ms: Millis,
 }
 
 /// A version that was written.

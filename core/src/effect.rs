@@ -9,4 +9,6 @@ pub enum Effect {
     JoinQueued,
     /// A version's SHA-256 is pending.
     DigestQueued,
+    /// A lease came to be, was renewed or granted, or ended.
+    Lease(crate::id::Revision),
 }

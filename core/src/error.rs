@@ -142,6 +142,34 @@ pub enum Error {
     #[n(25)]
     #[error("the destination prefix holds keys")]
     PrefixExists,
+    /// Another lease holds the lock, or others wait for it already.
+    #[n(26)]
+    #[error("the lock is held")]
+    LockHeld,
+    /// As many wait for the lock, or hold on to the lease, as may.
+    #[n(27)]
+    #[error("too many claims")]
+    QueueFull,
+    /// The lease has ended, or never was.
+    #[n(28)]
+    #[error("the lease has ended")]
+    NoSuchLease,
+    /// The request carries a fencing token by which nobody holds the lock any more.
+    #[n(29)]
+    #[error("the lock {name} is not held with this fencing token any more")]
+    FencingTokenStale {
+        /// The lock.
+        #[n(0)]
+        name: String,
+    },
+    /// Events after the position that was asked for are not all kept any more.
+    #[n(30)]
+    #[error("the feed is compacted up to revision {oldest}")]
+    Compacted {
+        /// The feed can be read from after this revision on.
+        #[n(0)]
+        oldest: crate::id::Revision,
+    },
 }
 
 /// A caller's one question: what now?
@@ -164,9 +192,12 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::NoSuchBucket | Self::NoSuchKey | Self::NoSuchVersion | Self::IsDeleteMarker | Self::NoSuchUpload => {
-                Kind::NotFound
-            }
+            Self::NoSuchBucket
+            | Self::NoSuchKey
+            | Self::NoSuchVersion
+            | Self::IsDeleteMarker
+            | Self::NoSuchUpload
+            | Self::NoSuchLease => Kind::NotFound,
             Self::InvalidPart { .. }
             | Self::InvalidPartOrder
             | Self::PartTooSmall { .. }
@@ -181,10 +212,14 @@ impl Error {
             | Self::CopyToItself
             | Self::NotBuilt => Kind::Invalid,
             Self::Denied => Kind::Denied,
-            Self::BucketExists | Self::BucketNotEmpty | Self::PreconditionFailed { .. } | Self::PrefixExists => {
-                Kind::Conflict
-            }
-            Self::BlobCondemned | Self::Expired | Self::Changed => Kind::Busy,
+            Self::BucketExists
+            | Self::BucketNotEmpty
+            | Self::PreconditionFailed { .. }
+            | Self::PrefixExists
+            | Self::LockHeld
+            | Self::FencingTokenStale { .. }
+            | Self::Compacted { .. } => Kind::Conflict,
+            Self::QueueFull | Self::BlobCondemned | Self::Expired | Self::Changed => Kind::Busy,
         }
     }
 

@@ -42,11 +42,15 @@ pub enum Keyspace {
     Queues = 12,
     /// Stamp, request id → reply.
     Dedupe = 13,
+    /// Locks with holders and waiters, leases, ephemeral keys.
+    Locks = 14,
+    /// Revision, ordinal → what happened.
+    Events = 15,
 }
 
 impl Keyspace {
     /// All keyspaces, in stored order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Sys,
         Self::Buckets,
         Self::Settings,
@@ -61,6 +65,8 @@ impl Keyspace {
         Self::Inline,
         Self::Queues,
         Self::Dedupe,
+        Self::Locks,
+        Self::Events,
     ];
 
     /// The name used for files and in documents.
@@ -81,6 +87,8 @@ impl Keyspace {
             Self::Inline => "inline",
             Self::Queues => "queues",
             Self::Dedupe => "dedupe",
+            Self::Locks => "locks",
+            Self::Events => "events",
         }
     }
 
@@ -476,6 +484,135 @@ pub mod key {
     #[must_use]
     pub fn reply_stamp(key: &[u8]) -> Option<Millis> {
         u64_at(key, 2)
+    }
+
+    const LOCK: u8 = 0;
+    const HOLDER: u8 = 1;
+    const WAITER: u8 = 2;
+    const LEASE: u8 = 3;
+    const EPHEMERAL: u8 = 4;
+    const EPHEMERAL_LINK: u8 = 5;
+
+    /// `locks`: one lock; also the start of those whose name begins with it.
+    #[must_use]
+    pub fn lock(name: &str) -> Vec<u8> {
+        Key::new().u8(LOCK).bytes(name.as_bytes()).0
+    }
+
+    /// The name in the key of a lock.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the row key has no such form.
+    pub fn lock_name(key: &[u8]) -> Result<String, DecodeError> {
+        text_from(key, 3).ok_or_else(|| bad("lock key"))
+    }
+
+    /// `locks`: a lease that holds a lock by a grant.
+    #[must_use]
+    pub fn lock_holder(name: &str, token: u64, lease: u64) -> Vec<u8> {
+        Key::new().u8(HOLDER).escaped(name.as_bytes()).u64(token).u64(lease).0
+    }
+
+    /// `locks`: start of a lock's holders.
+    #[must_use]
+    pub fn lock_holders(name: &str) -> Vec<u8> {
+        Key::new().u8(HOLDER).escaped(name.as_bytes()).0
+    }
+
+    /// `locks`: start of a lock's holders by one grant.
+    #[must_use]
+    pub fn lock_grants(name: &str, token: u64) -> Vec<u8> {
+        Key::new().u8(HOLDER).escaped(name.as_bytes()).u64(token).0
+    }
+
+    /// `locks`: a lease that waits for a lock; their order is that of the queue.
+    #[must_use]
+    pub fn lock_waiter(name: &str, lease: u64) -> Vec<u8> {
+        Key::new().u8(WAITER).escaped(name.as_bytes()).u64(lease).0
+    }
+
+    /// `locks`: start of a lock's waiters.
+    #[must_use]
+    pub fn lock_waiters(name: &str) -> Vec<u8> {
+        Key::new().u8(WAITER).escaped(name.as_bytes()).0
+    }
+
+    /// `locks`: start of the leases.
+    #[must_use]
+    pub fn leases() -> Vec<u8> {
+        Key::new().u8(LEASE).0
+    }
+
+    /// `locks`: one lease.
+    #[must_use]
+    pub fn lease(lease: u64) -> Vec<u8> {
+        Key::new().u8(LEASE).u64(lease).0
+    }
+
+    /// The lease in the key of a lease, holder or waiter.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the row key has no such form.
+    pub fn lease_at_end(key: &[u8]) -> Result<u64, DecodeError> {
+        key.len().checked_sub(8).and_then(|at| u64_at(key, at)).ok_or_else(|| bad("lease key"))
+    }
+
+    /// `locks`: an ephemeral key; also the start of those that begin with it.
+    #[must_use]
+    pub fn ephemeral(name: &str) -> Vec<u8> {
+        Key::new().u8(EPHEMERAL).bytes(name.as_bytes()).0
+    }
+
+    /// The name in the key of an ephemeral key.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the row key has no such form.
+    pub fn ephemeral_name(key: &[u8]) -> Result<String, DecodeError> {
+        text_from(key, 3).ok_or_else(|| bad("ephemeral key"))
+    }
+
+    /// `locks`: start of the ephemeral keys of a lease.
+    #[must_use]
+    pub fn ephemerals_of(lease: u64) -> Vec<u8> {
+        Key::new().u8(EPHEMERAL_LINK).u64(lease).0
+    }
+
+    /// `locks`: an ephemeral key of a lease.
+    #[must_use]
+    pub fn ephemeral_link(lease: u64, name: &str) -> Vec<u8> {
+        Key::new().u8(EPHEMERAL_LINK).u64(lease).bytes(name.as_bytes()).0
+    }
+
+    /// The name in the key of a lease's ephemeral key.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the row key has no such form.
+    pub fn ephemeral_of_lease(key: &[u8]) -> Result<String, DecodeError> {
+        text_from(key, 11).ok_or_else(|| bad("ephemeral key of a lease"))
+    }
+
+    /// `events`: start of all.
+    #[must_use]
+    pub fn events() -> Vec<u8> {
+        Key::new().0
+    }
+
+    /// `events`: one event.
+    #[must_use]
+    pub fn event(at: Place) -> Vec<u8> {
+        Key::new().place(at).0
+    }
+
+    /// The place in the key of an event.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the row key has no such form.
+    pub fn event_place(key: &[u8]) -> Result<Place, DecodeError> {
+        key.get(2..).and_then(place).ok_or_else(|| bad("event key"))
+    }
+
+    fn text_from(key: &[u8], at: usize) -> Option<String> {
+        String::from_utf8(key.get(at..)?.to_vec()).ok()
     }
 
     fn bad(what: &'static str) -> DecodeError {

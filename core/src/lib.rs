@@ -8,9 +8,9 @@
 //!            Command ──────────┐                                  ┌── Reply      to whoever proposed
 //!   stamped by its proposer:   ▼                                  ├── Effect     hints to jobs, may be lost
 //!   time, ids, random bits   apply(view, revision, command) ──────┴── Batch      rows, one atomic commit
-//!                              │  rules: bucket object rename multipart content maintain
+//!                              │  rules: bucket object rename multipart content lock maintain
 //!                              ▼
-//!   View ── find list versions uploads parts queues ──▶ rows of 14 keyspaces (kv) ──▶ any ordered key-value engine
+//!   View ── find list versions uploads parts queues ──▶ rows of 16 keyspaces (kv) ──▶ any ordered key-value engine
 //!     ▲
 //!   Permit ◀── authorize(caller, action, resource)
 //! ```
@@ -57,10 +57,12 @@ pub mod apply;
 pub mod command;
 pub mod effect;
 pub mod error;
+pub mod event;
 pub mod id;
 pub mod keyspace;
 pub mod kv;
 pub mod list;
+pub mod lock;
 pub mod path;
 pub mod queue;
 pub mod record;

@@ -100,6 +100,13 @@ fn keys_are_taken_apart_again() {
     assert_eq!(key::queued_content_id(&key::queued_content(content)), Some(content));
     assert_eq!(key::queued_upload_parts(&key::queued_upload(ms, place)), Some((ms, place)));
     assert_eq!(key::queued_digest_parts(&key::queued_digest(bucket, &object, place)), Some((bucket, object, place)));
+    assert_eq!(key::lock_name(&key::lock("a/b")).unwrap(), "a/b");
+    assert_eq!(key::lease_at_end(&key::lock_holder("a/b", 260, 258)).unwrap(), 258);
+    assert_eq!(key::lease_at_end(&key::lock_waiter("a/b", 258)).unwrap(), 258);
+    assert_eq!(key::lease_at_end(&key::lease(258)).unwrap(), 258);
+    assert_eq!(key::ephemeral_name(&key::ephemeral("a/b")).unwrap(), "a/b");
+    assert_eq!(key::ephemeral_of_lease(&key::ephemeral_link(258, "a/b")).unwrap(), "a/b");
+    assert_eq!(key::event_place(&key::event(place)).unwrap(), place);
     assert_eq!(key::reply_stamp(&key::reply(ms, RequestId::new(ms, [8; 10]))), Some(ms));
 }
 

@@ -61,6 +61,10 @@ pub enum Action {
     ReadCluster,
     /// Change its membership.
     ManageCluster,
+    /// Read the feed of events.
+    WatchEvents,
+    /// Locks, leases and ephemeral keys.
+    UseLocks,
     /// What jobs do.
     Maintain,
 }
@@ -223,7 +227,19 @@ pub fn needs(op: &Op) -> Vec<(Action, Resource)> {
                 object(action, &op.bucket.name, &entry.key)
             })
             .collect(),
-        Op::Condemn(_) | Op::Forget(_) | Op::Trim(_) | Op::Join(_) | Op::SetDigest(_) => {
+        Op::AcquireLock(_)
+        | Op::RenewLease(_)
+        | Op::ReleaseLease(_)
+        | Op::GrantLease(_)
+        | Op::PutEphemeral(_)
+        | Op::RemoveEphemeral(_) => vec![(Action::UseLocks, Resource::Service)],
+        Op::Condemn(_)
+        | Op::Forget(_)
+        | Op::Trim(_)
+        | Op::Join(_)
+        | Op::SetDigest(_)
+        | Op::ExpireLease(_)
+        | Op::TrimEvents(_) => {
             vec![(Action::Maintain, Resource::Service)]
         }
     }

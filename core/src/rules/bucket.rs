@@ -3,6 +3,7 @@
 use crate::apply::Txn;
 use crate::command::{BucketRef, CreateBucket, Document, Reply, SetDocument, SetSettings, SetVersioning};
 use crate::error::Error;
+use crate::event::{EventKind, EventRow};
 use crate::id::BucketId;
 use crate::keyspace::{Keyspace, key};
 use crate::kv::KeyRange;
@@ -29,6 +30,7 @@ pub(crate) fn create(txn: &mut Txn<'_>, op: &CreateBucket) -> Result<Reply, Stop
     };
     txn.put_bytes(Keyspace::Settings, key::history_floor(row.id), 0u64.to_be_bytes().to_vec());
     txn.put(Keyspace::Buckets, key::bucket(op.name.as_str()), &row);
+    txn.event(EventRow::of_bucket(EventKind::BucketCreated, &op.name));
     Ok(Reply::BucketCreated(row.id))
 }
 
@@ -57,6 +59,7 @@ pub(crate) fn delete(txn: &mut Txn<'_>, op: &BucketRef) -> Result<Reply, Stop> {
     }
     txn.delete(Keyspace::Settings, key::history_floor(row.id));
     txn.delete(Keyspace::Buckets, key::bucket(op.name.as_str()));
+    txn.event(EventRow::of_bucket(EventKind::BucketRemoved, &op.name));
     Ok(Reply::Done)
 }
 
@@ -64,6 +67,7 @@ pub(crate) fn set_versioning(txn: &mut Txn<'_>, op: &SetVersioning) -> Result<Re
     let mut row = load(txn, &op.bucket)?;
     row.versioning = if op.enabled { Versioning::Enabled } else { Versioning::Suspended };
     save(txn, &op.bucket, &row);
+    txn.event(EventRow::of_bucket(EventKind::BucketChanged, &op.bucket.name));
     Ok(Reply::Done)
 }
 
@@ -74,6 +78,7 @@ pub(crate) fn set_document(txn: &mut Txn<'_>, op: &SetDocument) -> Result<Reply,
         Some(document) => txn.put_bytes(Keyspace::Settings, row_key, document.clone()),
         None => txn.delete(Keyspace::Settings, row_key),
     }
+    txn.event(EventRow::of_bucket(EventKind::BucketChanged, &op.bucket.name));
     Ok(Reply::Done)
 }
 
@@ -87,6 +92,7 @@ pub(crate) fn set_settings(txn: &mut Txn<'_>, op: &SetSettings) -> Result<Reply,
     old.history_ms = new.history_ms.or(old.history_ms);
     old.on_parse_error = new.on_parse_error.or(old.on_parse_error);
     save(txn, &op.bucket, &row);
+    txn.event(EventRow::of_bucket(EventKind::BucketChanged, &op.bucket.name));
     Ok(Reply::Done)
 }
 

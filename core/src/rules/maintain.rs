@@ -1,12 +1,13 @@
 //! What jobs change: condemned blobs, rows whose time is over, joined contents, pending digests.
 
 use crate::apply::Txn;
-use crate::command::{Blobs, Join, Reply, SetDigest, Trim};
+use crate::command::{Blobs, Join, Reply, SetDigest, Trim, TrimEvents};
 use crate::error::Error;
+use crate::event::EventRow;
 use crate::id::{BlobId, BucketId, Place};
 use crate::keyspace::{Keyspace, key, key::Queue};
 use crate::kv::KeyRange;
-use crate::record::{BlobRow, Envelope, Extent, HistoryRow};
+use crate::record::{BlobRow, Envelope, Extent, HistoryRow, Record as _};
 use crate::rules::{JOB_ROWS_MAX, JOB_WRITES_MAX, content};
 use crate::state::Stop;
 
@@ -170,4 +171,39 @@ pub(crate) fn set_digest(txn: &mut Txn<'_>, op: &SetDigest) -> Result<Reply, Sto
     version.sha256 = Some(sha256);
     txn.put(Keyspace::History, key::history(op.bucket, op.key.as_str(), op.place), &row);
     Ok(Reply::Done)
+}
+
+/// Removes events from the old end, commit by commit, and raises the floor of the feed.
+pub(crate) fn trim_events(txn: &mut Txn<'_>, op: &TrimEvents) -> Result<Reply, Stop> {
+    check_bound(op.rows as usize)?;
+    let mut feed = txn.reader().feed()?;
+    let (mut old, mut commit, mut more) = (Vec::new(), Vec::new(), false);
+    for row in txn.reader().rows(Keyspace::Events, KeyRange::prefix(&key::events())) {
+        let (row_key, value) = row?;
+        let event = EventRow::decode(&value)?;
+        if commit.is_empty() {
+            if event.at_ms >= op.before_ms && feed.bytes <= op.keep_bytes {
+                break;
+            }
+            if old.len() >= op.rows as usize {
+                more = true;
+                break;
+            }
+        }
+        feed.rows -= 1;
+        feed.bytes -= (row_key.len() + value.len()) as u64;
+        commit.push(row_key.to_vec());
+        if event.last {
+            feed.floor = key::event_place(&row_key)?.revision;
+            old.append(&mut commit);
+        }
+    }
+    let rows = u32::try_from(old.len()).unwrap_or(u32::MAX);
+    for row_key in old {
+        txn.delete(Keyspace::Events, row_key);
+    }
+    if rows > 0 {
+        txn.put(Keyspace::Sys, key::sys("feed"), &feed);
+    }
+    Ok(Reply::Trimmed { rows, more })
 }

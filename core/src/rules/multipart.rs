@@ -230,6 +230,7 @@ pub(crate) fn complete(txn: &mut Txn<'_>, op: &CompleteUpload) -> Result<Reply, 
     version.checksum = assembled.checksum;
     let written = object::write(txn, &mut bucket, &op.target.key, name, Draft::new(txn, op.nonce, version))?;
     remove(txn, &mut bucket, &upload_ref)?;
+    object::tell(txn, crate::event::EventKind::Complete, &op.target, &written);
     finish(txn, op, written, parts_md5)
 }
 

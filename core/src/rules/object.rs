@@ -18,6 +18,7 @@ use crate::command::{
 };
 use crate::effect::Effect;
 use crate::error::Error;
+use crate::event::{EventKind, EventRow};
 use crate::id::{BlobId, ObjectKey, Place};
 use crate::keyspace::{Keyspace, key};
 use crate::list::name_of;
@@ -38,7 +39,13 @@ pub(crate) fn put(txn: &mut Txn<'_>, op: &PutObject) -> Result<Reply, Stop> {
     describe(&mut version, &op.content.digests);
     let written = write(txn, &mut bucket, &op.target.key, name, Draft::new(txn, op.nonce, version))?;
     bucket::save(txn, &op.target.bucket, &bucket);
+    tell(txn, EventKind::Put, &op.target, &written);
     Ok(Reply::Written(written))
+}
+
+/// Tells of a version that was written.
+pub(crate) fn tell(txn: &mut Txn<'_>, kind: EventKind, target: &Target, written: &Written) {
+    txn.event(EventRow::of_object(kind, &target.bucket.name, target.key.as_str()).of_version(written));
 }
 
 /// A version without bytes, of a new object, made now.
@@ -90,6 +97,7 @@ pub(crate) fn copy(txn: &mut Txn<'_>, op: &CopyObject) -> Result<Reply, Stop> {
     let mut written = write(txn, &mut bucket, &op.target.key, name, Draft::new(txn, op.nonce, version))?;
     written.source_version = shown_version(&source_bucket, &row, place);
     bucket::save(txn, &op.target.bucket, &bucket);
+    tell(txn, EventKind::Copy, &op.target, &written);
     Ok(Reply::Written(written))
 }
 
@@ -135,6 +143,7 @@ pub(crate) fn append(txn: &mut Txn<'_>, op: &AppendObject) -> Result<Reply, Stop
     version.size = size + op.content.size;
     let written = write(txn, &mut bucket, &op.target.key, name, Draft::new(txn, op.nonce, version))?;
     bucket::save(txn, &op.target.bucket, &bucket);
+    tell(txn, EventKind::Append, &op.target, &written);
     Ok(Reply::Written(written))
 }
 
@@ -164,6 +173,8 @@ pub(crate) fn set_tags(txn: &mut Txn<'_>, op: &SetTags) -> Result<Reply, Stop> {
         source_version: None,
     };
     txn.put(Keyspace::History, key::history(bucket.id, op.key.as_str(), place), &row);
+    let kind = if op.tags.is_empty() { EventKind::Untagged } else { EventKind::Tagged };
+    txn.event(EventRow::of_object(kind, &op.bucket.name, op.key.as_str()).of_version(&written));
     Ok(Reply::Written(written))
 }
 
@@ -174,8 +185,18 @@ pub(crate) fn delete(txn: &mut Txn<'_>, op: &DeleteObjects) -> Result<Reply, Sto
     let mut bucket = bucket::load(txn, &op.bucket)?;
     let mut deleted = Vec::with_capacity(op.entries.len());
     for entry in &op.entries {
+        let there = txn.writes();
         deleted.push(match delete_entry(txn, &mut bucket, entry, op.nonce) {
-            Ok(deleted) => deleted,
+            Ok(deleted) => {
+                // Of what was not there nothing is told.
+                if txn.writes() > there {
+                    let marked = deleted.delete_marker && entry.version.is_none();
+                    let kind = if marked { EventKind::Marker } else { EventKind::Delete };
+                    let event = EventRow::of_object(kind, &op.bucket.name, entry.key.as_str());
+                    txn.event(EventRow { version: deleted.version, ..event });
+                }
+                deleted
+            }
             Err(Stop::Refused(refusal)) => {
                 Deleted { delete_marker: false, version: entry.version, refused: vec![refusal] }
             }

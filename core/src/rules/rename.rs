@@ -6,8 +6,9 @@
 //! Source: S3 API, RenameObject; prefixes and versioned buckets are Holdfast's own extension.
 
 use crate::apply::Txn;
-use crate::command::{RenameObject, Reply, Source, SourceConditions};
+use crate::command::{RenameObject, Reply, Source, SourceConditions, Written};
 use crate::error::Error;
+use crate::event::{EventKind, EventRow};
 use crate::id::{BlobId, ObjectKey};
 use crate::keyspace::{Keyspace, key};
 use crate::kv::KeyRange;
@@ -40,7 +41,12 @@ fn single(txn: &mut Txn<'_>, bucket: &mut BucketRow, op: &RenameObject) -> Resul
     if op.source.key == op.target.key {
         return Err(Error::invalid("the source and the destination of a rename are the same key").into());
     }
-    move_name(txn, bucket, &op.source.key, name, &op.target.key, replaced, op.nonce)?;
+    let moved = move_name(txn, bucket, &op.source.key, name, &op.target.key, replaced, op.nonce)?;
+    let (bucket, from, to) = (&op.target.bucket.name, op.source.key.as_str(), op.target.key.as_str());
+    let event = EventRow::of_object(EventKind::RenamedTo, bucket, to).of_version(&moved);
+    txn.event(EventRow { source: Some(from.to_owned()), ..event });
+    let event = EventRow::of_object(EventKind::RenamedFrom, bucket, from);
+    txn.event(EventRow { source: Some(to.to_owned()), ..event });
     Ok(1)
 }
 
@@ -87,6 +93,8 @@ fn prefix(txn: &mut Txn<'_>, bucket: &mut BucketRow, op: &RenameObject) -> Resul
     for (source, name, target) in names {
         move_name(txn, bucket, &source, name, &target, None, op.nonce)?;
     }
+    let event = EventRow::of_object(EventKind::PrefixRenamed, &op.target.bucket.name, to);
+    txn.event(EventRow { source: Some(from.to_owned()), ..event });
     Ok(renamed)
 }
 
@@ -98,7 +106,7 @@ fn move_name(
     to: &ObjectKey,
     replaced: Option<NameRow>,
     nonce: BlobId,
-) -> Result<(), Stop> {
+) -> Result<Written, Stop> {
     let row = txn.reader().history(bucket.id, from, name.place)?;
     let mut version = row.and_then(|row| row.version).ok_or(Error::NoSuchKey)?;
     content::retain_version(txn, &version)?;
@@ -107,7 +115,7 @@ fn move_name(
         version.content_revision = txn.revision();
     }
     let draft = Draft::moved(nonce, version, name.modified_ms);
-    object::write(txn, bucket, to, replaced, draft)?;
+    let written = object::write(txn, bucket, to, replaced, draft)?;
     object::delete_name(txn, bucket, from, Some(name), nonce)?;
-    Ok(())
+    Ok(written)
 }

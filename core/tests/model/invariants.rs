@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use holdfast_core::event::FeedRow;
 use holdfast_core::id::*;
 use holdfast_core::keyspace::{Keyspace, key};
 use holdfast_core::kv::{KvRead, MemView};
@@ -403,7 +404,11 @@ fn bookkeeping_agrees(view: &MemView, rows: &Rows) -> Result<(), String> {
         ensure!(rows.buckets.contains_key(&bucket_of(&key)), "settings of a bucket that is gone");
     }
     ensure!(crate::rows(view, Keyspace::Links).next().is_none(), "rows in links, which nothing writes");
+    let feed: FeedRow = row(view, Keyspace::Sys, &key::sys("feed")).unwrap_or_default();
+    let events: Vec<_> = crate::rows(view, Keyspace::Events).collect();
+    let bytes: u64 = events.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
+    ensure!((feed.rows, feed.bytes) == (events.len() as u64, bytes), "{feed:?} of {} events", events.len());
     let sys = crate::rows(view, Keyspace::Sys).count();
-    ensure!(sys == 1 && view.get(Keyspace::Sys, &key::sys("state")).is_ok(), "{sys} rows in sys");
+    ensure!(sys <= 2 && view.get(Keyspace::Sys, &key::sys("state")).is_ok(), "{sys} rows in sys");
     Ok(())
 }

@@ -235,6 +235,15 @@ impl Naive {
             Op::Trim(op) => self.trim(op),
             Op::Join(op) => self.join(step, op),
             Op::SetDigest(op) => Ok(self.set_digest(op)),
+            // Locks and the feed have models of their own.
+            Op::AcquireLock(_)
+            | Op::RenewLease(_)
+            | Op::ReleaseLease(_)
+            | Op::ExpireLease(_)
+            | Op::GrantLease(_)
+            | Op::PutEphemeral(_)
+            | Op::RemoveEphemeral(_)
+            | Op::TrimEvents(_) => unreachable!("the generator makes none"),
         }
     }
 

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use holdfast_core::command::*;
 use holdfast_core::error::Error;
+use holdfast_core::event::{EventKind, EventRow, FeedRow};
 use holdfast_core::id::*;
 use holdfast_core::keyspace::key::{self, Queue};
+use holdfast_core::lock::{EphemeralRow, LeaseLock, LeaseRow, LockMode, LockRow};
 use holdfast_core::record::*;
 
 pub fn blob(number: u8) -> BlobId {
@@ -97,7 +99,34 @@ fn sample<R: Record + std::fmt::Debug>(name: &str, record: R) -> Sample {
 }
 
 pub fn records() -> Vec<Sample> {
-    [records_of_names(), records_of_content(), records_of_state()].into_iter().flatten().collect()
+    let all = [records_of_names(), records_of_content(), records_of_state(), records_of_locks_and_events()];
+    all.into_iter().flatten().collect()
+}
+
+fn records_of_locks_and_events() -> Vec<Sample> {
+    let lock = LeaseLock { name: "a/b".into(), mode: LockMode::Shared, token: Some(260), wait_ms: 10_000 };
+    let lease = LeaseRow { owner: "host-1".into(), ttl_ms: 30_000, renewals: 3, lock: Some(lock), keys: 2 };
+    let event = EventRow {
+        kind: EventKind::Put,
+        at_ms: 1_700_000_000_001,
+        request: RequestId::new(1_700_000_000_000, [8; 10]),
+        last: true,
+        bucket: Some("abc".parse().unwrap()),
+        key: Some("k".into()),
+        version: Some(VersionId::Stamp(stamp())),
+        size: Some(300),
+        etag: Some("0123".into()),
+        source: Some("old".into()),
+        token: Some(260),
+        owner: Some("host-1".into()),
+    };
+    vec![
+        sample("record-lock", LockRow { holders: 2, waiters: 1, shared: true }),
+        sample("record-lease", lease),
+        sample("record-ephemeral", EphemeralRow { value: b"10.0.0.1:80".to_vec(), lease: 258, revision: 260 }),
+        sample("record-event", event),
+        sample("record-feed", FeedRow { floor: 258, rows: 3, bytes: 400 }),
+    ]
 }
 
 fn records_of_names() -> Vec<Sample> {
@@ -224,6 +253,13 @@ pub fn keys() -> Vec<(&'static str, Vec<u8>)> {
     let object = "a\0é";
     vec![
         ("key-sys", key::sys("state")),
+        ("key-lock", key::lock("a/b")),
+        ("key-lock-holder", key::lock_holder("a/b", 260, 258)),
+        ("key-lock-waiter", key::lock_waiter("a/b", 258)),
+        ("key-lease", key::lease(258)),
+        ("key-ephemeral", key::ephemeral("a/b")),
+        ("key-ephemeral-link", key::ephemeral_link(258, "a/b")),
+        ("key-event", key::event(PLACE)),
         ("key-bucket", key::bucket("abc")),
         ("key-document", key::document(bucket, 1)),
         ("key-history-floor", key::history_floor(bucket)),
@@ -416,13 +452,47 @@ fn upload_and_job_ops() -> Vec<(&'static str, Op)> {
             "set-digest",
             Op::SetDigest(SetDigest { bucket: BucketId(1), key: key("k"), place: PLACE, sha256: Some([9; 32]) }),
         ),
+        (
+            "acquire-lock",
+            Op::AcquireLock(AcquireLock {
+                name: "jobs/nightly".into(),
+                mode: LockMode::Shared,
+                owner: "host-1".into(),
+                ttl_ms: 30_000,
+                wait_ms: 10_000,
+            }),
+        ),
+        (
+            "renew-lease",
+            Op::RenewLease(RenewLease { lease: 258, name: Some("jobs/nightly".into()), ttl_ms: Some(30_000) }),
+        ),
+        (
+            "release-lease",
+            Op::ReleaseLease(ReleaseLease { lease: 258, name: Some("jobs/nightly".into()), unless_granted: true }),
+        ),
+        ("expire-lease", Op::ExpireLease(ExpireLease { lease: 258, renewals: 3 })),
+        ("grant-lease", Op::GrantLease(GrantLease { owner: "host-1".into(), ttl_ms: 30_000 })),
+        (
+            "put-ephemeral",
+            Op::PutEphemeral(PutEphemeral {
+                name: "services/api/1".into(),
+                value: b"10.0.0.1:80".as_slice().into(),
+                lease: 258,
+                if_absent: true,
+            }),
+        ),
+        ("remove-ephemeral", Op::RemoveEphemeral(RemoveEphemeral { name: "services/api/1".into() })),
+        ("trim-events", Op::TrimEvents(TrimEvents { before_ms: 1_700_000_000_000, keep_bytes: 1 << 30, rows: 1000 })),
     ]
 }
 
 pub fn commands() -> Vec<Sample> {
     let request = RequestId::new(1_700_000_000_000, [8; 10]);
-    let command = |op| Command { request, stamp_ms: 1_700_000_000_001, op };
-    ops().into_iter().map(|(name, op)| sample(&format!("command-{name}"), command(op))).collect()
+    let command = |op| Command { request, stamp_ms: 1_700_000_000_001, op, fences: None };
+    let fences = Some(vec![Fence { name: "jobs/nightly".into(), token: 258 }]);
+    let fenced = Command { fences, ..command(Op::Trim(Trim { rows: 1000 })) };
+    let plain = ops().into_iter().map(|(name, op)| sample(&format!("command-{name}"), command(op)));
+    plain.chain([sample("command-fenced", fenced)]).collect()
 }
 
 pub fn replies() -> Vec<Sample> {
@@ -456,6 +526,7 @@ pub fn replies() -> Vec<Sample> {
         sample("reply-part-written", Reply::PartWritten(part)),
         sample("reply-trimmed", Reply::Trimmed { rows: 1000, more: true }),
         sample("reply-condemned", Reply::Condemned(vec![blob(4), blob(5)])),
+        sample("reply-granted", Reply::Granted(Granted { lease: 258, token: Some(260), ttl_ms: 30_000 })),
     ]
 }
 
@@ -489,6 +560,11 @@ pub fn errors() -> Vec<Sample> {
         ("copy-to-itself", Error::CopyToItself),
         ("invalid-tag", Error::InvalidTag { what: what() }),
         ("prefix-exists", Error::PrefixExists),
+        ("lock-held", Error::LockHeld),
+        ("queue-full", Error::QueueFull),
+        ("no-such-lease", Error::NoSuchLease),
+        ("fencing-token-stale", Error::FencingTokenStale { name: "jobs/nightly".into() }),
+        ("compacted", Error::Compacted { oldest: 258 }),
     ];
     errors.into_iter().map(|(name, error)| sample(&format!("refused-{name}"), Reply::Refused(error))).collect()
 }
