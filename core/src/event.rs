@@ -61,6 +61,29 @@ stored_enum! {
 }
 
 impl EventKind {
+    /// All kinds.
+    pub const ALL: [Self; 19] = [
+        Self::Put,
+        Self::Copy,
+        Self::Complete,
+        Self::Append,
+        Self::RenamedTo,
+        Self::RenamedFrom,
+        Self::Delete,
+        Self::Marker,
+        Self::Tagged,
+        Self::Untagged,
+        Self::PrefixRenamed,
+        Self::BucketCreated,
+        Self::BucketRemoved,
+        Self::BucketChanged,
+        Self::LockGranted,
+        Self::LockReleased,
+        Self::LockExpired,
+        Self::KeySet,
+        Self::KeyRemoved,
+    ];
+
     /// The name, without the `s3:` in front.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -212,7 +235,7 @@ pub struct EventPage {
 }
 
 impl View<'_> {
-    /// The events after `after`, at most `limit`; a commit may be cut.
+    /// The events after `after`: about `limit` of them, up to the end of a commit.
     ///
     /// # Errors
     /// [`Error::Compacted`] when some of them are not kept any more, [`Error::Denied`], or [`Stop`] when the engine fails.
@@ -227,7 +250,8 @@ impl View<'_> {
         let mut page = EventPage::default();
         for row in self.reader.rows(Keyspace::Events, KeyRange::prefix_from(&key::events(), from)) {
             let (row_key, value) = row?;
-            if page.events.len() == limit {
+            if page.events.len() >= limit && page.events.last().is_none_or(|(_, event): &(Place, EventRow)| event.last)
+            {
                 page.more = true;
                 break;
             }

@@ -170,7 +170,7 @@ fn random_histories_are_those_of_a_naive_model() {
                         }
                     }
                 }
-                (_, None) => assert_eq!(refused(machine.run(release(1))), Error::NoSuchLease),
+                (_, None) => assert_eq!(refused(machine.run(release(u64::MAX))), Error::NoSuchLease),
             }
             check(&machine, &naive);
         }

@@ -33,8 +33,12 @@ impl State {
     fn apply(&self, op: Op) -> Reply {
         let mut revision = self.revision.lock().expect("nobody panics");
         *revision += 1;
-        let command =
-            Command { request: RequestId::new(*revision, rand::random()), stamp_ms: holdfast::clock::now_ms(), op };
+        let command = Command {
+            request: RequestId::new(*revision, rand::random()),
+            stamp_ms: holdfast::clock::now_ms(),
+            op,
+            fences: None,
+        };
         let applied = apply(&self.kv.view(), *revision, &command).expect("memory does not fail");
         self.kv.commit(applied.batch).expect("memory does not fail");
         applied.reply

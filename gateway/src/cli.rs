@@ -80,8 +80,82 @@ pub enum Action {
         /// As it came.
         json: bool,
     },
+    /// Follow events.
+    Watch {
+        /// Bucket; all when it is empty.
+        bucket: String,
+        /// Keys that begin so.
+        prefix: String,
+        /// After this position; from now on when it is empty.
+        from: String,
+        /// As they came.
+        json: bool,
+    },
+    /// Something with a lock.
+    Lock(LockWords),
     /// Print this, and be done.
     Print(String),
+}
+
+/// What to do with a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LockWords {
+    /// Take it, and leave it to the caller.
+    Acquire {
+        /// How.
+        want: LockWant,
+        /// As it came.
+        json: bool,
+    },
+    /// Make a lease live on.
+    Renew {
+        /// The lock.
+        name: String,
+        /// The lease.
+        lease: u64,
+        /// Its life from now on; as before when it is empty.
+        ttl: String,
+        /// As it came.
+        json: bool,
+    },
+    /// Give it back.
+    Release {
+        /// The lock.
+        name: String,
+        /// The lease.
+        lease: u64,
+        /// As it came.
+        json: bool,
+    },
+    /// Who holds and who waits.
+    List {
+        /// One lock, or all when it is empty.
+        name: String,
+        /// As it came.
+        json: bool,
+    },
+    /// Run a command while it is held.
+    Run {
+        /// How.
+        want: LockWant,
+        /// The command and its words.
+        command: Vec<String>,
+    },
+}
+
+/// A lock, and how to take it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockWant {
+    /// The lock.
+    pub name: String,
+    /// Life of the lease, milliseconds.
+    pub ttl_ms: u64,
+    /// How long to wait, milliseconds.
+    pub wait_ms: u64,
+    /// Together with others that share it.
+    pub shared: bool,
+    /// Who, for others to see.
+    pub owner: String,
 }
 
 /// Why there is nothing to do.
@@ -102,7 +176,7 @@ pub enum Error {
 }
 
 /// Commands of later parts.
-const NOT_BUILT: &[&str] = &["index", "sql", "watch", "lock"];
+const NOT_BUILT: &[&str] = &["index", "sql"];
 
 /// The whole command line, for completions and help.
 #[must_use]
@@ -148,6 +222,19 @@ pub fn command() -> Command {
                 .subcommand(with_settings(Command::new("show"))),
         )
         .subcommand(cluster_command())
+        .subcommand(
+            Command::new("watch")
+                .about("Follows what changes, and goes on after a lost connection where it was")
+                .arg(Arg::new("what").value_name("s3://BUCKET/PREFIX").help("all buckets when it is left out"))
+                .arg(
+                    Arg::new("from")
+                        .long("from")
+                        .value_name("POSITION")
+                        .help("a revision, or the id of the last event that was seen; from now on when it is left out"),
+                )
+                .arg(json()),
+        )
+        .subcommand(lock_command())
         .subcommand(Command::new("version").about("The version"));
     for name in NOT_BUILT {
         command = command.subcommand(not_built(name));
@@ -169,6 +256,114 @@ fn cluster_command() -> Command {
         .subcommand(Command::new("list").about("Members, as the leader sees them").arg(json()))
         .subcommand(Command::new("remove").about("Removes a member for good").arg(node()).arg(json()))
         .subcommand(Command::new("promote").about("Makes a voter of a learner").arg(node()).arg(json()))
+}
+
+fn lock_command() -> Command {
+    let json = || Arg::new("json").long("json").action(ArgAction::SetTrue).help("print JSON");
+    let name = || Arg::new("name").value_name("NAME").required(true);
+    let lease =
+        || Arg::new("lease").long("lease").value_name("ID").required(true).value_parser(clap::value_parser!(u64));
+    let duration = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name("DURATION").value_parser(duration_ms).help(help)
+    };
+    let want = |command: Command, wait: &'static str| {
+        command
+            .arg(name())
+            .arg(duration("ttl", "life of the lease without a renewal").default_value("30s"))
+            .arg(duration("wait", "how long to wait for it").default_value(wait))
+            .arg(
+                Arg::new("shared").long("shared").action(ArgAction::SetTrue).help("together with others that share it"),
+            )
+            .arg(
+                Arg::new("owner")
+                    .long("owner")
+                    .value_name("TEXT")
+                    .help("who, for others to see [default: host and process]"),
+            )
+    };
+    let run = Arg::new("command").value_name("CMD").num_args(1..).required(true).last(true);
+    Command::new("lock")
+        .about("Locks with fencing tokens")
+        .subcommand_required(true)
+        .subcommand(
+            want(
+                Command::new("run").about(
+                    "Runs CMD while the lock is held: renews it, kills CMD when it is lost, and gives CMD \
+                     HOLDFAST_LOCK_NAME, HOLDFAST_LOCK_TOKEN and HOLDFAST_LOCK_LEASE",
+                ),
+                "24h",
+            )
+            .arg(run),
+        )
+        .subcommand(
+            want(Command::new("acquire").about("Takes a lock; exit 1 when somebody else holds it"), "0s").arg(json()),
+        )
+        .subcommand(
+            Command::new("renew")
+                .about("Makes a lease live on")
+                .arg(name())
+                .arg(lease())
+                .arg(duration("ttl", "its life from now on"))
+                .arg(json()),
+        )
+        .subcommand(Command::new("release").about("Gives a lock back").arg(name()).arg(lease()).arg(json()))
+        .subcommand(
+            Command::new("list")
+                .about("Who holds locks and who waits")
+                .arg(Arg::new("name").value_name("NAME"))
+                .arg(json()),
+        )
+}
+
+fn duration_ms(text: &str) -> Result<u64, String> {
+    let seconds = text.parse::<u64>().ok().and_then(|seconds| seconds.checked_mul(1000));
+    let ms = seconds.or_else(|| crate::api::http::parse_duration(text));
+    ms.ok_or_else(|| format!("{text:?} is not a duration such as 500ms, 30s or 10m"))
+}
+
+fn lock(matches: &ArgMatches) -> LockWords {
+    let (verb, matches) = matches.subcommand().expect("a subcommand is required");
+    let name = word(matches, "name").to_owned();
+    let json = || matches.get_flag("json");
+    let number = |name: &str| matches.get_one::<u64>(name).copied().unwrap_or_default();
+    let want = || LockWant {
+        name: name.clone(),
+        ttl_ms: number("ttl"),
+        wait_ms: number("wait"),
+        shared: matches.get_flag("shared"),
+        owner: matches.get_one::<String>("owner").cloned().unwrap_or_else(default_owner),
+    };
+    match verb {
+        "run" => {
+            let command = matches.get_many::<String>("command").into_iter().flatten().cloned().collect();
+            LockWords::Run { want: want(), command }
+        }
+        "acquire" => LockWords::Acquire { want: want(), json: json() },
+        "renew" => {
+            let ttl = matches.get_one::<u64>("ttl").map(|ms| format!("{ms}ms")).unwrap_or_default();
+            LockWords::Renew { lease: number("lease"), ttl, json: json(), name }
+        }
+        "release" => LockWords::Release { lease: number("lease"), json: json(), name },
+        _ => LockWords::List { json: json(), name },
+    }
+}
+
+/// The host's name and this process.
+fn default_owner() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}:{}", host.trim(), std::process::id())
+}
+
+fn watch(matches: &ArgMatches) -> Result<Action, Error> {
+    let what = word(matches, "what");
+    let rest = what.strip_prefix("s3://");
+    if rest.is_none() && !what.is_empty() {
+        return Err(Error::Word(format!("{what:?} is not s3://BUCKET/PREFIX")));
+    }
+    let rest = rest.unwrap_or_default();
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let (bucket, prefix, from) = (bucket.to_owned(), prefix.to_owned(), word(matches, "from").to_owned());
+    Ok(Action::Watch { bucket, prefix, from, json: matches.get_flag("json") })
 }
 
 fn recover_command() -> Command {
@@ -233,6 +428,8 @@ pub fn parse(words: impl IntoIterator<Item = OsString>, environment: HashMap<Str
             Ok(Action::ConfigShow(settings(matches, environment)?))
         }
         "cluster" => cluster(matches),
+        "watch" => watch(matches),
+        "lock" => Ok(Action::Lock(lock(matches))),
         "version" => Ok(Action::Print(format!("holdfast {}", env!("CARGO_PKG_VERSION")))),
         other => {
             let name = NOT_BUILT.iter().find(|name| **name == other).expect("clap knows the commands");
@@ -380,9 +577,35 @@ mod tests {
         assert!(fails("holdfast serve --lisen x").contains("unexpected argument"));
         assert!(fails("holdfast serve --cluster c").contains("at least 32 characters"));
         assert!(fails("holdfast serve --console-listen x:1").contains("not built yet"));
-        for line in ["holdfast index create --x y", "holdfast sql q", "holdfast lock run n -- c"] {
+        for line in ["holdfast index create --x y", "holdfast sql q"] {
             assert!(matches!(run(line), Err(Error::NotBuilt(_))), "{line}");
         }
+    }
+
+    #[test]
+    fn locks_and_watches_become_actions() {
+        let Action::Lock(LockWords::Run { want, command }) =
+            run("holdfast lock run jobs/nightly --ttl 10s --shared -- make -j 2").unwrap()
+        else {
+            panic!("not lock run")
+        };
+        assert_eq!(
+            (want.name.as_str(), want.ttl_ms, want.wait_ms, want.shared),
+            ("jobs/nightly", 10_000, 86_400_000, true)
+        );
+        assert_eq!(command, ["make", "-j", "2"]);
+        assert!(!want.owner.is_empty());
+        let renew = run("holdfast lock renew n --lease 7").unwrap();
+        assert!(matches!(renew, Action::Lock(LockWords::Renew { lease: 7, ref ttl, .. }) if ttl.is_empty()));
+        assert!(fails("holdfast lock acquire n --wait soon").contains("is not a duration"));
+        assert!(fails("holdfast lock run n").contains("CMD"));
+        let Action::Watch { bucket, prefix, from, json } =
+            run("holdfast watch s3://b/p/q --from 7.end --json").unwrap()
+        else {
+            panic!("not watch")
+        };
+        assert_eq!((bucket.as_str(), prefix.as_str(), from.as_str(), json), ("b", "p/q", "7.end", true));
+        assert!(fails("holdfast watch b/p").contains("is not s3://BUCKET/PREFIX"));
     }
 
     #[test]

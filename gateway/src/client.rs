@@ -27,6 +27,42 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// An answer is a JSON document; a larger one is a mistake.
 pub const ANSWER_BYTES_MAX: usize = 64 << 20;
 
+/// A stream of events that is silent for so long is broken.
+pub const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+type Answer = (StatusCode, http::HeaderMap, Bytes);
+
+async fn read_whole(reply: http::Response<hyper::body::Incoming>) -> Result<Answer, Cause> {
+    let (parts, body) = reply.into_parts();
+    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?;
+    Ok((parts.status, parts.headers, body.to_bytes()))
+}
+
+/// A server-sent event whose lines are still coming.
+#[derive(Default)]
+struct SentEvent {
+    id: String,
+    kind: String,
+    data: String,
+}
+
+impl SentEvent {
+    fn line(&mut self, line: &str, tell: &mut impl FnMut(&str, &str, &str)) {
+        let (field, value) = line.split_once(": ").unwrap_or((line, ""));
+        match field {
+            "" if !self.data.is_empty() => {
+                let event = std::mem::take(self);
+                tell(&event.id, &event.kind, &event.data);
+            }
+            "id" => value.clone_into(&mut self.id),
+            "event" => value.clone_into(&mut self.kind),
+            "data" => self.data.push_str(value),
+            _ => {}
+        }
+    }
+}
+
 /// Why a command got no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -56,6 +92,8 @@ pub enum Error {
         message: String,
         /// To find it in the gateway's log.
         request_id: String,
+        /// All that it said.
+        answer: Box<serde_json::Value>,
     },
     /// The answer is no JSON.
     #[error("the answer is not JSON; is {0} a Holdfast endpoint?")]
@@ -110,29 +148,89 @@ impl Client {
         path: &str,
         body: Option<&serde_json::Value>,
     ) -> Result<serde_json::Value, Error> {
+        self.json_within(DEADLINE, method, path, body).await
+    }
+
+    /// As [`Client::json`], for an answer that may take longer.
+    ///
+    /// # Errors
+    /// As [`Client::json`].
+    pub async fn json_within(
+        &self,
+        deadline: Duration,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<serde_json::Value, Error> {
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-        let answer = timeout(DEADLINE, self.send(method, path, body)).await;
+        let answer = timeout(deadline, self.send(method, path, body, None, read_whole)).await;
         let (status, headers, bytes) = answer.map_err(|late| self.unreachable(late))??;
-        let json = if bytes.is_empty() { Ok(serde_json::Value::Null) } else { serde_json::from_slice(&bytes) };
+        self.answered(status, &headers, &bytes)
+    }
+
+    fn answered(
+        &self,
+        status: StatusCode,
+        headers: &http::HeaderMap,
+        bytes: &Bytes,
+    ) -> Result<serde_json::Value, Error> {
+        let json = if bytes.is_empty() { Ok(serde_json::Value::Null) } else { serde_json::from_slice(bytes) };
         if status.is_success() {
             return json.map_err(|_| Error::Form(self.text.clone()));
         }
         let json = json.unwrap_or_default();
         let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
         let request_id = headers.get("x-amz-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
-        Err(Error::Refused { status, code: text("code"), message: text("message"), request_id })
+        let answer = Box::new(json.clone());
+        Err(Error::Refused { status, code: text("code"), message: text("message"), request_id, answer })
+    }
+
+    /// Follows server-sent events until the other side ends them. `tell` gets each: its id, its kind, its data.
+    ///
+    /// # Errors
+    /// [`Error`] when there is no answer, it is a refusal, or it breaks off.
+    pub async fn follow(
+        &self,
+        path: &str,
+        last_event_id: Option<&str>,
+        mut tell: impl FnMut(&str, &str, &str),
+    ) -> Result<(), Error> {
+        let read = async |reply: http::Response<hyper::body::Incoming>| {
+            let (parts, mut body) = reply.into_parts();
+            if !parts.status.is_success() {
+                let bytes = Limited::new(body, ANSWER_BYTES_MAX).collect().await?.to_bytes();
+                return Ok(Some((parts.status, parts.headers, bytes)));
+            }
+            let mut text = Vec::new();
+            let mut message = SentEvent::default();
+            while let Some(frame) = timeout(SILENCE_MAX, body.frame()).await? {
+                let Ok(data) = frame?.into_data() else { continue };
+                text.extend_from_slice(&data);
+                while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = text.drain(..=end).collect();
+                    message.line(String::from_utf8_lossy(&line).trim_end(), &mut tell);
+                }
+            }
+            Ok(None)
+        };
+        match self.send(Method::GET, path, Bytes::new(), last_event_id, read).await? {
+            Some((status, headers, bytes)) => self.answered(status, &headers, &bytes).map(drop),
+            None => Ok(()),
+        }
     }
 
     fn unreachable(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
         Error::Unreachable { endpoint: self.text.clone(), source: source.into() }
     }
 
-    async fn send(
+    async fn send<T>(
         &self,
         method: Method,
         path: &str,
         body: Bytes,
-    ) -> Result<(StatusCode, http::HeaderMap, Bytes), Error> {
+        last_event_id: Option<&str>,
+        read: impl AsyncFnOnce(http::Response<hyper::body::Incoming>) -> Result<T, Cause>,
+    ) -> Result<T, Error> {
         let authority = self.endpoint.authority().expect("checked when the client was made");
         let uri: Uri = path.parse().map_err(|_| Error::Endpoint(path.to_owned()))?;
         let mut request = Request::new(Full::new(body.clone()));
@@ -141,18 +239,21 @@ impl Client {
         let headers = request.headers_mut();
         headers.insert(header::HOST, authority.as_str().parse().map_err(|_| Error::Endpoint(self.text.clone()))?);
         headers.insert(header::CONTENT_LENGTH, body.len().into());
+        if let Some(id) = last_event_id.and_then(|id| id.parse().ok()) {
+            headers.insert("last-event-id", id);
+        }
         self.signer.sign(&method, &uri, headers, &sha256_hex(&body), OffsetDateTime::now_utc());
         let secure = self.endpoint.scheme_str() == Some("https");
         let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let host = authority.host().trim_matches(['[', ']']);
         let stream = TcpStream::connect((host, port)).await.map_err(|error| self.unreachable(error))?;
         if !secure {
-            return self.exchange(stream, request).await;
+            return self.exchange(stream, request, read).await;
         }
         let name = ServerName::try_from(host.to_owned()).map_err(|_| Error::Endpoint(self.text.clone()))?;
         let connector = tokio_rustls::TlsConnector::from(Arc::new(self.tls()?));
         let stream = connector.connect(name, stream).await.map_err(|error| self.unreachable(error))?;
-        self.exchange(stream, request).await
+        self.exchange(stream, request, read).await
     }
 
     fn tls(&self) -> Result<rustls::ClientConfig, Error> {
@@ -164,11 +265,12 @@ impl Client {
         Ok(builder.map_err(|error| self.unreachable(error))?.with_root_certificates(roots).with_no_client_auth())
     }
 
-    async fn exchange<I>(
+    async fn exchange<I, T>(
         &self,
         stream: I,
         request: Request<Full<Bytes>>,
-    ) -> Result<(StatusCode, http::HeaderMap, Bytes), Error>
+        read: impl AsyncFnOnce(http::Response<hyper::body::Incoming>) -> Result<T, Cause>,
+    ) -> Result<T, Error>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -176,9 +278,7 @@ impl Client {
         let (mut sender, connection) = handshake.map_err(|error| self.unreachable(error))?;
         let exchange = async {
             let reply = sender.send_request(request).await.map_err(|error| self.unreachable(error))?;
-            let (parts, body) = reply.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| self.unreachable(error))?;
-            Ok((parts.status, parts.headers, body.to_bytes()))
+            read(reply).await.map_err(|error| self.unreachable(error))
         };
         tokio::pin!(connection);
         tokio::pin!(exchange);

@@ -14,6 +14,7 @@ mod table;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use self::secret::Secret;
 pub use self::table::{SETTINGS, Setting, configuration_markdown};
@@ -234,6 +235,8 @@ pub struct Config {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// The cluster of several nodes, if it is part of one.
     pub cluster: Option<ClusterSettings>,
+    /// How long events are kept, and how many bytes of them.
+    pub events_keep: (Duration, u64),
     /// Log filter.
     pub log: String,
     /// What to say at start.
@@ -258,6 +261,8 @@ impl Config {
             return Err(values
                 .invalid("backend", "must be file:DIR or s3://bucket/prefix?endpoint=URL&region=R&path_style=true"));
         }
+        let events_keep = parse_keep(&values.required("events_keep"))
+            .ok_or_else(|| values.invalid("events_keep", "must be a duration and a size, such as 24h,1GiB"))?;
         let tls = match (values.text("tls_cert"), values.text("tls_key")) {
             (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
             (None, None) => None,
@@ -302,6 +307,7 @@ impl Config {
                 .unwrap_or_default(),
             cache_bytes: values.bytes("cache_bytes")?,
             inline_bytes: values.bytes("inline_bytes")?.unwrap_or(0),
+            events_keep,
             listen: values.required("listen"),
             log: values.required("log"),
             data,
@@ -421,6 +427,24 @@ impl Values {
 
 fn default_of(name: &str) -> &'static str {
     SETTINGS.iter().find(|setting| setting.name == name).map_or("", |setting| setting.default)
+}
+
+/// A duration and a size, such as `24h,1GiB`; either may be left out, and is then as by default.
+#[must_use]
+pub fn parse_keep(text: &str) -> Option<(Duration, u64)> {
+    const DEFAULT: (Duration, u64) = (Duration::from_secs(24 * 60 * 60), 1 << 30);
+    let mut keep = DEFAULT;
+    let mut seen = (false, false);
+    for word in text.split(',').map(str::trim) {
+        if let Some(ms) = crate::api::http::parse_duration(word).filter(|_| !seen.0) {
+            (keep.0, seen.0) = (Duration::from_millis(ms), true);
+        } else if let Some(bytes) = parse_bytes(word).filter(|_| !seen.1) {
+            (keep.1, seen.1) = (bytes, true);
+        } else {
+            return None;
+        }
+    }
+    Some(keep)
 }
 
 /// A size: a number with `KiB`, `MiB`, `GiB`, `TiB` (powers of 1024), `KB`, `MB`, `GB`, `TB` (powers of 1000), `B` or nothing.

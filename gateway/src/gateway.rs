@@ -10,22 +10,22 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use holdfast_core::command::{Command, Reply};
+use holdfast_core::command::{Command, Fence, Reply};
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{BucketName, RequestId, Revision};
 use holdfast_core::keyspace::Keyspace;
 use holdfast_core::kv::{KeyRange, KvError, KvRead, Rows};
 use holdfast_core::record::Durability;
-use holdfast_core::rules::authorize::AuthorizedOp;
+use holdfast_core::rules::authorize::{Action, AuthorizedOp, Caller, Context, Permit, Resource, authorize};
 use holdfast_core::view::View;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::archive::Archive;
@@ -38,6 +38,9 @@ use crate::cluster::{
     self, Cluster, ClusterConfig, Consistency, Node, NodeSide, PeersConfig, ProposeOptions, StateView, Status,
 };
 use crate::error::Error;
+use crate::feed::Feed;
+use crate::ops::Call;
+use crate::ops::lock::LeaseBells;
 
 /// How long a command may take from proposal to reply.
 pub const COMMIT_DEADLINE: Duration = Duration::from_secs(30);
@@ -130,7 +133,11 @@ struct Inner {
     region: String,
     inline_bytes: u64,
     inline_always: bool,
-    draining: AtomicBool,
+    /// Cancelled when the node leaves: streams without an end end then.
+    leaving: CancellationToken,
+    feed: Feed,
+    bells: LeaseBells,
+    background: TaskTracker,
     commits: TaskTracker,
 }
 
@@ -179,6 +186,9 @@ impl Gateway {
         let generation = u32::try_from(cluster.identity().generation).unwrap_or(u32::MAX);
         let settings = blobs::Settings { cache_bytes: options.cache_bytes, generation };
         let facts: Arc<dyn Facts> = Arc::new(ClusterFacts(Arc::clone(&cluster)));
+        let (leaving, background) = (CancellationToken::new(), TaskTracker::new());
+        let feed = Feed::start(Arc::clone(&cluster), &background, leaving.clone());
+        let bells = LeaseBells::start(cluster.effects(), &background, leaving.clone());
         let blobs = Blobs::new(backend, Arc::clone(&facts), settings);
         Ok(Self(Arc::new(Inner {
             cluster,
@@ -188,7 +198,10 @@ impl Gateway {
             region: options.region,
             inline_bytes: options.inline_bytes.min(INLINE_BYTES_MAX),
             inline_always: matches!(options.backend, BackendUrl::File { .. }),
-            draining: AtomicBool::new(false),
+            leaving,
+            feed,
+            bells,
+            background,
             commits: TaskTracker::new(),
         })))
     }
@@ -223,8 +236,16 @@ impl Gateway {
     ///
     /// # Cancel safety
     /// Once called, the operation runs to its end.
-    pub async fn commit(&self, op: AuthorizedOp, request: RequestId) -> Result<(Revision, Reply), Error> {
-        self.commit_with(op, request, None).await
+    pub async fn commit(&self, op: AuthorizedOp, call: &Call) -> Result<(Revision, Reply), Error> {
+        self.commit_with(op, call, None).await
+    }
+
+    /// As [`Gateway::commit`], for a job, which has no client.
+    ///
+    /// # Errors
+    /// As [`Gateway::commit`].
+    pub async fn commit_job(&self, op: AuthorizedOp, request: RequestId) -> Result<(Revision, Reply), Error> {
+        self.run_to_end(op, request, Vec::new(), None).await
     }
 
     /// As [`Gateway::commit`], for an operation that names the bytes `written`: they are held while its fate is open and
@@ -235,11 +256,21 @@ impl Gateway {
     pub async fn commit_with(
         &self,
         op: AuthorizedOp,
+        call: &Call,
+        written: Option<Written>,
+    ) -> Result<(Revision, Reply), Error> {
+        self.run_to_end(op, call.request, call.fences.clone(), written).await
+    }
+
+    async fn run_to_end(
+        &self,
+        op: AuthorizedOp,
         request: RequestId,
+        fences: Vec<Fence>,
         written: Option<Written>,
     ) -> Result<(Revision, Reply), Error> {
         let gateway = self.clone();
-        let task = self.0.commits.spawn(async move { gateway.propose(op, request, written).await });
+        let task = self.0.commits.spawn(async move { gateway.propose(op, request, fences, written).await });
         task.await.map_err(|_| Error::Stopping)?
     }
 
@@ -247,9 +278,11 @@ impl Gateway {
         &self,
         op: AuthorizedOp,
         request: RequestId,
+        fences: Vec<Fence>,
         written: Option<Written>,
     ) -> Result<(Revision, Reply), Error> {
-        let command = Command { request, stamp_ms: self.stamp_ms(), op: op.into_op() };
+        let fences = (!fences.is_empty()).then_some(fences);
+        let command = Command { request, stamp_ms: self.stamp_ms(), op: op.into_op(), fences };
         let bucket = command.op.bucket().cloned();
         let frees_space = command.frees_space();
         if let Err(why) = self.0.archive.get().map_or(Ok(()), |archive| archive.allows(frees_space)) {
@@ -307,6 +340,27 @@ impl Gateway {
         &self.0.blobs
     }
 
+    /// The feed of events.
+    #[must_use]
+    pub fn feed(&self) -> &Feed {
+        &self.0.feed
+    }
+
+    /// Who waits for leases on this node.
+    pub(crate) fn bells(&self) -> &LeaseBells {
+        &self.0.bells
+    }
+
+    /// Runs something that the node waits for when it stops.
+    pub(crate) fn in_background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.0.commits.spawn(work);
+    }
+
+    /// Resolves when the node is about to leave.
+    pub async fn left(&self) {
+        self.0.leaving.cancelled().await;
+    }
+
     /// The cluster.
     #[must_use]
     pub fn cluster(&self) -> &Arc<Cluster> {
@@ -347,7 +401,7 @@ impl Gateway {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let superseded = self.0.archive.get().is_some_and(Archive::is_superseded);
-        !superseded && !self.0.draining.load(Ordering::Relaxed) && self.0.cluster.is_ready()
+        !superseded && !self.0.leaving.is_cancelled() && self.0.cluster.is_ready()
     }
 
     /// Whether the backend gives a sign of life.
@@ -367,7 +421,7 @@ impl Gateway {
 
     /// Asks whoever sends requests to send them elsewhere; requests are still served.
     pub fn drain(&self) {
-        self.0.draining.store(true, Ordering::Relaxed);
+        self.0.leaving.cancel();
     }
 
     /// Stops: what was proposed ends, background work ends, the state is synced.
@@ -378,6 +432,8 @@ impl Gateway {
         self.drain();
         self.0.commits.close();
         let late = |what: &str| cluster::Error::Unavailable(format!("{what} did not end before the deadline"));
+        self.0.background.close();
+        timeout_at(deadline, self.0.background.wait()).await.map_err(|_| late("the feed"))?;
         timeout_at(deadline, self.0.commits.wait()).await.map_err(|_| late("commits"))?;
         if let Some(archive) = self.0.archive.get() {
             timeout_at(deadline, archive.stop()).await.map_err(|_| late("the archive"))?;
@@ -386,6 +442,12 @@ impl Gateway {
         timeout_at(deadline, self.0.blobs.backend().close()).await.map_err(|_| late("the backend"))?;
         Ok(self.0.cluster.shutdown(deadline).await?)
     }
+}
+
+/// For what this node asks its own state about locks.
+pub(crate) fn lock_permit() -> Permit {
+    let permit = authorize(Caller::Root, Action::UseLocks, Resource::Service, &Context::default());
+    permit.expect("root may use locks")
 }
 
 /// Whether a command that failed so was never handed to the log. What is not sure counts as done.

@@ -15,6 +15,7 @@ pub mod config;
 pub mod doctor;
 pub mod durable_dir;
 pub mod error;
+pub mod feed;
 pub mod gateway;
 pub mod jobs;
 pub mod node;

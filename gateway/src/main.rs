@@ -4,6 +4,8 @@
 
 #![expect(clippy::print_stdout, reason = "this file is the one that prints")]
 
+mod commands;
+
 use std::process::ExitCode;
 
 use holdfast::cli::{self, Action};
@@ -93,11 +95,22 @@ async fn run(action: Action) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+        Action::Watch { bucket, prefix, from, json } => watching(commands::watch(&bucket, &prefix, &from, json).await),
+        Action::Lock(words) => commands::lock(words).await,
         Action::Print(text) => {
             println!("{text}");
             ExitCode::SUCCESS
         }
     }
+}
+
+fn watching(ended: client::Error) -> ExitCode {
+    let code = if is_usage(&ended) { USAGE } else { FAILED };
+    failed(&ended, code)
+}
+
+fn is_usage(error: &client::Error) -> bool {
+    matches!(error, client::Error::Endpoint(_) | client::Error::Credentials)
 }
 
 async fn ask(method: Method, path: String, body: Option<Value>, json: bool) -> ExitCode {
@@ -107,11 +120,7 @@ async fn ask(method: Method, path: String, body: Option<Value>, json: bool) -> E
             print_value(&value, json);
             ExitCode::SUCCESS
         }
-        Err(error) => {
-            let code =
-                if matches!(error, client::Error::Endpoint(_) | client::Error::Credentials) { USAGE } else { FAILED };
-            failed(&error, code)
-        }
+        Err(error) => failed(&error, if is_usage(&error) { USAGE } else { FAILED }),
     }
 }
 

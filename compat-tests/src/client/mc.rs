@@ -43,7 +43,9 @@ impl Mc {
         command::fail_with(self.command(args), word)
     }
 
-    fn command(&self, args: &[&str]) -> std::process::Command {
+    /// `mc args...`, not started.
+    #[must_use]
+    pub fn command(&self, args: &[&str]) -> std::process::Command {
         let host =
             format!("http://{}:{}@{}", self.endpoint.access_key, self.endpoint.secret_key, self.endpoint.address);
         let mut command = command::clean(&self.program, self.home.path());

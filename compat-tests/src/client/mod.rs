@@ -6,6 +6,7 @@
 
 pub mod aws_cli;
 pub mod boto3;
+pub mod cli;
 pub mod command;
 pub mod curl;
 pub mod mc;

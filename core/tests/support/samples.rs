@@ -339,7 +339,7 @@ fn upload() -> UploadRef {
 
 /// Each mutation, some in two forms.
 pub fn ops() -> Vec<(&'static str, Op)> {
-    [object_ops(), upload_and_job_ops()].into_iter().flatten().collect()
+    [object_ops(), upload_and_job_ops(), lock_and_feed_ops()].into_iter().flatten().collect()
 }
 
 fn object_ops() -> Vec<(&'static str, Op)> {
@@ -452,6 +452,11 @@ fn upload_and_job_ops() -> Vec<(&'static str, Op)> {
             "set-digest",
             Op::SetDigest(SetDigest { bucket: BucketId(1), key: key("k"), place: PLACE, sha256: Some([9; 32]) }),
         ),
+    ]
+}
+
+fn lock_and_feed_ops() -> Vec<(&'static str, Op)> {
+    vec![
         (
             "acquire-lock",
             Op::AcquireLock(AcquireLock {

@@ -59,6 +59,8 @@ use super::s3::body::{BodyBudget, DeclaredChecksum, Digests, Expectation};
 pub const SIGNED_CHUNK_BYTES_MAX: usize = 8 << 20;
 /// A document (DeleteObjects, CompleteMultipartUpload, a configuration) may not be larger: 10,000 parts with checksums fit twice.
 pub const DOCUMENT_BYTES_MAX: usize = 4 << 20;
+/// A body on our own paths without a hash in its headers.
+const OWN_BODY_BYTES_MAX: usize = 1 << 20;
 /// Fields of a browser's form, all together.
 pub const FORM_FIELDS_BYTES_MAX: usize = 1 << 20;
 /// What is read of a refused body, so that its sender gets to read the reply.
@@ -96,6 +98,10 @@ pub struct Peer {
 /// The mark of a request for Holdfast's own API: its path is ours and its Host names no bucket.
 #[derive(Clone, Copy, Debug)]
 pub struct Internal;
+
+/// The mark of a request that follows the events of a bucket, or of all buckets.
+#[derive(Clone, Debug)]
+pub struct Listen(pub Option<String>);
 
 /// What the gate needs to know.
 pub struct GateOptions {
@@ -210,6 +216,12 @@ impl Inner {
             Route::Internal => {
                 seen.api = "Internal";
                 parts.extensions.insert(Internal);
+                let body = with_payload_hash(&mut parts, body).await?;
+                Ok(self.call(Request::from_parts(parts, body), seen).await)
+            }
+            Route::Listen(bucket) => {
+                seen.api = "ListenNotification";
+                parts.extensions.insert(Listen(bucket));
                 Ok(self.call(Request::from_parts(parts, Body::http_body_unsync(body)), seen).await)
             }
             Route::Preflight(bucket) => {
@@ -295,6 +307,20 @@ impl Inner {
         expect.verify(&digests).map_err(|error| body_refusal(&error))?;
         Ok(Body::from(bytes))
     }
+}
+
+/// Only S3 wants the hash of the payload in a header; curl's signatures for other services leave it out. On our own paths
+/// bodies are small, so it is computed here: the signature, which covers it, is verified as ever.
+async fn with_payload_hash<B: Inbound>(parts: &mut Parts, body: Paced<B>) -> Result<Body, Refusal> {
+    const HASH: &str = "x-amz-content-sha256";
+    if !parts.headers.contains_key(header::AUTHORIZATION) || parts.headers.contains_key(HASH) {
+        return Ok(Body::http_body_unsync(body));
+    }
+    let limited = http_body_util::Limited::new(body, OWN_BODY_BYTES_MAX);
+    let bytes = limited.collect().await.map_err(|_| incomplete())?.to_bytes();
+    let hash = HeaderValue::from_str(&crate::client::sign::sha256_hex(&bytes)).map_err(|_| incomplete())?;
+    parts.headers.insert(HASH, hash);
+    Ok(Body::from(bytes))
 }
 
 fn host_of(parts: &Parts) -> &str {

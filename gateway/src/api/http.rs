@@ -1,13 +1,17 @@
-//! Holdfast's own HTTP API, `/_holdfast/...`, on the S3 listener: health, metrics, status, objects, buckets.
+//! Holdfast's own HTTP API, `/_holdfast/...`, on the S3 listener: health, metrics, status, objects, buckets, locks, feed.
 //!
 //! Signed like S3, except health, which tells no details. The gate marks requests whose path is ours and whose Host names no
 //! bucket (`gate::Internal`); s3s verifies the signature; errors leave here as S3 errors and the gate writes them as JSON
 //! `{code, message, request_id}`. What has no route here is 404, what is not built 501.
 
 mod buckets;
+mod leases;
+mod listen;
+mod locks;
 mod members;
 mod objects;
 mod status;
+mod watch;
 
 use std::sync::Arc;
 
@@ -20,7 +24,8 @@ use s3s::route::S3Route;
 use s3s::{Body, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 use serde_json::Value;
 
-use crate::api::gate::{Internal, health_question};
+pub(crate) use self::buckets::parse_duration;
+use crate::api::gate::{Internal, Listen, health_question};
 use crate::api::s3::error::{invalid, not_built};
 use crate::api::s3::{call_of, to_s3};
 use crate::error::Error;
@@ -28,7 +33,7 @@ use crate::gateway::Gateway;
 use crate::telemetry::{METRICS_CONTENT_TYPE, Metrics};
 
 /// Parts of later issues that have a path already.
-const NOT_BUILT: [&str; 4] = ["sql", "watch", "locks", "indexes"];
+const NOT_BUILT: [&str; 2] = ["sql", "indexes"];
 const REVISION: HeaderName = HeaderName::from_static("x-holdfast-revision");
 /// Most bytes of a JSON document.
 const DOCUMENT_BYTES_MAX: usize = 64 << 10;
@@ -50,17 +55,21 @@ impl HttpRoute {
 #[async_trait]
 impl S3Route for HttpRoute {
     fn is_match(&self, _: &Method, _: &Uri, _: &HeaderMap, extensions: &mut Extensions) -> bool {
-        extensions.get::<Internal>().is_some()
+        extensions.get::<Internal>().is_some() || extensions.get::<Listen>().is_some()
     }
 
     async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {
-        if request.credentials.is_some() || health_question(request.uri.path()).is_some() {
+        let listens = request.extensions.get::<Listen>().is_some();
+        if request.credentials.is_some() || !listens && health_question(request.uri.path()).is_some() {
             return Ok(());
         }
         Err(S3Error::new(S3ErrorCode::AccessDenied))
     }
 
     async fn call(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {
+        if let Some(Listen(bucket)) = request.extensions.get::<Listen>() {
+            return listen::listen(&self.gateway, &request, bucket.clone()).await;
+        }
         let path = request.uri.path().to_owned();
         if health_question(&path).is_some() {
             return self.health(&request.method, &path).await;
@@ -87,6 +96,18 @@ impl S3Route for HttpRoute {
             ("PUT", path) if path.starts_with("v1/buckets/") => {
                 let name = path["v1/buckets/".len()..].to_owned();
                 buckets::set(&self.gateway, request, &name).await
+            }
+            ("GET", "v1/watch") => watch::watch(&self.gateway, &request).await,
+            (_, "v1/locks" | "v1/leases" | "v1/keys") => leases::collection(&self.gateway, request).await,
+            (_, path) if path.starts_with("v1/locks/") => {
+                locks::lock(&self.gateway, &request, &path["v1/locks/".len()..]).await
+            }
+            (_, path) if path.starts_with("v1/leases/") => {
+                leases::lease(&self.gateway, &request, &path["v1/leases/".len()..]).await
+            }
+            (_, path) if path.starts_with("v1/keys/") => {
+                let name = path["v1/keys/".len()..].to_owned();
+                leases::key(&self.gateway, request, &name).await
             }
             (_, path) if NOT_BUILT.iter().any(|part| is_under(path, part)) => Err(not_built(path)),
             _ => Err(no_route()),
@@ -144,6 +165,47 @@ fn json(value: Value, revision: Option<Revision>) -> S3Response<Body> {
     reply
 }
 
+/// The query's names and values, each name once.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn of(request: &S3Request<Body>, known: &[&str]) -> S3Result<Self> {
+        let pairs = url::form_urlencoded::parse(request.uri.query().unwrap_or_default().as_bytes());
+        let pairs: Vec<(String, String)> = pairs
+            .filter(|(name, _)| !name.starts_with("X-Amz-"))
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect();
+        for (at, (name, _)) in pairs.iter().enumerate() {
+            if !known.contains(&name.as_str()) {
+                return Err(invalid(format!("there is no parameter {name}")));
+            }
+            if pairs[..at].iter().any(|(other, _)| other == name) {
+                return Err(invalid(format!("the parameter {name} is given twice")));
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
+    fn number(&self, name: &str) -> S3Result<Option<u64>> {
+        let parse = |text: &str| text.parse().map_err(|_| invalid(format!("{name} is a number")));
+        self.text(name).map(parse).transpose()
+    }
+
+    /// Milliseconds of a duration such as `30s`; a number alone is seconds.
+    fn duration_ms(&self, name: &str) -> S3Result<Option<u64>> {
+        let parse = |text: &str| {
+            let seconds = text.parse::<u64>().ok().and_then(|seconds| seconds.checked_mul(1000));
+            let ms = seconds.or_else(|| buckets::parse_duration(text));
+            ms.ok_or_else(|| invalid(format!("{name} is a duration such as 500ms, 30s or 10m")))
+        };
+        self.text(name).map(parse).transpose()
+    }
+}
+
 /// A path segment or the rest of a path, decoded.
 fn decoded(text: &str) -> S3Result<String> {
     let text = percent_decode_str(text).decode_utf8().map_err(|_| invalid("the path is not UTF-8"))?;
@@ -156,7 +218,7 @@ mod tests {
 
     #[test]
     fn unbuilt_parts_are_known_by_their_path() {
-        assert!(is_under("v1/locks", "locks") && is_under("v1/locks/a", "locks"));
-        assert!(!is_under("v1/locksmith", "locks") && !is_under("v2/locks", "locks"));
+        assert!(is_under("v1/sql", "sql") && is_under("v1/sql/a", "sql"));
+        assert!(!is_under("v1/sqlite", "sql") && !is_under("v2/sql", "sql"));
     }
 }

@@ -91,13 +91,15 @@ impl Local {
     fn check_stamp(&self, stamp_ms: u64) -> Result<(), Error> {
         let drift = u64::try_from(STAMP_DRIFT_MAX.as_millis()).expect("minutes");
         let now_ms = (self.clock)().saturating_add_signed(self.clocks.ahead_ms());
-        let behind = stamp_ms.saturating_add(drift) < now_ms;
+        // Behind state time it would be applied as expired, even when the clocks say that state time is ahead.
+        let latest_ms = now_ms.max(self.state_ms());
+        let behind = stamp_ms.saturating_add(drift) < latest_ms;
         // State time never goes back, clocks do: whoever continues from it is right.
         let ahead = stamp_ms > now_ms.saturating_add(drift) && stamp_ms > self.state_ms().saturating_add(drift);
         if !behind && !ahead {
             return Ok(());
         }
-        let (off, way) = if behind { (now_ms - stamp_ms, "behind") } else { (stamp_ms - now_ms, "ahead of") };
+        let (off, way) = if behind { (latest_ms - stamp_ms, "behind") } else { (stamp_ms - now_ms, "ahead of") };
         Err(Error::Unavailable(format!(
             "this node's clock is {} s {way} the cluster's, which is the median of its members', and {} s are accepted: set the \
              clock right",

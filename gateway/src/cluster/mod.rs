@@ -268,6 +268,14 @@ impl Cluster {
         self.local.view()
     }
 
+    /// What this node has applied now. Waits for nobody.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the engine fails.
+    pub fn view_now(&self) -> Result<StateView, Error> {
+        self.local.view()
+    }
+
     /// From here on `admission` is asked before a command enters the log of this node, also for commands of other nodes:
     /// what it refuses is [`Error::Unavailable`]. Only the first call counts.
     pub fn admit_by(&self, admission: Admission) {

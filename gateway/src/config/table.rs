@@ -170,11 +170,12 @@ pub static SETTINGS: &[Setting] = &[
         default_note: "off",
         ..setting("pg_listen", "HOLDFAST_PG_LISTEN", "", "PostgreSQL wire")
     },
-    Setting {
-        unbuilt: Some("the event feed"),
-        default_on: true,
-        ..setting("events_keep", "HOLDFAST_EVENTS_KEEP", "24h,1GiB", "retained feed")
-    },
+    setting(
+        "events_keep",
+        "HOLDFAST_EVENTS_KEEP",
+        "24h,1GiB",
+        "how long events are kept, and how many bytes of them; the oldest go first",
+    ),
     setting(
         "log",
         "HOLDFAST_LOG",

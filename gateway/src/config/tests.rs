@@ -63,7 +63,7 @@ fn parts_that_are_not_built_are_named() {
         config.notices
     );
     assert!(!config.notices.iter().any(|notice| notice.contains("cluster")), "{:?}", config.notices);
-    for (name, value) in [("console_listen", "127.0.0.1:1"), ("pg_listen", ":5432"), ("events_keep", "1h")] {
+    for (name, value) in [("console_listen", "127.0.0.1:1"), ("pg_listen", ":5432")] {
         let refused = sources(&[(name, value)], &[], "").unwrap_err();
         assert!(matches!(&refused, Error::NotBuilt { origin: Origin::Flag, .. }), "{refused}");
     }

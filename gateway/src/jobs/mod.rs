@@ -11,14 +11,17 @@
 //! - [`orphans`]: blobs that no row knows go, when they are old and of this cluster's generation.
 //! - [`join`]: a content of many blobs becomes one, when clients are quiet.
 //! - [`digest`]: SHA-256 of what was put together without reading it.
-//! - [`trim`]: rows whose time is over.
+//! - [`trim`]: rows whose time is over. [`feed`]: events beyond what is kept.
+//! - `leases`: leases that were not renewed.
 //!
 //! Absent: schedules, priorities, jobs on a node that does not lead.
 
 pub mod digest;
 mod error;
+pub mod feed;
 pub mod gc;
 pub mod join;
+mod leases;
 mod ledger;
 pub mod orphans;
 pub mod trim;
@@ -68,6 +71,8 @@ pub struct JobsConfig {
     pub quiet_patience: Duration,
     /// How long a condemned blob is kept for reads of other nodes; zero where there are none. A longer read may be cut.
     pub peers_read_max: Duration,
+    /// How long events are kept, and how many bytes of them.
+    pub events_keep: (Duration, u64),
 }
 
 impl Default for JobsConfig {
@@ -80,6 +85,7 @@ impl Default for JobsConfig {
             quiet: Duration::from_secs(1),
             quiet_patience: Duration::from_secs(60),
             peers_read_max: Duration::ZERO,
+            events_keep: (day, 1 << 30),
         }
     }
 }
@@ -123,6 +129,11 @@ impl Jobs {
             jobs.spawn(&context, join::Join::default());
         }
         jobs.spawn(&context, trim::Trim);
+        jobs.spawn(&context, feed::TrimFeed);
+        let (own, stop) = (context, jobs.stop.clone());
+        jobs.tasks.spawn(async move {
+            stop.run_until_cancelled(leases::run(own)).await;
+        });
         jobs
     }
 

@@ -32,7 +32,7 @@ impl Facts for GatewayLedger {
 #[async_trait]
 impl Ledger for GatewayLedger {
     async fn commit(&self, op: AuthorizedOp, deadline: Instant) -> Result<Reply, jobs::Error> {
-        let committed = tokio::time::timeout_at(deadline, self.0.commit(op, request_id::mint())).await;
+        let committed = tokio::time::timeout_at(deadline, self.0.commit_job(op, request_id::mint())).await;
         match committed {
             Ok(Ok((_, reply))) => Ok(reply),
             Ok(Err(GatewayError::Refused(refusal))) => Ok(Reply::Refused(refusal)),

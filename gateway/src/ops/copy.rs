@@ -67,7 +67,7 @@ impl Gateway {
     /// # Errors
     /// [`Error::Refused`], [`Error::SourceIsDeleteMarker`], [`Error::SourceTooLarge`].
     pub async fn copy(&self, call: &Call, copy: Copy) -> Result<Done<Written>, Error> {
-        let (mut call, mut attempt) = (*call, 1);
+        let (mut call, mut attempt) = (call.clone(), 1);
         loop {
             match self.copy_once(&call, copy.clone()).await {
                 Err(error) if error.is_changed() && attempt < ATTEMPTS_MAX => attempt += 1,
@@ -102,7 +102,7 @@ impl Gateway {
             nonce: self.blobs().mint(),
         });
         let op = AuthorizedOp::new(op, &[target, read])?;
-        written(self.commit(op, call.request).await.map_err(of_source)?)
+        written(self.commit(op, call).await.map_err(of_source)?)
     }
 
     /// Stores a part that shares bytes of a version.
@@ -117,7 +117,7 @@ impl Gateway {
         from: &CopySource,
         part: Part,
     ) -> Result<Done<PartWritten>, Error> {
-        let (mut call, mut attempt) = (*call, 1);
+        let (mut call, mut attempt) = (call.clone(), 1);
         loop {
             let open = self.open_upload(&call, name).await?;
             match self.copy_part_once(&call, open, name, number, from, part).await {
@@ -160,7 +160,7 @@ impl Gateway {
             digests,
         });
         let op = AuthorizedOp::new(op, &[open.permit, read])?;
-        part_written(self.commit(op, call.request).await.map_err(of_source)?, crc64nvme)
+        part_written(self.commit(op, call).await.map_err(of_source)?, crc64nvme)
     }
 
     /// The checksum of a version's bytes in another algorithm than it has.

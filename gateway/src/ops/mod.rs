@@ -15,12 +15,13 @@ mod digest;
 pub mod get;
 pub mod inspect;
 pub mod list;
+pub mod lock;
 pub mod multipart;
 pub mod put;
 pub mod rename;
 pub mod tagging;
 
-use holdfast_core::command::{BucketRef, Conditions, Match, Reply, Written};
+use holdfast_core::command::{BucketRef, Conditions, Fence, Match, Reply, Written};
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{BucketName, ObjectKey, RequestId, Revision};
 use holdfast_core::rules::authorize::{Action, Caller, Context, Permit, Resource, authorize};
@@ -43,7 +44,7 @@ pub struct Freshness {
 }
 
 /// Who asks, and how.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Call {
     /// Who.
     pub caller: Caller,
@@ -53,6 +54,8 @@ pub struct Call {
     pub request: RequestId,
     /// Which state a read may see.
     pub freshness: Freshness,
+    /// Grants of locks that must be live when a write is applied.
+    pub fences: Vec<Fence>,
 }
 
 /// A result, with the revision of its commit, or of the state that was read.
@@ -67,7 +70,7 @@ pub struct Done<T> {
 impl Call {
     /// The same call, for another command: an id names one command only.
     fn again(&self) -> Self {
-        Self { request: RequestId::new(self.request.minted_ms(), rand::random()), ..*self }
+        Self { request: RequestId::new(self.request.minted_ms(), rand::random()), ..self.clone() }
     }
 
     fn permit(&self, action: Action, resource: Resource) -> Result<Permit, Error> {

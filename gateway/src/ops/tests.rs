@@ -76,6 +76,7 @@ fn root() -> Call {
         context: Context::default(),
         request: RequestId::new(crate::clock::now_ms(), rand::random()),
         freshness: Freshness::default(),
+        fences: Vec::new(),
     }
 }
 

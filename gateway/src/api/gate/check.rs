@@ -58,6 +58,8 @@ pub(super) enum Route {
     S3(&'static Operation, Option<String>),
     /// To the routes under `/_holdfast` and the health aliases.
     Internal,
+    /// To whoever follows the events of a bucket, or of all, in the way of MinIO's clients.
+    Listen(Option<String>),
     /// A browser asks before it sends.
     Preflight(Option<String>),
 }
@@ -111,6 +113,10 @@ pub(super) fn route(parts: &Parts, rules: &Rules<'_>) -> Result<Route, Refusal> 
     }
     let query: Vec<_> = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
     check_mechanism(parts, &query)?;
+    if parts.method == Method::GET && target != Target::Object && query.iter().any(|(name, _)| name == "events") {
+        check_framing(rules, false)?;
+        return Ok(Route::Listen(bucket));
+    }
     check_duplicates(&query)?;
     let operation = operation(parts, target, &query)?;
     check_operation_id(operation, &query)?;
@@ -311,7 +317,7 @@ fn check_headers(operation: &Operation, headers: &HeaderMap, rules: &Rules<'_>) 
             }
             check_value(name, value, rules)?;
         } else if name.starts_with("x-holdfast-") {
-            check_own_header(name)?;
+            check_own_header(name, reads)?;
         } else if !reads && !known && (name.starts_with("if-") || name == "content-range") {
             return Err(unbuilt_header(name));
         }
@@ -365,10 +371,11 @@ fn check_value(name: &str, value: &str, rules: &Rules<'_>) -> Result<(), Refusal
     }
 }
 
-fn check_own_header(name: &str) -> Result<(), Refusal> {
+fn check_own_header(name: &str, reads: bool) -> Result<(), Refusal> {
     match name {
         "x-holdfast-consistency" | "x-holdfast-min-revision" => Ok(()),
-        "x-holdfast-fence" => Err(unbuilt_header(name)),
+        "x-holdfast-fence" if reads => Err(unbuilt_header("x-holdfast-fence on a read")),
+        "x-holdfast-fence" => Ok(()),
         _ => Err(Refusal::invalid("InvalidArgument", "header", format!("There is no request header {name}."))),
     }
 }

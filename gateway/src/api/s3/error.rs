@@ -117,6 +117,11 @@ fn refused(refusal: &Refusal) -> Answer {
         Refusal::Changed => (S3ErrorCode::ConditionalRequestConflict, StatusCode::CONFLICT),
         Refusal::NotBuilt => (S3ErrorCode::NotImplemented, StatusCode::NOT_IMPLEMENTED),
         Refusal::Denied => (S3ErrorCode::AccessDenied, StatusCode::FORBIDDEN),
+        Refusal::LockHeld => custom("LockHeld", StatusCode::CONFLICT),
+        Refusal::QueueFull => (S3ErrorCode::SlowDown, StatusCode::SERVICE_UNAVAILABLE),
+        Refusal::NoSuchLease => custom("NoSuchLease", StatusCode::NOT_FOUND),
+        Refusal::FencingTokenStale { .. } => custom("FencingTokenStale", StatusCode::PRECONDITION_FAILED),
+        Refusal::Compacted { .. } => custom("Compacted", StatusCode::GONE),
     }
 }
 
@@ -239,7 +244,12 @@ fn refusal_message(refusal: &Refusal) -> Option<String> {
         | Refusal::InvalidTag { .. }
         | Refusal::BlobCondemned
         | Refusal::Expired
-        | Refusal::Changed => {
+        | Refusal::Changed
+        | Refusal::LockHeld
+        | Refusal::QueueFull
+        | Refusal::NoSuchLease
+        | Refusal::FencingTokenStale { .. }
+        | Refusal::Compacted { .. } => {
             Some(sentence(&refusal.to_string()))
         }
         Refusal::NoSuchBucket
@@ -313,7 +323,7 @@ mod tests {
 
     #[test]
     fn each_refusal_has_the_code_that_aws_gives() {
-        let table: [(Refusal, &str, u16); 26] = [
+        let table: [(Refusal, &str, u16); 31] = [
             (Refusal::NoSuchBucket, "NoSuchBucket", 404),
             (Refusal::BucketExists, "BucketAlreadyOwnedByYou", 409),
             (Refusal::BucketNotEmpty, "BucketNotEmpty", 409),
@@ -340,6 +350,11 @@ mod tests {
             (Refusal::NotBuilt, "NotImplemented", 501),
             (Refusal::Denied, "AccessDenied", 403),
             (Refusal::CopyToItself, "InvalidRequest", 400),
+            (Refusal::LockHeld, "LockHeld", 409),
+            (Refusal::QueueFull, "SlowDown", 503),
+            (Refusal::NoSuchLease, "NoSuchLease", 404),
+            (Refusal::FencingTokenStale { name: "x".into() }, "FencingTokenStale", 412),
+            (Refusal::Compacted { oldest: 1 }, "Compacted", 410),
         ];
         for (refusal, code, status) in table {
             check(Error::Refused(refusal), code, status);

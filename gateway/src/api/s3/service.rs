@@ -1,6 +1,7 @@
 //! The S3 API on top of the verbs. Each method decodes, calls one verb, and encodes; what is not here is answered with
 //! `NotImplemented` by s3s.
 
+use holdfast_core::command::Fence;
 use holdfast_core::id::Revision;
 use holdfast_core::rules::authorize::{Caller, Context};
 use http::{HeaderMap, HeaderValue};
@@ -42,12 +43,32 @@ pub fn call_of<T>(req: &S3Request<T>) -> S3Result<Call> {
         context: Context { secure_transport },
         request: request_of(req),
         freshness: freshness(&req.headers)?,
+        fences: fences(&req.headers)?,
     })
 }
 
 /// The request's id; the gate has given it one.
 fn request_of<T>(req: &S3Request<T>) -> RequestId {
     req.extensions.get::<RequestId>().copied().unwrap_or_else(request_id::mint)
+}
+
+/// `x-holdfast-fence: NAME=TOKEN`, once for each lock.
+fn fences(headers: &HeaderMap) -> S3Result<Vec<Fence>> {
+    /// More are a mistake.
+    const FENCES_MAX: usize = 16;
+    let mut fences = Vec::new();
+    for value in headers.get_all("x-holdfast-fence") {
+        let parts = value.to_str().ok().and_then(|text| text.trim().rsplit_once('='));
+        let fence = parts.and_then(|(name, token)| {
+            let name = percent_encoding::percent_decode_str(name).decode_utf8().ok()?.into_owned();
+            Some(Fence { name, token: token.parse().ok()? })
+        });
+        fences.push(fence.ok_or_else(|| invalid("x-holdfast-fence is NAME=TOKEN, the token a number"))?);
+    }
+    if fences.len() > FENCES_MAX {
+        return Err(invalid("at most 16 fences"));
+    }
+    Ok(fences)
 }
 
 fn freshness(headers: &HeaderMap) -> S3Result<Freshness> {

@@ -24,6 +24,7 @@ fn run(request: &str, length_known: bool) -> String {
             format!("{} {}", operation.name, bucket.unwrap_or_default()).trim().to_owned()
         }
         Ok(Route::Internal) => "internal".into(),
+        Ok(Route::Listen(bucket)) => format!("listen {}", bucket.unwrap_or_default()).trim().to_owned(),
         Ok(Route::Preflight(bucket)) => format!("preflight {}", bucket.unwrap_or_default()),
         Err(refusal) => format!("{} {}", refusal.status.as_u16(), refusal.code),
     }
@@ -36,6 +37,9 @@ fn check(request: &str, expected: &str) {
 #[test]
 fn built_operations_are_recognised() {
     for (request, expected) in [
+        ("PUT /b/k | x-holdfast-fence: a=1", "PutObject b"),
+        ("GET /?events=s3:ObjectCreated:*", "listen"),
+        ("GET /b?events=s3:ObjectCreated:*&events=s3:ObjectRemoved:*&prefix=a&suffix=b&ping=10", "listen b"),
         ("GET /", "ListBuckets"),
         ("GET /?x-id=ListBuckets&max-buckets=2", "ListBuckets"),
         ("PUT /b", "CreateBucket b"),
@@ -104,7 +108,8 @@ fn what_is_not_built_answers_501() {
         "POST /b?metadataTable",
         "POST /b | x-amz-request-route: r",
         "DELETE /b?website",
-        "GET /b?events=a&events=b",
+        "PUT /b?events=a",
+        "GET /b/k?events=a",
         "PUT /b/k?frobnicate",
         "PUT /b/k?partNumber=1",
         "PUT /b/k?versionId=1",
@@ -132,7 +137,7 @@ fn what_is_not_built_answers_501() {
         "PUT /b/k | if-modified-since: x",
         "PUT /b/k | content-range: bytes 0-1/2",
         "PUT /b/k | x-amz-future: 1",
-        "PUT /b/k | x-holdfast-fence: a=1",
+        "GET /b/k | x-holdfast-fence: a=1",
         "POST /b?delete | x-amz-content-sha256: STREAMING-UNSIGNED-PAYLOAD-TRAILER",
     ] {
         check(request, "501 NotImplemented");

@@ -24,6 +24,8 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicUsize};
 
+use holdfast_core::command::Reply;
+use holdfast_core::error::Error as Refusal;
 use holdfast_core::keyspace::Keyspace;
 use holdfast_core::kv::{Direction, KeyRange, KvRead as _};
 use rand::rngs::StdRng;
@@ -171,7 +173,12 @@ async fn client(sim: Arc<Sim>, number: u64) {
             let ended = match done {
                 // A dead process answers nobody.
                 _ if sim.is_dead(at) => None,
-                Ok(_) => Some(Instant::now()),
+                // Whether it was applied before it was too old is not known.
+                Ok(done) if matches!(done.reply, Reply::Refused(Refusal::Expired)) => None,
+                Ok(done) => {
+                    assert!(!matches!(done.reply, Reply::Refused(_)), "{:?}", done.reply);
+                    Some(Instant::now())
+                }
                 Err(Error::UnknownOutcome(_) | Error::Fatal(_)) => None,
                 Err(_) => continue,
             };

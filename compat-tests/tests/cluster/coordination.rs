@@ -1,0 +1,182 @@
+//! Locks and the feed while the cluster loses its leader: never two holders, and one history for every watcher.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use holdfast_compat_tests::client::cli::{Event, Watch, events_in};
+use holdfast_compat_tests::client::raw::{Call, Raw, Reply};
+use holdfast_compat_tests::lan::{Find, Lan};
+use holdfast_compat_tests::process::wait_until;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::histories::logs;
+use crate::{NODES, SOON, Scale, say, until_answered};
+
+const WORKERS: u64 = 4;
+/// How often the leader is killed in a round.
+const KILLS: usize = 2;
+
+/// A write that was acknowledged under the lock.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    value: u64,
+    token: u64,
+    revision: u64,
+}
+
+fn lock(raw: &mut Raw, method: &str, query: &[(&str, &str)]) -> Result<Reply> {
+    let call = Call { method, bucket: "_holdfast", key: "v1/locks/counter", query, headers: &[], body: b"" };
+    Ok(raw.send(&call)?)
+}
+
+/// Takes the lock, adds one to the counter under its fence, and gives the lock back.
+fn add_one(raw: &mut Raw) -> Result<Option<Written>> {
+    let granted = lock(raw, "PUT", &[("ttl", "3s"), ("wait", "2s")])?;
+    if granted.status != 200 {
+        return Ok(None);
+    }
+    let granted: serde_json::Value = serde_json::from_slice(&granted.body)?;
+    let (token, lease) = (granted["token"].as_u64().context("no token")?, granted["lease"].to_string());
+    let found = raw.get("coordinated", "counter", &[])?.expect(200)?;
+    let value = found.text().parse::<u64>()? + 1;
+    let fence = format!("counter={token}");
+    let put = raw.put("coordinated", "counter", &[("x-holdfast-fence", &fence)], value.to_string().as_bytes())?;
+    let revision = put.header("x-holdfast-revision").and_then(|text| text.parse().ok());
+    let written = put.status == 200;
+    // A lock that is not given back ends by itself.
+    let _ = lock(raw, "DELETE", &[("lease", &lease)]);
+    Ok(if written { Some(Written { value, token, revision: revision.context("no revision")? }) } else { None })
+}
+
+/// Each adds one again and again, at whichever node.
+fn start_workers(
+    lan: &Lan,
+    seed: u64,
+    stop: &Arc<AtomicBool>,
+    done: &Arc<Mutex<Vec<Written>>>,
+) -> Vec<std::thread::JoinHandle<()>> {
+    (0..WORKERS)
+        .map(|number| {
+            let (stop, done) = (stop.clone(), done.clone());
+            let raws: Vec<Raw> = (0..NODES).map(|node| lan.raw(node).within(Duration::from_secs(6))).collect();
+            let seed = seed ^ number;
+            std::thread::spawn(move || {
+                let (mut random, mut raws) = (StdRng::seed_from_u64(seed), raws);
+                while !stop.load(Ordering::Relaxed) {
+                    let node = random.random_range(0..NODES);
+                    match add_one(&mut raws[node]) {
+                        Ok(Some(written)) => done.lock().expect("a worker panicked").push(written),
+                        // Nobody leads, or the node is down: later, elsewhere.
+                        Ok(None) | Err(_) => std::thread::sleep(Duration::from_millis(50)),
+                    }
+                }
+            })
+        })
+        .collect()
+}
+
+pub fn locks_and_feed(scale: Scale) -> Result<()> {
+    let mut lan = Lan::start(NODES, Find::Static)?;
+    until_answered(|| lan.raw(0).put("coordinated", "", &[], b"")?.expect(200))?;
+    lan.raw(0).put("coordinated", "counter", &[], b"0")?.expect(200)?;
+    let dir = tempfile::tempdir()?;
+    let output = |watch: usize| dir.path().join(format!("watch-{watch}.json"));
+    let mut watches: Vec<Watch> = (0..NODES)
+        .map(|node| Watch::start(&lan.endpoint(node), "", Some("0"), &output(node)))
+        .collect::<Result<_>>()?;
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+    let workers = start_workers(&lan, scale.seed, &stop, &done);
+    let mut hops = 0;
+    let mut break_things = || -> Result<()> {
+        for round in 0..KILLS * usize::try_from(scale.rounds.max(1))? {
+            std::thread::sleep(Duration::from_millis(1500));
+            let leader = lan.leader()?;
+            lan.kill(leader);
+            std::thread::sleep(Duration::from_millis(1500));
+            // One watcher goes on from its last event at another node.
+            let (watch, node) = (round % NODES, (leader + 1) % NODES);
+            let last = events_in(&output(watch))?.pop().map_or("0".to_owned(), |event: Event| event.id());
+            drop(watches.remove(watch));
+            // What it had not finished to print is printed again by the next one.
+            cut_to_whole_lines(&output(watch))?;
+            let again = events_in(&output(watch))?.pop().map_or(last, |event| event.id());
+            watches.insert(watch, Watch::start(&lan.endpoint(node), "", Some(&again), &output(watch))?);
+            hops += 1;
+            lan.launch(leader)?;
+            lan.await_ready(leader)?;
+        }
+        std::thread::sleep(Duration::from_millis(1500));
+        Ok(())
+    };
+    let broken = break_things();
+    stop.store(true, Ordering::Relaxed);
+    for worker in workers {
+        worker.join().map_err(|_| anyhow!("a worker panicked"))?;
+    }
+    broken.with_context(|| logs(&lan))?;
+    let written = std::mem::take(&mut *done.lock().expect("no worker is left"));
+    check_locks(&lan, &written).with_context(|| logs(&lan))?;
+    let end = lan.raw(0).put("coordinated", "end", &[], b"x")?.expect(200)?;
+    let end: u64 = end.header("x-holdfast-revision").context("no revision")?.parse()?;
+    let began = Instant::now();
+    for watch in 0..NODES {
+        wait_until("a watcher to see the end", SOON, || {
+            Ok(events_in(&output(watch))?.last().is_some_and(|event| event.revision >= end))
+        })
+        .with_context(|| logs(&lan))?;
+    }
+    let seen: Vec<Vec<Event>> = (0..NODES).map(|watch| events_in(&output(watch))).collect::<Result<_>>()?;
+    check_feed(&seen, &written, end)?;
+    say(&format!(
+        "{} writes under the lock, {} events for each of {NODES} watchers after {hops} hops, all there {} ms after the end",
+        written.len(),
+        seen[0].len(),
+        began.elapsed().as_millis()
+    ));
+    Ok(())
+}
+
+/// A killed watcher may leave a piece of a line.
+fn cut_to_whole_lines(output: &std::path::Path) -> Result<()> {
+    let text = std::fs::read_to_string(output)?;
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    std::fs::write(output, &text[..whole])?;
+    Ok(())
+}
+
+/// Two holders at once would have read the same value, and written the same next one.
+fn check_locks(lan: &Lan, written: &[Written]) -> Result<()> {
+    ensure!(written.len() > 10, "only {} writes", written.len());
+    let mut by_revision = written.to_vec();
+    by_revision.sort_by_key(|write| write.revision);
+    let values: BTreeSet<u64> = written.iter().map(|write| write.value).collect();
+    ensure!(values.len() == written.len(), "a value was written twice: {by_revision:?}");
+    ensure!(by_revision.is_sorted_by_key(|write| write.value), "values go back: {by_revision:?}");
+    ensure!(by_revision.is_sorted_by(|one, next| one.token < next.token), "tokens do not rise: {by_revision:?}");
+    ensure!(by_revision.iter().all(|write| write.token < write.revision), "a token from the future");
+    let found = until_answered(|| lan.raw(0).get("coordinated", "counter", &[])?.expect(200))?;
+    let last = found.text().parse::<u64>()?;
+    let highest = values.last().copied().unwrap_or_default();
+    ensure!(last >= highest, "the counter is {last}, and {highest} was acknowledged");
+    Ok(())
+}
+
+fn check_feed(seen: &[Vec<Event>], written: &[Written], end: u64) -> Result<()> {
+    for (watch, events) in seen.iter().enumerate() {
+        let order = |event: &Event| (event.revision, event.n);
+        let sorted = events.is_sorted_by(|one, next| order(one) < order(next));
+        ensure!(sorted, "watcher {watch} saw events twice or out of order");
+        let upto: Vec<&Event> = events.iter().filter(|event| event.revision <= end).collect();
+        let first: Vec<&Event> = seen[0].iter().filter(|event| event.revision <= end).collect();
+        ensure!(upto == first, "watcher {watch} saw {} events, watcher 0 {}", upto.len(), first.len());
+        let revisions: BTreeSet<u64> =
+            events.iter().filter(|event| event.key == "counter").map(|event| event.revision).collect();
+        let missing: Vec<_> = written.iter().filter(|write| !revisions.contains(&write.revision)).collect();
+        ensure!(missing.is_empty(), "watcher {watch} did not see {missing:?}");
+    }
+    Ok(())
+}

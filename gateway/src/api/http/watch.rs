@@ -1,0 +1,93 @@
+//! `GET /_holdfast/v1/watch?bucket=&prefix=&suffix=&event=&from=`: the feed as server-sent events.
+//!
+//! The id of an event is `<revision>.<n>`, that of a mark `<revision>.end`: a client that reconnects with `Last-Event-ID`, to
+//! any node, goes on right after it. Source: HTML Living Standard, "Server-sent events".
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_core::rules::authorize::{Action, Resource, authorize};
+use http::{HeaderValue, header};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use s3s::{Body, S3Request, S3Response, S3Result};
+use tokio::time::Instant;
+
+use super::{Query, REVISION};
+use crate::api::s3::convert::bucket_name;
+use crate::api::s3::error::invalid;
+use crate::api::s3::{call_of, to_s3};
+use crate::error::Error;
+use crate::feed::{Filter, Next, Watcher, record};
+use crate::gateway::Gateway;
+
+/// How often a quiet stream says how far it is.
+const MARK_EVERY: Duration = Duration::from_secs(10);
+/// Shortest interval that a client may ask for.
+const MARK_EVERY_MIN: Duration = Duration::from_millis(100);
+/// How long a client waits before it connects again.
+const RETRY_MS: u64 = 1000;
+
+pub(super) async fn watch(gateway: &Gateway, request: &S3Request<Body>) -> S3Result<S3Response<Body>> {
+    let call = call_of(request)?;
+    let query = Query::of(request, &["bucket", "prefix", "suffix", "event", "from", "mark"])?;
+    let bucket = query.text("bucket").filter(|name| !name.is_empty()).map(bucket_name).transpose()?;
+    let resource = bucket.clone().map_or(Resource::Service, Resource::Bucket);
+    let refused = |error: Error| to_s3(&error, call.request);
+    let permit = authorize(call.caller, Action::WatchEvents, resource, &call.context);
+    let permit = permit.map_err(|refusal| refused(refusal.into()))?;
+    let text = |name| query.text(name).unwrap_or_default();
+    let names = text("event").split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    let filter = Filter { bucket, prefix: text("prefix").to_owned(), suffix: text("suffix").to_owned(), names };
+    let last = request.headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let after = last.or(query.text("from")).map(|text| {
+        record::position(text)
+            .ok_or_else(|| invalid("from is a revision, or an id of an event: REVISION.N or REVISION.end"))
+    });
+    let every = query.duration_ms("mark")?.map_or(MARK_EVERY, Duration::from_millis).max(MARK_EVERY_MIN);
+    let watcher = gateway.feed().watch(&permit, filter, after.transpose()?).await.map_err(refused)?;
+    let revision = gateway.status().revision;
+    let body = StreamBody::new(stream(gateway.clone(), watcher, every));
+    let mut reply = S3Response::new(Body::http_body_unsync(body));
+    let headers = &mut reply.headers;
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    headers.insert(REVISION, HeaderValue::from(revision));
+    Ok(reply)
+}
+
+type Chunk = Result<Frame<Bytes>, std::io::Error>;
+
+fn stream(gateway: Gateway, mut watcher: Watcher, every: Duration) -> impl futures::Stream<Item = Chunk> {
+    let chunk = |text: String| Ok(Frame::data(Bytes::from(text)));
+    async_stream::stream! {
+        yield chunk(format!("retry: {RETRY_MS}\n\n"));
+        loop {
+            let next = tokio::select! {
+                next = watcher.next(Instant::now() + every) => next,
+                // The client connects again, to another node.
+                () = gateway.left() => return,
+            };
+            match next {
+                Ok(Next::Event(event)) => {
+                    let (id, data) = (record::id(event.place), record::plain(&event));
+                    yield chunk(format!("id: {id}\nevent: change\ndata: {data}\n\n"));
+                }
+                Ok(Next::Mark(revision)) => {
+                    yield chunk(format!("id: {revision}.end\nevent: mark\ndata: {{\"revision\":{revision}}}\n\n"));
+                }
+                Err(error) => {
+                    let (code, message) = ("Compacted", error_text(&error));
+                    let data = serde_json::json!({ "code": code, "message": message });
+                    yield chunk(format!("event: error\ndata: {data}\n\n"));
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn error_text(error: &Error) -> String {
+    crate::backend::chain(error)
+}

@@ -1,0 +1,244 @@
+//! The commands that do more than ask once: following events, and running something under a lock.
+
+use std::time::Duration;
+
+use holdfast::cli::{LockWant, LockWords};
+use holdfast::client::{Client, DEADLINE, Error};
+use http::{Method, StatusCode};
+use percent_encoding::utf8_percent_encode;
+use serde_json::Value;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{ExitCode, FAILED, IN_PATH, USAGE, ask, failed, is_usage, print_value};
+
+/// Pause before a lost connection is made again.
+const RECONNECT: Duration = Duration::from_millis(500);
+/// How long a command may take to end when it is told to.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Follows events and prints them; returns why it could not go on.
+pub(super) async fn watch(bucket: &str, prefix: &str, from: &str, json: bool) -> Error {
+    let client = match Client::from_environment().await {
+        Ok(client) => client,
+        Err(error) => return error,
+    };
+    let encode = |text: &str| utf8_percent_encode(text, IN_PATH).to_string().replace('/', "%2F");
+    let mut path = format!("/_holdfast/v1/watch?prefix={}", encode(prefix));
+    if !bucket.is_empty() {
+        path.push_str(&format!("&bucket={}", encode(bucket)));
+    }
+    let mut last = (!from.is_empty()).then(|| from.to_owned());
+    let mut connected = false;
+    loop {
+        let mut ended = None;
+        let after = last.clone();
+        let followed = client.follow(&path, after.as_deref(), |id, kind, data| {
+            connected = true;
+            match kind {
+                "change" => println!("{}", if json { data.to_owned() } else { line(id, data) }),
+                "error" => ended = Some(data.to_owned()),
+                _ => {}
+            }
+            if !id.is_empty() {
+                last = Some(id.to_owned());
+            }
+        });
+        let followed = followed.await;
+        if let Some(data) = ended {
+            let answer: Value = serde_json::from_str(&data).unwrap_or_default();
+            let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
+            let (code, message, request_id) = (text("code"), text("message"), String::new());
+            return Error::Refused { status: StatusCode::GONE, code, message, request_id, answer: Box::new(answer) };
+        }
+        match followed {
+            // A node that is going, or one that was reached before and will be back.
+            Ok(()) => {}
+            Err(Error::Unreachable { .. }) if connected => {}
+            Err(Error::Refused { status, .. }) if connected && status == StatusCode::SERVICE_UNAVAILABLE => {}
+            Err(error) => return error,
+        }
+        sleep(RECONNECT).await;
+    }
+}
+
+/// An event for a person: its id, what happened, to what, how large.
+fn line(id: &str, data: &str) -> String {
+    let event: Value = serde_json::from_str(data).unwrap_or_default();
+    let text = |name: &str| event[name].as_str().map(|text| text.escape_debug().to_string());
+    let mut line = format!("{id}\t{}", text("event").unwrap_or_default());
+    if let Some(bucket) = text("bucket") {
+        line.push_str(&format!("\ts3://{bucket}/{}", text("key").unwrap_or_default()));
+    } else if let Some(name) = text("lock").or_else(|| text("key")) {
+        line.push_str(&format!("\t{name}"));
+    }
+    if let Some(source) = text("source") {
+        line.push_str(&format!("\t({source})"));
+    }
+    if let Some(size) = event["size"].as_u64() {
+        line.push_str(&format!("\t{size}"));
+    }
+    if let Some(token) = event["token"].as_u64() {
+        line.push_str(&format!("\ttoken {token}"));
+    }
+    line
+}
+
+/// Does something with a lock.
+pub(super) async fn lock(words: LockWords) -> ExitCode {
+    let path = |name: &str| format!("/_holdfast/v1/locks/{}", utf8_percent_encode(name, IN_PATH));
+    match words {
+        LockWords::Acquire { want, json } => match acquire(&want).await {
+            Ok((_, granted)) => {
+                print_value(&granted, json);
+                ExitCode::SUCCESS
+            }
+            Err(error) => refused(&error),
+        },
+        LockWords::Renew { name, lease, ttl, json } => {
+            let ttl = if ttl.is_empty() { ttl } else { format!("&ttl={ttl}") };
+            ask(Method::POST, format!("{}?lease={lease}{ttl}", path(&name)), None, json).await
+        }
+        LockWords::Release { name, lease, json } => {
+            ask(Method::DELETE, format!("{}?lease={lease}", path(&name)), None, json).await
+        }
+        LockWords::List { name, json } if name.is_empty() => {
+            ask(Method::GET, "/_holdfast/v1/locks".to_owned(), None, json).await
+        }
+        LockWords::List { name, json } => ask(Method::GET, path(&name), None, json).await,
+        LockWords::Run { want, command } => run(&want, &command).await,
+    }
+}
+
+fn refused(error: &Error) -> ExitCode {
+    if let Error::Refused { code, answer, .. } = error
+        && code == "LockHeld"
+    {
+        let holder = &answer["holders"][0];
+        eprintln!("holdfast: the lock is held by {} (lease {})", holder["owner"], holder["lease"]);
+        return ExitCode::from(FAILED);
+    }
+    failed(error, if is_usage(error) { USAGE } else { FAILED })
+}
+
+async fn acquire(want: &LockWant) -> Result<(Client, Value), Error> {
+    let client = Client::from_environment().await?;
+    let LockWant { name, ttl_ms, wait_ms, shared, owner } = want;
+    let mode = if *shared { "shared" } else { "exclusive" };
+    let encode = |text: &str| utf8_percent_encode(text, IN_PATH).to_string().replace('/', "%2F");
+    let path = format!(
+        "/_holdfast/v1/locks/{}?ttl={ttl_ms}ms&wait={wait_ms}ms&mode={mode}&owner={}",
+        utf8_percent_encode(name, IN_PATH),
+        encode(owner)
+    );
+    let deadline = DEADLINE + Duration::from_millis(*wait_ms);
+    let granted = client.json_within(deadline, Method::PUT, &path, None).await?;
+    Ok((client, granted))
+}
+
+/// Runs a command while the lock is held; its exit code, or 1 when the lock was not had or was lost.
+async fn run(want: &LockWant, command: &[String]) -> ExitCode {
+    // The lease may have begun at any moment since.
+    let (client, granted) = match acquire(want).await {
+        Ok(acquired) => acquired,
+        Err(error) => return refused(&error),
+    };
+    let mut valid_from = Instant::now();
+    let (lease, token) = (granted["lease"].as_u64().unwrap_or_default(), granted["token"].as_u64().unwrap_or_default());
+    let Some((program, words)) = command.split_first() else { return ExitCode::from(USAGE) };
+    let path = format!("/_holdfast/v1/locks/{}?lease={lease}", utf8_percent_encode(&want.name, IN_PATH));
+    let started = Command::new(program)
+        .args(words)
+        .env("HOLDFAST_LOCK_NAME", &want.name)
+        .env("HOLDFAST_LOCK_TOKEN", token.to_string())
+        .env("HOLDFAST_LOCK_LEASE", lease.to_string())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn();
+    let mut child = match started {
+        Ok(child) => child,
+        Err(error) => {
+            eprintln!("holdfast: cannot run {program}: {error}");
+            release(&client, &path).await;
+            return ExitCode::from(FAILED);
+        }
+    };
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        eprintln!("holdfast: cannot handle signals");
+        return ExitCode::from(FAILED);
+    };
+    let ttl = Duration::from_millis(want.ttl_ms);
+    let mut renew_at = valid_from + ttl / 3;
+    loop {
+        tokio::select! {
+            ended = child.wait() => {
+                release(&client, &path).await;
+                return match ended.ok().and_then(|status| status.code()) {
+                    Some(code) => ExitCode::from(u8::try_from(code).unwrap_or(FAILED)),
+                    None => ExitCode::from(FAILED),
+                };
+            }
+            _ = interrupt.recv() => tell(&child, rustix::process::Signal::INT),
+            _ = terminate.recv() => tell(&child, rustix::process::Signal::TERM),
+            renewed = renew(&client, &path, renew_at, valid_from + ttl) => match renewed {
+                Renewed::At(asked) => {
+                    valid_from = asked;
+                    renew_at = asked + ttl / 3;
+                }
+                Renewed::Late => renew_at = Instant::now() + ttl / 10,
+                Renewed::Lost => {
+                    eprintln!("holdfast: the lock {:?} was lost: the command is killed", want.name);
+                    kill(&mut child).await;
+                    return ExitCode::from(FAILED);
+                }
+            },
+        }
+    }
+}
+
+enum Renewed {
+    /// It lives on from the moment when it was asked for.
+    At(Instant),
+    /// No answer, and it may still live.
+    Late,
+    /// It has ended, or may have.
+    Lost,
+}
+
+async fn renew(client: &Client, path: &str, at: Instant, ends: Instant) -> Renewed {
+    sleep_until(at.min(ends)).await;
+    let asked = Instant::now();
+    if asked >= ends {
+        return Renewed::Lost;
+    }
+    match tokio::time::timeout_at(ends, client.json(Method::POST, path, None)).await {
+        Ok(Ok(_)) => Renewed::At(asked),
+        Ok(Err(Error::Refused { code, .. })) if code == "NoSuchLease" => Renewed::Lost,
+        Ok(Err(_)) => Renewed::Late,
+        Err(_) => Renewed::Lost,
+    }
+}
+
+async fn release(client: &Client, path: &str) {
+    match client.json(Method::DELETE, path, None).await {
+        Ok(_) => {}
+        Err(Error::Refused { code, .. }) if code == "NoSuchLease" => {}
+        Err(error) => eprintln!("holdfast: the lock could not be released and ends by itself: {error}"),
+    }
+}
+
+/// The command and all that it started.
+fn tell(child: &Child, what: rustix::process::Signal) {
+    if let Some(group) = child.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
+        // It may have ended just now.
+        let _ = rustix::process::kill_process_group(group, what);
+    }
+}
+
+async fn kill(child: &mut Child) {
+    tell(child, rustix::process::Signal::KILL);
+    // What cannot be killed hangs in the kernel.
+    let _ = tokio::time::timeout(GRACE, child.wait()).await;
+}
