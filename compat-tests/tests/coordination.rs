@@ -218,8 +218,10 @@ fn compacted(endpoint: &Endpoint, dir: &Path) -> Result<()> {
         raw.put(&bucket, &format!("k{number}"), &[], b"x")?.expect(200)?;
     }
     wait_until("old events to go", SOON, || {
-        let reply = ask(endpoint, "GET", "v1/watch", &[("from", "1")]);
-        // A stream that does not end breaks off at the deadline of the socket.
+        let query = [("from", "1")];
+        let call = Call { method: "GET", bucket: "_holdfast", key: "v1/watch", query: &query, headers: &[], body: b"" };
+        // A stream does not end: it breaks off at the deadline of the socket.
+        let reply = endpoint.raw().within(Duration::from_millis(500)).send(&call);
         Ok(reply.is_ok_and(|reply| reply.status == 410))
     })?;
     let gone = ask(endpoint, "GET", "v1/watch", &[("from", "1")])?.expect(410)?;
@@ -259,7 +261,8 @@ fn mc_watch(endpoint: &Endpoint, dir: &Path) -> Result<()> {
     deleted?.expect(204)?;
     second?;
     ensure!(!heard().contains("b/no"), "the prefix was ignored: {}", heard());
-    ensure!(heard().contains("a/a b"), "the key is not readable: {}", heard());
+    // mc prints keys as records have them: as a form writes them.
+    ensure!(heard().contains("a/a+b"), "the key is another: {}", heard());
     ensure!(took < Duration::from_secs(5), "an event took {took:?}");
     Ok(())
 }

@@ -39,8 +39,7 @@ use crate::cluster::{
 };
 use crate::error::Error;
 use crate::feed::Feed;
-use crate::ops::Call;
-use crate::ops::lock::LeaseBells;
+use crate::feed::bells::LeaseBells;
 
 /// How long a command may take from proposal to reply.
 pub const COMMIT_DEADLINE: Duration = Duration::from_secs(30);
@@ -119,6 +118,15 @@ pub enum StartError {
         #[source]
         source: cluster::Error,
     },
+}
+
+/// Where a command comes from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The request's id, and the command's.
+    pub request: RequestId,
+    /// Grants of locks that must be live when it is applied.
+    pub fences: Vec<Fence>,
 }
 
 /// A running node. Clones share it.
@@ -236,8 +244,8 @@ impl Gateway {
     ///
     /// # Cancel safety
     /// Once called, the operation runs to its end.
-    pub async fn commit(&self, op: AuthorizedOp, call: &Call) -> Result<(Revision, Reply), Error> {
-        self.commit_with(op, call, None).await
+    pub async fn commit(&self, op: AuthorizedOp, origin: Origin) -> Result<(Revision, Reply), Error> {
+        self.commit_with(op, origin, None).await
     }
 
     /// As [`Gateway::commit`], for a job, which has no client.
@@ -245,7 +253,7 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::commit`].
     pub async fn commit_job(&self, op: AuthorizedOp, request: RequestId) -> Result<(Revision, Reply), Error> {
-        self.run_to_end(op, request, Vec::new(), None).await
+        self.commit_with(op, Origin { request, fences: Vec::new() }, None).await
     }
 
     /// As [`Gateway::commit`], for an operation that names the bytes `written`: they are held while its fate is open and
@@ -256,31 +264,21 @@ impl Gateway {
     pub async fn commit_with(
         &self,
         op: AuthorizedOp,
-        call: &Call,
-        written: Option<Written>,
-    ) -> Result<(Revision, Reply), Error> {
-        self.run_to_end(op, call.request, call.fences.clone(), written).await
-    }
-
-    async fn run_to_end(
-        &self,
-        op: AuthorizedOp,
-        request: RequestId,
-        fences: Vec<Fence>,
+        origin: Origin,
         written: Option<Written>,
     ) -> Result<(Revision, Reply), Error> {
         let gateway = self.clone();
-        let task = self.0.commits.spawn(async move { gateway.propose(op, request, fences, written).await });
+        let task = self.0.commits.spawn(async move { gateway.propose(op, origin, written).await });
         task.await.map_err(|_| Error::Stopping)?
     }
 
     async fn propose(
         &self,
         op: AuthorizedOp,
-        request: RequestId,
-        fences: Vec<Fence>,
+        origin: Origin,
         written: Option<Written>,
     ) -> Result<(Revision, Reply), Error> {
+        let Origin { request, fences } = origin;
         let fences = (!fences.is_empty()).then_some(fences);
         let command = Command { request, stamp_ms: self.stamp_ms(), op: op.into_op(), fences };
         let bucket = command.op.bucket().cloned();

@@ -30,6 +30,6 @@ impl Gateway {
             nonce: self.blobs().mint(),
         });
         let op = AuthorizedOp::new(op, &[permit])?;
-        written(self.commit_with(op, call, Some(bytes)).await?)
+        written(self.commit_with(op, call.origin(), Some(bytes)).await?)
     }
 }

@@ -34,7 +34,7 @@ impl Gateway {
     pub async fn create_bucket(&self, call: &Call, name: &BucketName) -> Result<Done<()>, Error> {
         let permit = call.on_bucket(Action::CreateBucket, name)?;
         let op = Op::CreateBucket(CreateBucket { name: name.clone(), settings: BucketSettings::default() });
-        match self.commit(AuthorizedOp::new(op, &[permit])?, call).await? {
+        match self.commit(AuthorizedOp::new(op, &[permit])?, call.origin()).await? {
             (revision, Reply::BucketCreated(_)) => Ok(Done { revision, value: () }),
             _ => Err(Error::UnexpectedReply),
         }
@@ -47,7 +47,7 @@ impl Gateway {
     pub async fn delete_bucket(&self, call: &Call, name: &BucketName) -> Result<Done<()>, Error> {
         let permit = call.on_bucket(Action::DeleteBucket, name)?;
         let op = Op::DeleteBucket(bucket_ref(&self.bucket_for(&permit).await?));
-        done(self.commit(AuthorizedOp::new(op, &[permit])?, call).await?)
+        done(self.commit(AuthorizedOp::new(op, &[permit])?, call.origin()).await?)
     }
 
     /// Buckets by name: those that start with `prefix`, after `after`, at most `limit`.
@@ -160,7 +160,7 @@ impl Gateway {
     ) -> Result<Done<()>, Error> {
         let permit = call.on_bucket(Action::WriteBucketSettings, name)?;
         let op = op(bucket_ref(&self.bucket_for(&permit).await?));
-        done(self.commit(AuthorizedOp::new(op, &[permit])?, call).await?)
+        done(self.commit(AuthorizedOp::new(op, &[permit])?, call.origin()).await?)
     }
 
     /// A document.

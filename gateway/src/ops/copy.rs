@@ -102,7 +102,7 @@ impl Gateway {
             nonce: self.blobs().mint(),
         });
         let op = AuthorizedOp::new(op, &[target, read])?;
-        written(self.commit(op, call).await.map_err(of_source)?)
+        written(self.commit(op, call.origin()).await.map_err(of_source)?)
     }
 
     /// Stores a part that shares bytes of a version.
@@ -160,7 +160,7 @@ impl Gateway {
             digests,
         });
         let op = AuthorizedOp::new(op, &[open.permit, read])?;
-        part_written(self.commit(op, call).await.map_err(of_source)?, crc64nvme)
+        part_written(self.commit(op, call.origin()).await.map_err(of_source)?, crc64nvme)
     }
 
     /// The checksum of a version's bytes in another algorithm than it has.

@@ -31,7 +31,7 @@ impl Gateway {
         let op = Op::DeleteObjects(DeleteObjects { bucket: bucket_ref(&found), entries, nonce: self.blobs().mint() });
         // `AuthorizedOp::new` looks each need up among all permits, which is quadratic for a thousand keys.
         let op = AuthorizedOp::authorize(op, call.caller, &call.context)?;
-        match self.commit(op, call).await? {
+        match self.commit(op, call.origin()).await? {
             (revision, Reply::Deleted(value)) => Ok(Done { revision, value }),
             _ => Err(Error::UnexpectedReply),
         }

@@ -1,26 +1,18 @@
 //! Locks, leases and ephemeral keys.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_core::command::{
     AcquireLock, GrantLease, Granted, Op, PutEphemeral, ReleaseLease, RemoveEphemeral, RenewLease, Reply,
 };
-use holdfast_core::effect::Effect;
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{Millis, Revision};
 use holdfast_core::lock::{Claim, EphemeralRow, LeaseRow, LockMode, LockState};
 use holdfast_core::rules::authorize::{Action, AuthorizedOp, Resource};
-use tokio::sync::Notify;
-use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::{Call, Done, done, view_of};
-use crate::cluster::Effects;
 use crate::error::Error;
 use crate::gateway::Gateway;
 
@@ -123,7 +115,7 @@ impl Gateway {
 
     async fn lease_command(&self, call: &Call, op: Op) -> Result<(Revision, Granted), Error> {
         let permit = call.permit(Action::UseLocks, Resource::Service)?;
-        match self.commit(AuthorizedOp::new(op, &[permit])?, call).await? {
+        match self.commit(AuthorizedOp::new(op, &[permit])?, call.origin()).await? {
             (revision, Reply::Granted(granted)) => Ok((revision, granted)),
             _ => Err(Error::UnexpectedReply),
         }
@@ -131,7 +123,7 @@ impl Gateway {
 
     async fn plain_lock_command(&self, call: &Call, op: Op) -> Result<Done<()>, Error> {
         let permit = call.permit(Action::UseLocks, Resource::Service)?;
-        done(self.commit(AuthorizedOp::new(op, &[permit])?, call).await?)
+        done(self.commit(AuthorizedOp::new(op, &[permit])?, call.origin()).await?)
     }
 
     /// Makes a lease live on.
@@ -266,7 +258,7 @@ async fn give_up(
 ) -> Result<Option<(Revision, Revision)>, Error> {
     let op = Op::ReleaseLease(ReleaseLease { lease, name: Some(name.to_owned()), unless_granted: true });
     let permit = call.permit(Action::UseLocks, Resource::Service)?;
-    match gateway.commit(AuthorizedOp::new(op, &[permit])?, call).await {
+    match gateway.commit(AuthorizedOp::new(op, &[permit])?, call.origin()).await {
         Ok((revision, Reply::Granted(granted))) => Ok(granted.token.map(|token| (revision, token))),
         // It has ended already.
         Ok((_, Reply::Done)) | Err(Error::Refused(Refusal::NoSuchLease)) => Ok(None),
@@ -294,80 +286,12 @@ impl Drop for Queued {
             let op = Op::ReleaseLease(ReleaseLease { lease, name: Some(name), unless_granted: false });
             let op = permit.and_then(|permit| Ok(AuthorizedOp::new(op, &[permit])?));
             let released = match op {
-                Ok(op) => own.commit(op, &call).await.map(drop),
+                Ok(op) => own.commit(op, call.origin()).await.map(drop),
                 Err(error) => Err(error),
             };
             if let Err(error) = released {
                 tracing::debug!(error = crate::backend::chain(&error), lease, "a place in a queue ends by itself");
             }
         });
-    }
-}
-
-/// Wakes those who wait for leases on this node.
-#[derive(Clone, Default)]
-pub(crate) struct LeaseBells(Arc<Mutex<HashMap<Revision, Arc<Notify>>>>);
-
-/// A bell for one lease.
-struct Bell {
-    bells: LeaseBells,
-    lease: Revision,
-    notify: Arc<Notify>,
-}
-
-impl Drop for Bell {
-    fn drop(&mut self) {
-        self.bells.hung().remove(&self.lease);
-    }
-}
-
-impl LeaseBells {
-    /// Rings when the state says that a lease changed.
-    pub(crate) fn start(
-        mut effects: broadcast::Receiver<Effects>,
-        tasks: &TaskTracker,
-        stop: CancellationToken,
-    ) -> Self {
-        let bells = Self::default();
-        let own = bells.clone();
-        let ring = async move {
-            loop {
-                match effects.recv().await {
-                    Ok(some) => own.ring(&some),
-                    // One of those that were lost may have been for anybody.
-                    Err(RecvError::Lagged(_)) => own.ring_all(),
-                    Err(RecvError::Closed) => return,
-                }
-            }
-        };
-        tasks.spawn(async move {
-            stop.run_until_cancelled(ring).await;
-        });
-        bells
-    }
-
-    fn hung(&self) -> std::sync::MutexGuard<'_, HashMap<Revision, Arc<Notify>>> {
-        self.0.lock().expect("only held for a moment")
-    }
-
-    fn hang(&self, lease: Revision) -> Bell {
-        let notify = self.hung().entry(lease).or_default().clone();
-        Bell { bells: self.clone(), lease, notify }
-    }
-
-    fn ring(&self, effects: &[Effect]) {
-        let hung = self.hung();
-        for effect in effects {
-            if let Effect::Lease(lease) = effect
-                && let Some(bell) = hung.get(lease)
-            {
-                // Kept for whoever is not listening at this moment: there is one at most.
-                bell.notify_one();
-            }
-        }
-    }
-
-    fn ring_all(&self) {
-        self.hung().values().for_each(|bell| bell.notify_one());
     }
 }

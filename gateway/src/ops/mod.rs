@@ -29,7 +29,7 @@ use holdfast_core::view::{Bucket, View};
 
 use crate::cluster::{Consistency, StateView};
 use crate::error::Error;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Origin};
 
 /// Times a verb looks again when what it had prepared was overtaken.
 const ATTEMPTS_MAX: usize = 4;
@@ -71,6 +71,11 @@ impl Call {
     /// The same call, for another command: an id names one command only.
     fn again(&self) -> Self {
         Self { request: RequestId::new(self.request.minted_ms(), rand::random()), ..self.clone() }
+    }
+
+    /// Where its commands come from.
+    fn origin(&self) -> Origin {
+        Origin { request: self.request, fences: self.fences.clone() }
     }
 
     fn permit(&self, action: Action, resource: Resource) -> Result<Permit, Error> {

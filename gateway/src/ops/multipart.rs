@@ -94,7 +94,7 @@ impl Gateway {
             checksum_type: new.checksum_type,
             nonce: self.blobs().mint(),
         });
-        match self.commit(AuthorizedOp::new(op, &[permit])?, call).await? {
+        match self.commit(AuthorizedOp::new(op, &[permit])?, call.origin()).await? {
             (revision, Reply::UploadCreated(value)) => Ok(Done { revision, value }),
             _ => Err(Error::UnexpectedReply),
         }
@@ -132,7 +132,7 @@ impl Gateway {
         let crc64nvme = bytes.content.digests.crc64nvme;
         let op = Op::PutPart(PutPart { upload, number, content: bytes.content.clone() });
         let op = AuthorizedOp::new(op, &[permit])?;
-        part_written(self.commit_with(op, call, Some(bytes)).await?, crc64nvme)
+        part_written(self.commit_with(op, call.origin(), Some(bytes)).await?, crc64nvme)
     }
 
     /// Makes an object of parts. Doing it again gives the first answer.
@@ -152,7 +152,7 @@ impl Gateway {
             size: completion.size,
             nonce: self.blobs().mint(),
         });
-        written(self.commit(AuthorizedOp::new(op, &[permit])?, call).await?)
+        written(self.commit(AuthorizedOp::new(op, &[permit])?, call.origin()).await?)
     }
 
     /// Drops an upload and its parts.
@@ -163,6 +163,6 @@ impl Gateway {
         let permit = call.on_object(Action::AbortUpload, &name.bucket, &name.key)?;
         let bucket = self.bucket_for(&permit).await?;
         let op = Op::AbortUpload(UploadRef { bucket: bucket_ref(&bucket), key: name.key, upload: name.upload });
-        done(self.commit(AuthorizedOp::new(op, &[permit])?, call).await?)
+        done(self.commit(AuthorizedOp::new(op, &[permit])?, call.origin()).await?)
     }
 }

@@ -48,7 +48,7 @@ impl Gateway {
             nonce: self.blobs().mint(),
         });
         let op = AuthorizedOp::new(op, &[permit])?;
-        written(self.commit_with(op, call, Some(bytes)).await?)
+        written(self.commit_with(op, call.origin(), Some(bytes)).await?)
     }
 
     /// Finds the bucket of a write, and refuses at once what cannot succeed, before any of its body is read.

@@ -42,7 +42,7 @@ impl Gateway {
         let target = Target { bucket, key: rename.target, conditions: rename.conditions };
         let op = Op::RenameObject(RenameObject { source, target, prefix, nonce: self.blobs().mint() });
         let op = AuthorizedOp::authorize(op, call.caller, &call.context)?;
-        match self.commit(op, call).await? {
+        match self.commit(op, call.origin()).await? {
             (revision, Reply::Renamed(value)) => Ok(Done { revision, value }),
             _ => Err(Error::UnexpectedReply),
         }

@@ -46,6 +46,6 @@ impl Gateway {
         let found = self.bucket_for(&permit).await?;
         let op = Op::SetTags(SetTags { bucket: bucket_ref(&found), key: key.clone(), version, tags });
         let op = AuthorizedOp::new(op, &[permit])?;
-        written(self.commit(op, call).await?)
+        written(self.commit(op, call.origin()).await?)
     }
 }

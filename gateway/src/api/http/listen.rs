@@ -14,11 +14,12 @@ use http_body_util::StreamBody;
 use s3s::{Body, S3Request, S3Response, S3Result};
 use tokio::time::Instant;
 
+use crate::api::events;
 use crate::api::s3::convert::bucket_name;
 use crate::api::s3::error::invalid;
 use crate::api::s3::{call_of, to_s3};
 use crate::error::Error;
-use crate::feed::{Filter, Next, Watcher, record};
+use crate::feed::{Filter, Next, Watcher};
 use crate::gateway::Gateway;
 use crate::ops::Freshness;
 
@@ -105,7 +106,7 @@ fn stream(
             };
             match next {
                 Ok(Next::Event(event)) if event.row.bucket.is_some() => {
-                    let records = serde_json::json!({ "Records": [record::s3(&event, gateway.region(), "")] });
+                    let records = serde_json::json!({ "Records": [events::s3(&event, gateway.region(), "")] });
                     yield Ok(Frame::data(Bytes::from(format!("{records}\n"))));
                 }
                 Ok(Next::Event(_)) => {}
