@@ -172,6 +172,9 @@ pub struct FeedRow {
     /// Their bytes, keys included.
     #[n(2)]
     pub bytes: u64,
+    /// Ordinal of the last event of the commit at the floor: who had seen less of it has missed some.
+    #[n(3)]
+    pub floor_ordinal: u16,
 }
 
 record! {
@@ -241,9 +244,9 @@ impl View<'_> {
     /// [`Error::Compacted`] when some of them are not kept any more, [`Error::Denied`], or [`Stop`] when the engine fails.
     pub fn events(&self, permit: &Permit, after: Place, limit: usize) -> Result<EventPage, Stop> {
         permit.require(&[Action::WatchEvents])?;
-        let floor = self.reader.feed()?.floor;
-        if after.revision < floor {
-            return Err(Error::Compacted { oldest: floor }.into());
+        let feed = self.reader.feed()?;
+        if feed.floor > 0 && after < (Place { revision: feed.floor, ordinal: feed.floor_ordinal }) {
+            return Err(Error::Compacted { oldest: feed.floor }.into());
         }
         let mut from = key::event(after);
         from.push(0);

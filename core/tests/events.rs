@@ -114,6 +114,27 @@ fn trimming_goes_by_whole_commits_and_leaves_no_hole() {
 }
 
 #[test]
+fn a_position_inside_of_a_trimmed_commit_is_compacted() {
+    let mut machine = Machine::new();
+    let bucket = machine.create_bucket("abc");
+    for number in 0..3 {
+        machine.put(&bucket, &format!("k{number}"), 10);
+    }
+    let nonce = machine.blob_id();
+    let entries = (0..3).map(|number| support::entry(&format!("k{number}"))).collect();
+    machine.run(Op::DeleteObjects(DeleteObjects { bucket: bucket.clone(), entries, nonce }));
+    let revision = machine.revision;
+    machine.put(&bucket, "after", 10);
+    machine.run(Op::TrimEvents(TrimEvents { before_ms: 0, keep_bytes: 150, rows: 1000 }));
+    let after = |ordinal| events_after(&machine, Place { revision, ordinal });
+    let Err(Stop::Refused(Error::Compacted { oldest })) = after(1) else { panic!("a hole") };
+    assert!(oldest >= revision);
+    if oldest == revision {
+        assert_eq!(after(2).unwrap().len(), 1, "whoever saw all of it goes on");
+    }
+}
+
+#[test]
 fn a_renamed_prefix_touches_watchers_of_both_names() {
     let mut machine = Machine::new();
     let bucket = machine.create_bucket("abc");

@@ -48,18 +48,20 @@ struct SentEvent {
 }
 
 impl SentEvent {
-    fn line(&mut self, line: &str, tell: &mut impl FnMut(&str, &str, &str)) {
+    /// Whether more is wanted.
+    fn line(&mut self, line: &str, tell: &mut impl FnMut(&str, &str, &str) -> bool) -> bool {
         let (field, value) = line.split_once(": ").unwrap_or((line, ""));
         match field {
             "" if !self.data.is_empty() => {
                 let event = std::mem::take(self);
-                tell(&event.id, &event.kind, &event.data);
+                return tell(&event.id, &event.kind, &event.data);
             }
             "id" => value.clone_into(&mut self.id),
             "event" => value.clone_into(&mut self.kind),
             "data" => self.data.push_str(value),
             _ => {}
         }
+        true
     }
 }
 
@@ -185,7 +187,8 @@ impl Client {
         Err(Error::Refused { status, code: text("code"), message: text("message"), request_id, answer })
     }
 
-    /// Follows server-sent events until the other side ends them. `tell` gets each: its id, its kind, its data.
+    /// Follows server-sent events until the other side ends them, or `tell` has heard enough and says false. It gets each:
+    /// its id, its kind, its data.
     ///
     /// # Errors
     /// [`Error`] when there is no answer, it is a refusal, or it breaks off.
@@ -193,7 +196,7 @@ impl Client {
         &self,
         path: &str,
         last_event_id: Option<&str>,
-        mut tell: impl FnMut(&str, &str, &str),
+        mut tell: impl FnMut(&str, &str, &str) -> bool,
     ) -> Result<(), Error> {
         let read = async |reply: http::Response<hyper::body::Incoming>| {
             let (parts, mut body) = reply.into_parts();
@@ -208,7 +211,9 @@ impl Client {
                 text.extend_from_slice(&data);
                 while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
                     let line: Vec<u8> = text.drain(..=end).collect();
-                    message.line(String::from_utf8_lossy(&line).trim_end(), &mut tell);
+                    if !message.line(String::from_utf8_lossy(&line).trim_end(), &mut tell) {
+                        return Ok(None);
+                    }
                 }
             }
             Ok(None)

@@ -1,5 +1,6 @@
 //! The commands that do more than ask once: following events, and running something under a lock.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use holdfast::cli::{LockWant, LockWords};
@@ -18,46 +19,59 @@ const RECONNECT: Duration = Duration::from_millis(500);
 /// How long a command may take to end when it is told to.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Follows events and prints them; returns why it could not go on.
-pub(super) async fn watch(bucket: &str, prefix: &str, from: &str, json: bool) -> Error {
-    let client = match Client::from_environment().await {
-        Ok(client) => client,
-        Err(error) => return error,
-    };
+/// Follows events and prints them, until nobody reads what is printed.
+///
+/// # Errors
+/// Why it could not go on.
+pub(super) async fn watch(bucket: &str, prefix: &str, from: &str, json: bool) -> Result<(), Error> {
+    let client = Client::from_environment().await?;
     let encode = |text: &str| utf8_percent_encode(text, IN_PATH).to_string().replace('/', "%2F");
     let mut path = format!("/_holdfast/v1/watch?prefix={}", encode(prefix));
     if !bucket.is_empty() {
         path.push_str(&format!("&bucket={}", encode(bucket)));
     }
     let mut last = (!from.is_empty()).then(|| from.to_owned());
-    let mut connected = false;
+    let (mut connected, mut is_read) = (false, true);
     loop {
         let mut ended = None;
         let after = last.clone();
         let followed = client.follow(&path, after.as_deref(), |id, kind, data| {
             connected = true;
             match kind {
-                "change" => println!("{}", if json { data.to_owned() } else { line(id, data) }),
+                "change" => {
+                    let line = if json { data.to_owned() } else { line(id, data) };
+                    is_read = writeln!(std::io::stdout(), "{line}").is_ok();
+                }
                 "error" => ended = Some(data.to_owned()),
                 _ => {}
             }
             if !id.is_empty() {
                 last = Some(id.to_owned());
             }
+            is_read
         });
         let followed = followed.await;
+        if !is_read {
+            return Ok(());
+        }
         if let Some(data) = ended {
             let answer: Value = serde_json::from_str(&data).unwrap_or_default();
             let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
             let (code, message, request_id) = (text("code"), text("message"), String::new());
-            return Error::Refused { status: StatusCode::GONE, code, message, request_id, answer: Box::new(answer) };
+            return Err(Error::Refused {
+                status: StatusCode::GONE,
+                code,
+                message,
+                request_id,
+                answer: Box::new(answer),
+            });
         }
         match followed {
             // A node that is going, or one that was reached before and will be back.
             Ok(()) => {}
             Err(Error::Unreachable { .. }) if connected => {}
             Err(Error::Refused { status, .. }) if connected && status == StatusCode::SERVICE_UNAVAILABLE => {}
-            Err(error) => return error,
+            Err(error) => return Err(error),
         }
         sleep(RECONNECT).await;
     }
@@ -139,15 +153,19 @@ async fn acquire(want: &LockWant) -> Result<(Client, Value), Error> {
 
 /// Runs a command while the lock is held; its exit code, or 1 when the lock was not had or was lost.
 async fn run(want: &LockWant, command: &[String]) -> ExitCode {
-    // The lease may have begun at any moment since.
     let (client, granted) = match acquire(want).await {
         Ok(acquired) => acquired,
         Err(error) => return refused(&error),
     };
-    let mut valid_from = Instant::now();
     let (lease, token) = (granted["lease"].as_u64().unwrap_or_default(), granted["token"].as_u64().unwrap_or_default());
     let Some((program, words)) = command.split_first() else { return ExitCode::from(USAGE) };
     let path = format!("/_holdfast/v1/locks/{}?lease={lease}", utf8_percent_encode(&want.name, IN_PATH));
+    // How long the grant was on its way is not known; how long this renewal is asked for is.
+    let mut valid_from = Instant::now();
+    if let Err(error) = client.json(Method::POST, &path, None).await {
+        release(&client, &path).await;
+        return refused(&error);
+    }
     let started = Command::new(program)
         .args(words)
         .env("HOLDFAST_LOCK_NAME", &want.name)
@@ -164,8 +182,8 @@ async fn run(want: &LockWant, command: &[String]) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
+    let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup), Ok(mut quit)] = kinds.map(signal) else {
         eprintln!("holdfast: cannot handle signals");
         return ExitCode::from(FAILED);
     };
@@ -182,6 +200,8 @@ async fn run(want: &LockWant, command: &[String]) -> ExitCode {
             }
             _ = interrupt.recv() => tell(&child, rustix::process::Signal::INT),
             _ = terminate.recv() => tell(&child, rustix::process::Signal::TERM),
+            _ = hangup.recv() => tell(&child, rustix::process::Signal::HUP),
+            _ = quit.recv() => tell(&child, rustix::process::Signal::QUIT),
             renewed = renew(&client, &path, renew_at, valid_from + ttl) => match renewed {
                 Renewed::At(asked) => {
                     valid_from = asked;

@@ -19,7 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use holdfast_core::event::{EventPage, EventRow};
+use holdfast_core::error::Error as Refusal;
+use holdfast_core::event::{EventKind, EventPage, EventRow};
 use holdfast_core::id::{BucketName, Place, Revision};
 use holdfast_core::rules::authorize::{Action, Caller, Context, Permit, Resource, authorize};
 use holdfast_core::view::View;
@@ -37,6 +38,8 @@ const QUEUE_COMMITS_MAX: usize = 64;
 const PAGE_EVENTS: usize = 256;
 /// How long the hub waits for news before it looks whether anybody watches.
 const IDLE: Duration = Duration::from_secs(1);
+/// Pause when there were none, or they cannot be read.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Pause after news, so that commits that come together are read together.
 const SETTLE: Duration = Duration::from_millis(1);
 
@@ -70,7 +73,8 @@ impl Filter {
     #[must_use]
     pub fn wants(&self, event: &EventRow) -> bool {
         let of_bucket = self.bucket.is_none() || self.bucket == event.bucket;
-        let suffix = self.suffix.is_empty() || event.key.as_ref().is_some_and(|key| key.ends_with(&self.suffix));
+        let any_suffix = self.suffix.is_empty() || event.kind == EventKind::PrefixRenamed;
+        let suffix = any_suffix || event.key.as_ref().is_some_and(|key| key.ends_with(&self.suffix));
         of_bucket && suffix && event.touches(&self.prefix) && self.names_match(event)
     }
 
@@ -172,7 +176,13 @@ impl Feed {
         };
         match after {
             // What is too old is refused before the first byte of an answer.
-            Some(_) => watcher.read_rows().await?,
+            Some(after) => {
+                if after.revision > self.hub.view().await?.revision() {
+                    let what = "the position is ahead of the cluster: it is mistyped, or of another cluster";
+                    return Err(Refusal::invalid(what).into());
+                }
+                watcher.read_rows().await?;
+            }
             None => {
                 let view = self.hub.view().await?;
                 watcher.after = Place { revision: view.revision(), ordinal: u16::MAX };
@@ -263,7 +273,11 @@ async fn run(hub: Weak<Hub>) {
     loop {
         let Some(hub) = hub.upgrade() else { return };
         let news = hub.cluster.view(Consistency::AtLeast(last + 1), Instant::now() + IDLE).await;
-        let Ok(news) = news.map(|view| view.revision()) else { continue };
+        let Ok(news) = news.map(|view| view.revision()) else {
+            drop(hub);
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
         if hub.registry().count == 0 {
             // Whoever comes now reads rows first, up to a state that is at least this one.
             last = news;
@@ -388,6 +402,12 @@ impl Watcher {
                 }
             }
         }
+    }
+
+    /// Everything up to here was delivered or is about to be.
+    #[must_use]
+    pub fn position(&self) -> Place {
+        self.after
     }
 
     fn take(&mut self, commit: &[Event]) {

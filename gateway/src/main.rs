@@ -95,18 +95,16 @@ async fn run(action: Action) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Action::Watch { bucket, prefix, from, json } => watching(commands::watch(&bucket, &prefix, &from, json).await),
+        Action::Watch { bucket, prefix, from, json } => match commands::watch(&bucket, &prefix, &from, json).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error, if is_usage(&error) { USAGE } else { FAILED }),
+        },
         Action::Lock(words) => commands::lock(words).await,
         Action::Print(text) => {
             println!("{text}");
             ExitCode::SUCCESS
         }
     }
-}
-
-fn watching(ended: client::Error) -> ExitCode {
-    let code = if is_usage(&ended) { USAGE } else { FAILED };
-    failed(&ended, code)
 }
 
 fn is_usage(error: &client::Error) -> bool {

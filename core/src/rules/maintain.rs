@@ -194,7 +194,8 @@ pub(crate) fn trim_events(txn: &mut Txn<'_>, op: &TrimEvents) -> Result<Reply, S
         feed.bytes -= (row_key.len() + value.len()) as u64;
         commit.push(row_key.to_vec());
         if event.last {
-            feed.floor = key::event_place(&row_key)?.revision;
+            let place = key::event_place(&row_key)?;
+            (feed.floor, feed.floor_ordinal) = (place.revision, place.ordinal);
             old.append(&mut commit);
         }
     }

@@ -125,7 +125,7 @@ fn records_of_locks_and_events() -> Vec<Sample> {
         sample("record-lease", lease),
         sample("record-ephemeral", EphemeralRow { value: b"10.0.0.1:80".to_vec(), lease: 258, revision: 260 }),
         sample("record-event", event),
-        sample("record-feed", FeedRow { floor: 258, rows: 3, bytes: 400 }),
+        sample("record-feed", FeedRow { floor: 258, rows: 3, bytes: 400, floor_ordinal: 4 }),
     ]
 }
 

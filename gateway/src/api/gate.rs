@@ -216,7 +216,7 @@ impl Inner {
             Route::Internal => {
                 seen.api = "Internal";
                 parts.extensions.insert(Internal);
-                let body = with_payload_hash(&mut parts, body).await?;
+                let body = self.with_payload_hash(&mut parts, body).await?;
                 Ok(self.call(Request::from_parts(parts, body), seen).await)
             }
             Route::Listen(bucket) => {
@@ -285,6 +285,26 @@ impl Inner {
         }
     }
 
+    /// Only S3 wants the hash of the payload in a header; curl's signatures leave it out. On our own paths bodies are small,
+    /// so it is computed here: the signature, which covers it, is verified as ever.
+    async fn with_payload_hash<B: Inbound>(&self, parts: &mut Parts, body: Paced<B>) -> Result<Body, Refusal> {
+        const HASH: &str = "x-amz-content-sha256";
+        if !parts.headers.contains_key(header::AUTHORIZATION) || parts.headers.contains_key(HASH) {
+            return Ok(Body::http_body_unsync(body));
+        }
+        let length = http_body::Body::size_hint(&body).upper().and_then(|length| usize::try_from(length).ok());
+        let length = length.filter(|length| *length <= OWN_BODY_BYTES_MAX).ok_or_else(|| {
+            let message = "A body of more than 1 MiB, or of unknown length, needs the header x-amz-content-sha256.";
+            Refusal::invalid("InvalidRequest", "length", message)
+        })?;
+        let _held = self.options.budget.reserve(length).await.map_err(|error| body_refusal(&error))?;
+        let limited = http_body_util::Limited::new(body, OWN_BODY_BYTES_MAX);
+        let bytes = limited.collect().await.map_err(|_| incomplete())?.to_bytes();
+        let hash = HeaderValue::from_str(&crate::client::sign::sha256_hex(&bytes)).map_err(|_| incomplete())?;
+        parts.headers.insert(HASH, hash);
+        Ok(Body::from(bytes))
+    }
+
     /// A document whose checksum the client declared is read and verified here: s3s hands on only what it parsed.
     async fn document<B>(&self, parts: &Parts, body: Paced<B>) -> Result<Body, Refusal>
     where
@@ -307,20 +327,6 @@ impl Inner {
         expect.verify(&digests).map_err(|error| body_refusal(&error))?;
         Ok(Body::from(bytes))
     }
-}
-
-/// Only S3 wants the hash of the payload in a header; curl's signatures for other services leave it out. On our own paths
-/// bodies are small, so it is computed here: the signature, which covers it, is verified as ever.
-async fn with_payload_hash<B: Inbound>(parts: &mut Parts, body: Paced<B>) -> Result<Body, Refusal> {
-    const HASH: &str = "x-amz-content-sha256";
-    if !parts.headers.contains_key(header::AUTHORIZATION) || parts.headers.contains_key(HASH) {
-        return Ok(Body::http_body_unsync(body));
-    }
-    let limited = http_body_util::Limited::new(body, OWN_BODY_BYTES_MAX);
-    let bytes = limited.collect().await.map_err(|_| incomplete())?.to_bytes();
-    let hash = HeaderValue::from_str(&crate::client::sign::sha256_hex(&bytes)).map_err(|_| incomplete())?;
-    parts.headers.insert(HASH, hash);
-    Ok(Body::from(bytes))
 }
 
 fn host_of(parts: &Parts) -> &str {

@@ -180,7 +180,9 @@ pub(super) fn config(cluster: &str) -> openraft::Config {
         enable_pre_vote: Some(true),
         // Restoring leadership without an election could serve a state machine that is behind its own past.
         enable_leader_restore: Some(false),
-        allow_log_reversion: Some(false),
+        // A member whose log went back (its directory is a copy, or was restored from one) gets what it lacks again. A leader
+        // that stopped instead would leave the rest to elect that member.
+        allow_log_reversion: Some(true),
         // Snapshots and purges are driven by bytes, not by counts: see `keeper`.
         snapshot_policy: openraft::SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,

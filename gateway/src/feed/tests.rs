@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use holdfast_core::command::{BucketRef, Op, Reply, TrimEvents};
-use holdfast_core::error::Error as Refusal;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio_util::sync::DropGuard;

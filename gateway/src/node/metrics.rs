@@ -12,7 +12,7 @@ use crate::gateway::Gateway;
 use crate::jobs::Jobs;
 use crate::telemetry::Metrics;
 
-/// Registers the areas `log`, `state`, `archive`, `cache`, `reads` and `jobs`.
+/// Registers the areas `log`, `state`, `raft`, `feed`, `archive`, `cache`, `reads` and `jobs`.
 pub(super) fn register(metrics: &Metrics, gateway: &Gateway, jobs: &Arc<Jobs>) {
     let (gateway, jobs) = (gateway.clone(), Arc::clone(jobs));
     metrics.register(|registry| registry.register_collector(Box::new(Parts { gateway, jobs })));
@@ -47,6 +47,8 @@ impl Collector for Parts {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         let mut page = Page(encoder);
         self.cluster(&mut page)?;
+        self.peers(&mut page)?;
+        self.feed(&mut page)?;
         self.archive(&mut page)?;
         self.blobs(&mut page)?;
         self.work(&mut page)
@@ -64,6 +66,29 @@ impl Parts {
         page.counter("holdfast_log_syncs", "Syncs of the log", status.log.syncs)?;
         page.counter("holdfast_log_entries", "Entries appended to the log", status.log.entries_synced)?;
         page.gauge("holdfast_log_bytes", "Bytes of the log on disk", status.log.bytes)
+    }
+
+    /// As the leader sees them; a node that follows has none.
+    fn peers(&self, page: &mut Page<'_>) -> std::fmt::Result {
+        let status = self.gateway.status();
+        let of_others: Vec<_> = status.peers.iter().filter(|member| !member.leader).collect();
+        let slowest = of_others.iter().filter_map(|member| member.lag).max().unwrap_or(0);
+        let silent_ms = of_others.iter().filter_map(|member| member.last_contact_ms).max().unwrap_or(0);
+        let leads = u64::from(self.gateway.cluster().leads());
+        page.gauge("holdfast_raft_leads", "Whether this node leads", leads)?;
+        page.gauge("holdfast_raft_members", "Members of the cluster", status.members.len() as u64)?;
+        page.gauge("holdfast_raft_peer_lag_entries", "Entries that the slowest member lacks; on the leader", slowest)?;
+        page.gauge(
+            "holdfast_raft_peer_silent_milliseconds",
+            "Since the most silent member answered; on the leader",
+            silent_ms,
+        )
+    }
+
+    fn feed(&self, page: &mut Page<'_>) -> std::fmt::Result {
+        let (watchers, lagged) = self.gateway.feed().counts();
+        page.gauge("holdfast_feed_watchers", "Who follows events on this node", watchers as u64)?;
+        page.counter("holdfast_feed_watchers_lagged", "Times a watcher was too slow for its queue", lagged)
     }
 
     fn archive(&self, page: &mut Page<'_>) -> std::fmt::Result {

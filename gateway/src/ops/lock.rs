@@ -10,6 +10,7 @@ use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{Millis, Revision};
 use holdfast_core::lock::{Claim, EphemeralRow, LeaseRow, LockMode, LockState};
 use holdfast_core::rules::authorize::{Action, AuthorizedOp, Resource};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Call, Done, done, view_of};
@@ -18,6 +19,8 @@ use crate::gateway::Gateway;
 
 /// Holders and waiters that an answer names.
 pub const CLAIMS_SHOWN_MAX: usize = 100;
+/// How often whoever waits looks by itself.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Locks, leases or keys of one answer.
 pub const LISTED_MAX: usize = 1000;
 
@@ -58,16 +61,19 @@ impl Gateway {
         let wait_ms = Millis::try_from(want.wait.as_millis()).unwrap_or(Millis::MAX);
         let Acquire { name, mode, owner, ttl_ms, .. } = want;
         let op = Op::AcquireLock(AcquireLock { name: name.clone(), mode, owner, ttl_ms, wait_ms });
-        let (revision, granted) = match self.lease_command(call, op).await {
+        let (revision, granted, mut place) = match self.take_place(call, op, name.clone()).await {
             Err(Error::Refused(Refusal::LockHeld)) => return self.held(call, &name).await,
-            granted => granted?,
+            placed => placed?,
         };
         if granted.token.is_some() {
+            place.gateway = None;
             return Ok(Done { revision, value: Acquired::Granted(granted) });
         }
-        let mut place =
-            Queued { gateway: Some(self.clone()), call: call.again(), name: name.clone(), lease: granted.lease };
-        let token = self.await_grant(granted.lease, deadline).await;
+        let token = tokio::select! {
+            token = self.await_grant(granted.lease, deadline) => token,
+            // The place goes while there is a cluster to tell.
+            () = self.left() => None,
+        };
         // Whoever waits no more says so; a grant that came meanwhile counts.
         let token = match token {
             Some(token) => Some(token),
@@ -81,6 +87,23 @@ impl Gateway {
             }
             None => self.held(call, &name).await,
         }
+    }
+
+    /// Acquires, and holds on to what came of it: whoever goes away meanwhile gives it back.
+    async fn take_place(&self, call: &Call, op: Op, name: String) -> Result<(Revision, Granted, Queued), Error> {
+        let (own, call) = (self.clone(), call.clone());
+        let (placed, place) = oneshot::channel();
+        self.in_background(async move {
+            let done = own.lease_command(&call, op).await.map(|(revision, granted)| {
+                // What gives up holds no other lock.
+                let call = Call { fences: Vec::new(), ..call.again() };
+                let place = Queued { gateway: Some(own.clone()), call, name, lease: granted.lease };
+                (revision, granted, place)
+            });
+            // Nobody waits for it: dropped, it is given back.
+            drop(placed.send(done));
+        });
+        place.await.map_err(|_| Error::Stopping)?
     }
 
     /// The revision that was looked at and the token, once a lease is granted.
@@ -102,7 +125,9 @@ impl Gateway {
                     Ok(None) | Err(_) => {}
                 }
             }
-            if timeout_at(deadline, rung).await.is_err() {
+            // A state that came as a snapshot rings no bell.
+            let look = deadline.min(Instant::now() + LOOK_EVERY);
+            if timeout_at(look, rung).await.is_err() && Instant::now() >= deadline {
                 return None;
             }
         }

@@ -6,6 +6,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_core::error::Error as Refusal;
+use holdfast_core::id::Revision;
 use holdfast_core::rules::authorize::{Action, Resource, authorize};
 use http::{HeaderValue, header};
 use http_body::Frame;
@@ -46,9 +48,10 @@ pub(super) async fn watch(gateway: &Gateway, request: &S3Request<Body>) -> S3Res
             .ok_or_else(|| invalid("from is a revision, or an id of an event: REVISION.N or REVISION.end"))
     });
     let every = query.duration_ms("mark")?.map_or(MARK_EVERY, Duration::from_millis).max(MARK_EVERY_MIN);
-    let watcher = gateway.feed().watch(&permit, filter, after.transpose()?).await.map_err(refused)?;
+    let after = after.transpose()?;
+    let watcher = gateway.feed().watch(&permit, filter, after).await.map_err(refused)?;
     let revision = gateway.status().revision;
-    let body = StreamBody::new(stream(gateway.clone(), watcher, every));
+    let body = StreamBody::new(stream(gateway.clone(), watcher, after.is_none(), every));
     let mut reply = S3Response::new(Body::http_body_unsync(body));
     let headers = &mut reply.headers;
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -60,10 +63,19 @@ pub(super) async fn watch(gateway: &Gateway, request: &S3Request<Body>) -> S3Res
 
 type Chunk = Result<Frame<Bytes>, std::io::Error>;
 
-fn stream(gateway: Gateway, mut watcher: Watcher, every: Duration) -> impl futures::Stream<Item = Chunk> {
+fn stream(
+    gateway: Gateway,
+    mut watcher: Watcher,
+    from_now: bool,
+    every: Duration,
+) -> impl futures::Stream<Item = Chunk> {
     let chunk = |text: String| Ok(Frame::data(Bytes::from(text)));
     async_stream::stream! {
         yield chunk(format!("retry: {RETRY_MS}\n\n"));
+        if from_now {
+            // Whoever loses the connection before the first event goes on from here.
+            yield chunk(mark(watcher.position().revision));
+        }
         loop {
             let next = tokio::select! {
                 next = watcher.next(Instant::now() + every) => next,
@@ -76,12 +88,16 @@ fn stream(gateway: Gateway, mut watcher: Watcher, every: Duration) -> impl futur
                     yield chunk(format!("id: {id}\nevent: change\ndata: {data}\n\n"));
                 }
                 Ok(Next::Mark(revision)) => {
-                    yield chunk(format!("id: {revision}.end\nevent: mark\ndata: {{\"revision\":{revision}}}\n\n"));
+                    yield chunk(mark(revision));
                 }
-                Err(error) => {
-                    let (code, message) = ("Compacted", error_text(&error));
-                    let data = serde_json::json!({ "code": code, "message": message });
+                Err(Error::Refused(refusal @ Refusal::Compacted { .. })) => {
+                    let data = serde_json::json!({ "code": "Compacted", "message": refusal.to_string() });
                     yield chunk(format!("event: error\ndata: {data}\n\n"));
+                    return;
+                }
+                // Nothing is lost: the client connects again.
+                Err(error) => {
+                    tracing::debug!(error = crate::backend::chain(&error), "a watcher has to connect again");
                     return;
                 }
             }
@@ -89,6 +105,6 @@ fn stream(gateway: Gateway, mut watcher: Watcher, every: Duration) -> impl futur
     }
 }
 
-fn error_text(error: &Error) -> String {
-    crate::backend::chain(error)
+fn mark(revision: Revision) -> String {
+    format!("id: {revision}.end\nevent: mark\ndata: {{\"revision\":{revision}}}\n\n")
 }
