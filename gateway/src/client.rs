@@ -188,7 +188,7 @@ impl Client {
     }
 
     /// Follows server-sent events until the other side ends them, or `tell` has heard enough and says false. It gets each:
-    /// its id, its kind, its data.
+    /// its id, its kind, its data; and `open` when the stream begins.
     ///
     /// # Errors
     /// [`Error`] when there is no answer, it is a refusal, or it breaks off.
@@ -204,6 +204,7 @@ impl Client {
                 let bytes = Limited::new(body, ANSWER_BYTES_MAX).collect().await?.to_bytes();
                 return Ok(Some((parts.status, parts.headers, bytes)));
             }
+            tell("", "open", "");
             let mut text = Vec::new();
             let mut message = SentEvent::default();
             while let Some(frame) = timeout(SILENCE_MAX, body.frame()).await? {
