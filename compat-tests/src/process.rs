@@ -43,6 +43,19 @@ pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() ->
     Ok(())
 }
 
+/// Variables of the caller that could change what a server, or a command of Holdfast, does.
+pub const SETTINGS: [&str; 3] = ["AWS_", "MINIO_", "HOLDFAST_"];
+
+/// Does not pass on variables of the caller that begin so.
+pub fn forget(command: &mut Command, prefixes: &[&str]) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if prefixes.iter().any(|prefix| text.starts_with(prefix)) {
+            command.env_remove(&name);
+        }
+    }
+}
+
 /// A program with its arguments and environment, and where its output goes.
 #[derive(Clone, Debug)]
 pub struct Launch {
@@ -75,12 +88,7 @@ impl Process {
         let log_start = log.metadata()?.len();
         let mut command = Command::new(&launch.program);
         command.args(&launch.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if ["AWS_", "MINIO_", "HOLDFAST_"].iter().any(|prefix| text.starts_with(prefix)) {
-                command.env_remove(&name);
-            }
-        }
+        forget(&mut command, &SETTINGS);
         command.envs(launch.env.iter().map(|(name, value)| (name, value)));
         let child = command.spawn().with_context(|| format!("cannot start {}", launch.program.display()))?;
         register().insert(child.id());

@@ -178,10 +178,11 @@ impl<'a> Txn<'a> {
     /// All events of a commit are rows of the same commit.
     fn write_events(&mut self, request: RequestId) -> Result<(), Stop> {
         let events = std::mem::take(&mut self.events);
-        let (count, mut feed) = (events.len(), self.reader().feed()?);
+        let count = events.len();
         if count == 0 {
             return Ok(());
         }
+        let mut feed = self.reader().feed()?;
         for (number, event) in events.into_iter().enumerate() {
             let ordinal = u16::try_from(number).map_err(|_| Error::invalid("too many changes in one command"))?;
             let row = EventRow { at_ms: self.state.now_ms, request, last: number + 1 == count, ..event };

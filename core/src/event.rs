@@ -61,29 +61,6 @@ stored_enum! {
 }
 
 impl EventKind {
-    /// All kinds.
-    pub const ALL: [Self; 19] = [
-        Self::Put,
-        Self::Copy,
-        Self::Complete,
-        Self::Append,
-        Self::RenamedTo,
-        Self::RenamedFrom,
-        Self::Delete,
-        Self::Marker,
-        Self::Tagged,
-        Self::Untagged,
-        Self::PrefixRenamed,
-        Self::BucketCreated,
-        Self::BucketRemoved,
-        Self::BucketChanged,
-        Self::LockGranted,
-        Self::LockReleased,
-        Self::LockExpired,
-        Self::KeySet,
-        Self::KeyRemoved,
-    ];
-
     /// The name, without the `s3:` in front.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::archive::Verify;
+use crate::clock::seconds_or_duration;
 use crate::cluster::peer::trust::ClusterSecret;
 use crate::config::{self, Config, SETTINGS, Sources};
 use crate::node::RecoverWords;
@@ -316,9 +317,7 @@ fn lock_command() -> Command {
 }
 
 fn duration_ms(text: &str) -> Result<u64, String> {
-    let seconds = text.parse::<u64>().ok().and_then(|seconds| seconds.checked_mul(1000));
-    let ms = seconds.or_else(|| crate::api::http::parse_duration(text));
-    ms.ok_or_else(|| format!("{text:?} is not a duration such as 500ms, 30s or 10m"))
+    seconds_or_duration(text).ok_or_else(|| format!("{text:?} is not a duration such as 500ms, 30s or 10m"))
 }
 
 fn lock(matches: &ArgMatches) -> LockWords {

@@ -183,8 +183,8 @@ impl Client {
         let json = json.unwrap_or_default();
         let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
         let request_id = headers.get("x-amz-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
-        let answer = Box::new(json.clone());
-        Err(Error::Refused { status, code: text("code"), message: text("message"), request_id, answer })
+        let (code, message) = (text("code"), text("message"));
+        Err(Error::Refused { status, code, message, request_id, answer: Box::new(json) })
     }
 
     /// Follows server-sent events until the other side ends them, or `tell` has heard enough and says false. It gets each:

@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{ExitCode, FAILED, IN_PATH, USAGE, ask, failed, is_usage, print_value};
+use super::{ExitCode, FAILED, IN_PATH, USAGE, ask, no_answer, print_value};
 
 /// Pause before a lost connection is made again.
 const RECONNECT: Duration = Duration::from_millis(500);
@@ -25,10 +25,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Why it could not go on.
 pub(super) async fn watch(bucket: &str, prefix: &str, from: &str, json: bool) -> Result<(), Error> {
     let client = Client::from_environment().await?;
-    let encode = |text: &str| utf8_percent_encode(text, IN_PATH).to_string().replace('/', "%2F");
-    let mut path = format!("/_holdfast/v1/watch?prefix={}", encode(prefix));
+    let mut path = format!("/_holdfast/v1/watch?prefix={}", in_query(prefix));
     if !bucket.is_empty() {
-        path.push_str(&format!("&bucket={}", encode(bucket)));
+        path.push_str(&format!("&bucket={}", in_query(bucket)));
     }
     let mut last = (!from.is_empty()).then(|| from.to_owned());
     let (mut connected, mut is_read) = (false, true);
@@ -99,9 +98,20 @@ fn line(id: &str, data: &str) -> String {
     line
 }
 
+fn in_query(text: &str) -> String {
+    in_path(text).replace('/', "%2F")
+}
+
+fn in_path(text: &str) -> String {
+    utf8_percent_encode(text, IN_PATH).to_string()
+}
+
+fn lock_path(name: &str) -> String {
+    format!("/_holdfast/v1/locks/{}", in_path(name))
+}
+
 /// Does something with a lock.
 pub(super) async fn lock(words: LockWords) -> ExitCode {
-    let path = |name: &str| format!("/_holdfast/v1/locks/{}", utf8_percent_encode(name, IN_PATH));
     match words {
         LockWords::Acquire { want, json } => match acquire(&want).await {
             Ok((_, granted)) => {
@@ -112,15 +122,15 @@ pub(super) async fn lock(words: LockWords) -> ExitCode {
         },
         LockWords::Renew { name, lease, ttl, json } => {
             let ttl = if ttl.is_empty() { ttl } else { format!("&ttl={ttl}") };
-            ask(Method::POST, format!("{}?lease={lease}{ttl}", path(&name)), None, json).await
+            ask(Method::POST, format!("{}?lease={lease}{ttl}", lock_path(&name)), None, json).await
         }
         LockWords::Release { name, lease, json } => {
-            ask(Method::DELETE, format!("{}?lease={lease}", path(&name)), None, json).await
+            ask(Method::DELETE, format!("{}?lease={lease}", lock_path(&name)), None, json).await
         }
         LockWords::List { name, json } if name.is_empty() => {
             ask(Method::GET, "/_holdfast/v1/locks".to_owned(), None, json).await
         }
-        LockWords::List { name, json } => ask(Method::GET, path(&name), None, json).await,
+        LockWords::List { name, json } => ask(Method::GET, lock_path(&name), None, json).await,
         LockWords::Run { want, command } => run(&want, &command).await,
     }
 }
@@ -133,19 +143,14 @@ fn refused(error: &Error) -> ExitCode {
         eprintln!("holdfast: the lock is held by {} (lease {})", holder["owner"], holder["lease"]);
         return ExitCode::from(FAILED);
     }
-    failed(error, if is_usage(error) { USAGE } else { FAILED })
+    no_answer(error)
 }
 
 async fn acquire(want: &LockWant) -> Result<(Client, Value), Error> {
     let client = Client::from_environment().await?;
     let LockWant { name, ttl_ms, wait_ms, shared, owner } = want;
     let mode = if *shared { "shared" } else { "exclusive" };
-    let encode = |text: &str| utf8_percent_encode(text, IN_PATH).to_string().replace('/', "%2F");
-    let path = format!(
-        "/_holdfast/v1/locks/{}?ttl={ttl_ms}ms&wait={wait_ms}ms&mode={mode}&owner={}",
-        utf8_percent_encode(name, IN_PATH),
-        encode(owner)
-    );
+    let path = format!("{}?ttl={ttl_ms}ms&wait={wait_ms}ms&mode={mode}&owner={}", lock_path(name), in_query(owner));
     let deadline = DEADLINE + Duration::from_millis(*wait_ms);
     let granted = client.json_within(deadline, Method::PUT, &path, None).await?;
     Ok((client, granted))
@@ -159,7 +164,7 @@ async fn run(want: &LockWant, command: &[String]) -> ExitCode {
     };
     let (lease, token) = (granted["lease"].as_u64().unwrap_or_default(), granted["token"].as_u64().unwrap_or_default());
     let Some((program, words)) = command.split_first() else { return ExitCode::from(USAGE) };
-    let path = format!("/_holdfast/v1/locks/{}?lease={lease}", utf8_percent_encode(&want.name, IN_PATH));
+    let path = format!("{}?lease={lease}", lock_path(&want.name));
     // How long the grant was on its way is not known; how long this renewal is asked for is.
     let mut valid_from = Instant::now();
     if let Err(error) = client.json(Method::POST, &path, None).await {

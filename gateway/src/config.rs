@@ -436,7 +436,7 @@ pub fn parse_keep(text: &str) -> Option<(Duration, u64)> {
     let mut keep = DEFAULT;
     let mut seen = (false, false);
     for word in text.split(',').map(str::trim) {
-        if let Some(ms) = crate::api::http::parse_duration(word).filter(|_| !seen.0) {
+        if let Some(ms) = crate::clock::parse_duration(word).filter(|_| !seen.0) {
             (keep.0, seen.0) = (Duration::from_millis(ms), true);
         } else if let Some(bytes) = parse_bytes(word).filter(|_| !seen.1) {
             (keep.1, seen.1) = (bytes, true);

@@ -21,7 +21,7 @@ use holdfast_core::id::{BucketName, RequestId, Revision};
 use holdfast_core::keyspace::Keyspace;
 use holdfast_core::kv::{KeyRange, KvError, KvRead, Rows};
 use holdfast_core::record::Durability;
-use holdfast_core::rules::authorize::{Action, AuthorizedOp, Caller, Context, Permit, Resource, authorize};
+use holdfast_core::rules::authorize::AuthorizedOp;
 use holdfast_core::view::View;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -440,12 +440,6 @@ impl Gateway {
         timeout_at(deadline, self.0.blobs.backend().close()).await.map_err(|_| late("the backend"))?;
         Ok(self.0.cluster.shutdown(deadline).await?)
     }
-}
-
-/// For what this node asks its own state about locks.
-pub(crate) fn lock_permit() -> Permit {
-    let permit = authorize(Caller::Root, Action::UseLocks, Resource::Service, &Context::default());
-    permit.expect("root may use locks")
 }
 
 /// Whether a command that failed so was never handed to the log. What is not sure counts as done.

@@ -97,7 +97,7 @@ async fn run(action: Action) -> ExitCode {
         }
         Action::Watch { bucket, prefix, from, json } => match commands::watch(&bucket, &prefix, &from, json).await {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => failed(&error, if is_usage(&error) { USAGE } else { FAILED }),
+            Err(error) => no_answer(&error),
         },
         Action::Lock(words) => commands::lock(words).await,
         Action::Print(text) => {
@@ -107,8 +107,10 @@ async fn run(action: Action) -> ExitCode {
     }
 }
 
-fn is_usage(error: &client::Error) -> bool {
-    matches!(error, client::Error::Endpoint(_) | client::Error::Credentials)
+/// A command that got no answer, or a refusal.
+fn no_answer(error: &client::Error) -> ExitCode {
+    let is_usage = matches!(error, client::Error::Endpoint(_) | client::Error::Credentials);
+    failed(error, if is_usage { USAGE } else { FAILED })
 }
 
 async fn ask(method: Method, path: String, body: Option<Value>, json: bool) -> ExitCode {
@@ -118,7 +120,7 @@ async fn ask(method: Method, path: String, body: Option<Value>, json: bool) -> E
             print_value(&value, json);
             ExitCode::SUCCESS
         }
-        Err(error) => failed(&error, if is_usage(&error) { USAGE } else { FAILED }),
+        Err(error) => no_answer(&error),
     }
 }
 

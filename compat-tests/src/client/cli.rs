@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::process::holdfast_program;
+use crate::process::{SETTINGS, forget, holdfast_program};
 use crate::target::Endpoint;
 
 /// `holdfast` with what it needs to reach `endpoint`, and nothing of the caller's settings.
@@ -16,12 +16,7 @@ use crate::target::Endpoint;
 /// When it is not built.
 pub fn command(endpoint: &Endpoint) -> Result<Command> {
     let mut command = Command::new(holdfast_program()?);
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if ["AWS_", "MINIO_", "HOLDFAST_"].iter().any(|prefix| text.starts_with(prefix)) {
-            command.env_remove(&name);
-        }
-    }
+    forget(&mut command, &SETTINGS);
     command
         .env("HOLDFAST_ENDPOINT", endpoint.url())
         .env("AWS_ACCESS_KEY_ID", &endpoint.access_key)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::process::{tail, wait_until};
+use crate::process::{forget, tail, wait_until};
 
 /// How long a client may run. The longest honest run moves a few thousand files on a busy machine.
 const CLIENT_DEADLINE: Duration = Duration::from_secs(240);
@@ -37,12 +37,7 @@ impl Output {
 #[must_use]
 pub fn clean(program: &Path, home: &Path) -> Command {
     let mut command = Command::new(program);
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if ["AWS_", "RCLONE_", "MC_", "HTTP_PROXY", "http_proxy"].iter().any(|prefix| text.starts_with(prefix)) {
-            command.env_remove(&name);
-        }
-    }
+    forget(&mut command, &["AWS_", "RCLONE_", "MC_", "HTTP_PROXY", "http_proxy"]);
     command.env("HOME", home).env("LC_ALL", "C.UTF-8").env("NO_PROXY", "*").env("no_proxy", "*");
     command
 }

@@ -24,10 +24,10 @@ use s3s::route::S3Route;
 use s3s::{Body, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 use serde_json::Value;
 
-pub(crate) use self::buckets::parse_duration;
 use crate::api::gate::{Internal, Listen, health_question};
 use crate::api::s3::error::{invalid, not_built};
 use crate::api::s3::{call_of, to_s3};
+use crate::clock::seconds_or_duration;
 use crate::error::Error;
 use crate::gateway::Gateway;
 use crate::telemetry::{METRICS_CONTENT_TYPE, Metrics};
@@ -71,8 +71,8 @@ impl S3Route for HttpRoute {
             return listen::listen(&self.gateway, &request, bucket.clone()).await;
         }
         let path = request.uri.path().to_owned();
-        if health_question(&path).is_some() {
-            return self.health(&request.method, &path).await;
+        if let Some(question) = health_question(&path) {
+            return self.health(&request.method, question).await;
         }
         let path = path.strip_prefix("/_holdfast/").ok_or_else(no_route)?;
         match (request.method.as_str(), path) {
@@ -129,15 +129,15 @@ fn no_route() -> S3Error {
 
 impl HttpRoute {
     /// 200 or 503, without a body: anyone may ask.
-    async fn health(&self, method: &Method, path: &str) -> S3Result<S3Response<Body>> {
+    async fn health(&self, method: &Method, question: &str) -> S3Result<S3Response<Body>> {
         if !matches!(*method, Method::GET | Method::HEAD) {
             return Err(S3Error::new(S3ErrorCode::MethodNotAllowed));
         }
-        let healthy = match path.rsplit('/').next() {
-            Some("live") => true,
-            Some("ready") => self.gateway.is_ready(),
+        let healthy = match question {
+            "live" => true,
+            "ready" => self.gateway.is_ready(),
             // The whole service: this node, its cluster, its backend.
-            Some("cluster") => self.gateway.is_ready() && self.gateway.is_backend_alive().await,
+            "cluster" => self.gateway.is_ready() && self.gateway.is_backend_alive().await,
             _ => return Err(no_route()),
         };
         let mut reply = S3Response::new(Body::empty());
@@ -198,9 +198,7 @@ impl Query {
     /// Milliseconds of a duration such as `30s`; a number alone is seconds.
     fn duration_ms(&self, name: &str) -> S3Result<Option<u64>> {
         let parse = |text: &str| {
-            let seconds = text.parse::<u64>().ok().and_then(|seconds| seconds.checked_mul(1000));
-            let ms = seconds.or_else(|| buckets::parse_duration(text));
-            ms.ok_or_else(|| invalid(format!("{name} is a duration such as 500ms, 30s or 10m")))
+            seconds_or_duration(text).ok_or_else(|| invalid(format!("{name} is a duration such as 500ms, 30s or 10m")))
         };
         self.text(name).map(parse).transpose()
     }

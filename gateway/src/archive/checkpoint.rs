@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use super::manifest::{self, KeyspaceFile, Manifest, VersionsFile};
 use super::{Error, Owner, names, pipe, versions};
-use crate::backend::{self, Backend, Body, GetOptions, PutOptions};
+use crate::backend::{Backend, GetOptions};
 
 /// A file does not end before it has as many bytes.
 const FILE_BYTES_MIN: usize = 512 << 10;
@@ -64,7 +64,7 @@ pub(super) async fn write<V: KvRead + Clone + Send + Sync + 'static>(
             if there.get(&path) == Some(&bytes) {
                 cost.bytes_shared += bytes;
             } else {
-                store_file(backend, &path, file.bytes).await?;
+                names::write_once(backend, &path, file.bytes).await?;
                 cost.files += 1;
                 cost.bytes += bytes;
             }
@@ -84,15 +84,6 @@ pub(super) async fn write<V: KvRead + Clone + Send + Sync + 'static>(
 async fn stored_files(backend: &dyn Backend, generation: u64) -> Result<HashMap<String, u64>, Error> {
     let entries = names::list(backend, &names::all_rows(generation), None).await?;
     Ok(entries.into_iter().map(|entry| (entry.path.as_str().to_owned(), entry.length)).collect())
-}
-
-/// Stores a file under the name that its content gives it; one that is there already is as good.
-async fn store_file(backend: &dyn Backend, path: &str, bytes: Vec<u8>) -> Result<(), Error> {
-    let options = PutOptions { length: Some(bytes.len() as u64), deadline: names::soon(), ..PutOptions::default() };
-    match backend.put(&names::path(path), Body::from(bytes), options).await {
-        Ok(_) | Err(backend::Error::Exists { .. }) => Ok(()),
-        Err(error) => Err(names::failed("write", path)(error)),
-    }
 }
 
 /// A file of rows.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names;
 use super::{Error, Owner};
-use crate::backend::{Backend, Body, PutOptions};
+use crate::backend::Backend;
 
 /// The format that this release writes.
 const FORMAT: u32 = 2;
@@ -112,11 +112,7 @@ impl Manifest {
 pub(super) async fn write(backend: &dyn Backend, manifest: &Manifest) -> Result<(), Error> {
     let name = names::manifest(manifest.generation, manifest.revision);
     let bytes = serde_json::to_vec_pretty(manifest).expect("text and numbers are JSON");
-    let options = PutOptions { length: Some(bytes.len() as u64), deadline: names::soon(), ..PutOptions::default() };
-    match backend.put(&names::path(&name), Body::from(bytes), options).await {
-        Ok(_) | Err(crate::backend::Error::Exists { .. }) => Ok(()),
-        Err(error) => Err(names::failed("write", &name)(error)),
-    }
+    names::write_once(backend, &name, bytes).await
 }
 
 /// Reads and checks a manifest.

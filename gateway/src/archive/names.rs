@@ -10,7 +10,7 @@ use futures::TryStreamExt as _;
 use tokio::time::{Duration, Instant};
 
 use super::Error;
-use crate::backend::{self, Backend, DeleteOptions, Entry, GetOptions, ListOptions, ObjectPath};
+use crate::backend::{self, Backend, Body, DeleteOptions, Entry, GetOptions, ListOptions, ObjectPath, PutOptions};
 
 /// The document that says whose the repository is.
 pub const CLUSTER: &str = "metadata/cluster.json";
@@ -99,6 +99,15 @@ pub fn path(name: &str) -> ObjectPath {
 pub(super) fn failed(doing: &'static str, name: &str) -> impl FnOnce(backend::Error) -> Error {
     let name = name.to_owned();
     move |source| Error::Backend { doing, name, source: Arc::new(source) }
+}
+
+/// Stores what this name always holds; one that is there already is as good.
+pub(super) async fn write_once(backend: &dyn Backend, name: &str, bytes: Vec<u8>) -> Result<(), Error> {
+    let options = PutOptions { length: Some(bytes.len() as u64), deadline: soon(), ..PutOptions::default() };
+    match backend.put(&path(name), Body::from(bytes), options).await {
+        Ok(_) | Err(backend::Error::Exists { .. }) => Ok(()),
+        Err(error) => Err(failed("write", name)(error)),
+    }
 }
 
 /// All of a small object with what the store knows of it, or `None` when it is absent.

@@ -70,14 +70,14 @@ impl Gateway {
             return Ok(Done { revision, value: Acquired::Granted(granted) });
         }
         let token = tokio::select! {
-            token = self.await_grant(granted.lease, deadline) => token,
+            token = self.await_grant(call, granted.lease, deadline) => token?,
             // The place goes while there is a cluster to tell.
             () = self.left() => None,
         };
         // Whoever waits no more says so; a grant that came meanwhile counts.
         let token = match token {
             Some(token) => Some(token),
-            None => give_up(self, &place.call, &name, granted.lease).await?,
+            None => self.give_up(&place.call, name.clone(), granted.lease).await?,
         };
         place.gateway = None;
         match token {
@@ -107,28 +107,34 @@ impl Gateway {
     }
 
     /// The revision that was looked at and the token, once a lease is granted.
-    async fn await_grant(&self, lease: Revision, deadline: Instant) -> Option<(Revision, Revision)> {
+    async fn await_grant(
+        &self,
+        call: &Call,
+        lease: Revision,
+        deadline: Instant,
+    ) -> Result<Option<(Revision, Revision)>, Error> {
+        let permit = call.permit(Action::UseLocks, Resource::Service)?;
         let bell = self.bells().hang(lease);
         loop {
             let rung = bell.notify.notified();
             // The node's own state: it rings when that changes.
             if let Ok(view) = self.cluster().view_now() {
-                let (revision, permit) = (view.revision(), crate::gateway::lock_permit());
+                let revision = view.revision();
                 match view_of(&view).lease(&permit, lease) {
                     Ok(Some(row)) => {
                         if let Some(token) = row.lock.and_then(|lock| lock.token) {
-                            return Some((revision, token));
+                            return Ok(Some((revision, token)));
                         }
                     }
                     // Not applied here yet, or ended: the command that gives up finds out which.
-                    Ok(None) if revision >= lease => return None,
+                    Ok(None) if revision >= lease => return Ok(None),
                     Ok(None) | Err(_) => {}
                 }
             }
             // A state that came as a snapshot rings no bell.
             let look = deadline.min(Instant::now() + LOOK_EVERY);
             if timeout_at(look, rung).await.is_err() && Instant::now() >= deadline {
-                return None;
+                return Ok(None);
             }
         }
     }
@@ -138,17 +144,27 @@ impl Gateway {
         Ok(Done { revision, value: Acquired::Held(value) })
     }
 
+    async fn lock_command(&self, call: &Call, op: Op) -> Result<(Revision, Reply), Error> {
+        self.commit(AuthorizedOp::authorize(op, call.caller, &call.context)?, call.origin()).await
+    }
+
     async fn lease_command(&self, call: &Call, op: Op) -> Result<(Revision, Granted), Error> {
-        let permit = call.permit(Action::UseLocks, Resource::Service)?;
-        match self.commit(AuthorizedOp::new(op, &[permit])?, call.origin()).await? {
+        match self.lock_command(call, op).await? {
             (revision, Reply::Granted(granted)) => Ok((revision, granted)),
             _ => Err(Error::UnexpectedReply),
         }
     }
 
-    async fn plain_lock_command(&self, call: &Call, op: Op) -> Result<Done<()>, Error> {
-        let permit = call.permit(Action::UseLocks, Resource::Service)?;
-        done(self.commit(AuthorizedOp::new(op, &[permit])?, call.origin()).await?)
+    /// Leaves the queue; the revision and token when the lock was granted first.
+    async fn give_up(&self, call: &Call, name: String, lease: Revision) -> Result<Option<(Revision, Revision)>, Error> {
+        let op = Op::ReleaseLease(ReleaseLease { lease, name: Some(name), unless_granted: true });
+        match self.lock_command(call, op).await {
+            Ok((revision, Reply::Granted(granted))) => Ok(granted.token.map(|token| (revision, token))),
+            // It has ended already.
+            Ok((_, Reply::Done)) | Err(Error::Refused(Refusal::NoSuchLease)) => Ok(None),
+            Ok(_) => Err(Error::UnexpectedReply),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes a lease live on.
@@ -165,7 +181,7 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::renew_lease`].
     pub async fn release_lease(&self, call: &Call, lease: Revision, name: Option<String>) -> Result<Done<()>, Error> {
-        self.plain_lock_command(call, Op::ReleaseLease(ReleaseLease { lease, name, unless_granted: false })).await
+        done(self.lock_command(call, Op::ReleaseLease(ReleaseLease { lease, name, unless_granted: false })).await?)
     }
 
     /// Makes a lease without a lock.
@@ -189,7 +205,7 @@ impl Gateway {
         lease: Revision,
         if_absent: bool,
     ) -> Result<Done<()>, Error> {
-        self.plain_lock_command(call, Op::PutEphemeral(PutEphemeral { name, value, lease, if_absent })).await
+        done(self.lock_command(call, Op::PutEphemeral(PutEphemeral { name, value, lease, if_absent })).await?)
     }
 
     /// Removes an ephemeral key; an absent one is removed.
@@ -197,7 +213,7 @@ impl Gateway {
     /// # Errors
     /// [`Error::Refused`].
     pub async fn remove_ephemeral(&self, call: &Call, name: String) -> Result<Done<()>, Error> {
-        self.plain_lock_command(call, Op::RemoveEphemeral(RemoveEphemeral { name })).await
+        done(self.lock_command(call, Op::RemoveEphemeral(RemoveEphemeral { name })).await?)
     }
 
     /// Who holds a lock and who waits, at most [`CLAIMS_SHOWN_MAX`] each.
@@ -274,24 +290,6 @@ impl Gateway {
     }
 }
 
-/// Leaves the queue; the revision and token when the lock was granted first.
-async fn give_up(
-    gateway: &Gateway,
-    call: &Call,
-    name: &str,
-    lease: Revision,
-) -> Result<Option<(Revision, Revision)>, Error> {
-    let op = Op::ReleaseLease(ReleaseLease { lease, name: Some(name.to_owned()), unless_granted: true });
-    let permit = call.permit(Action::UseLocks, Resource::Service)?;
-    match gateway.commit(AuthorizedOp::new(op, &[permit])?, call.origin()).await {
-        Ok((revision, Reply::Granted(granted))) => Ok(granted.token.map(|token| (revision, token))),
-        // It has ended already.
-        Ok((_, Reply::Done)) | Err(Error::Refused(Refusal::NoSuchLease)) => Ok(None),
-        Ok(_) => Err(Error::UnexpectedReply),
-        Err(error) => Err(error),
-    }
-}
-
 /// A place in a queue, given up when whoever waits goes away.
 struct Queued {
     gateway: Option<Gateway>,
@@ -307,13 +305,7 @@ impl Drop for Queued {
         let own = gateway.clone();
         gateway.in_background(async move {
             // A grant that nobody hears of any more is released, too.
-            let permit = call.permit(Action::UseLocks, Resource::Service);
-            let op = Op::ReleaseLease(ReleaseLease { lease, name: Some(name), unless_granted: false });
-            let op = permit.and_then(|permit| Ok(AuthorizedOp::new(op, &[permit])?));
-            let released = match op {
-                Ok(op) => own.commit(op, call.origin()).await.map(drop),
-                Err(error) => Err(error),
-            };
+            let released = own.release_lease(&call, lease, Some(name)).await;
             if let Err(error) = released {
                 tracing::debug!(error = crate::backend::chain(&error), lease, "a place in a queue ends by itself");
             }

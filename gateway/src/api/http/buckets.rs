@@ -11,6 +11,7 @@ use super::{DOCUMENT_BYTES_MAX, decoded, json};
 use crate::api::s3::convert::{bucket_name, iso_8601};
 use crate::api::s3::error::invalid;
 use crate::api::s3::{call_of, to_s3};
+use crate::clock::{duration_text, parse_duration};
 use crate::gateway::Gateway;
 use crate::ops::Done;
 
@@ -92,37 +93,9 @@ fn understood(document: &[u8]) -> S3Result<BucketSettings> {
     })
 }
 
-const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
-
-/// Milliseconds of a number with a unit: `ms`, `s`, `m`, `h` or `d`.
-pub(crate) fn parse_duration(text: &str) -> Option<u64> {
-    let digits = text.find(|character: char| !character.is_ascii_digit())?;
-    let (number, unit) = text.split_at(digits);
-    let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;
-    number.parse::<u64>().ok()?.checked_mul(*factor)
-}
-
-/// In the largest unit that loses nothing.
-fn duration_text(duration: Duration) -> String {
-    let ms = duration.as_millis() as u64;
-    let (unit, factor) = UNITS.iter().rev().find(|(_, factor)| ms.is_multiple_of(*factor)).unwrap_or(&UNITS[0]);
-    format!("{}{unit}", ms / factor)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_come_and_go() {
-        for (text, ms) in [("10m", 600_000), ("90s", 90_000), ("1d", 86_400_000), ("1500ms", 1500)] {
-            assert_eq!(parse_duration(text), Some(ms));
-            assert_eq!(duration_text(Duration::from_millis(ms)), text);
-        }
-        for bad in ["10", "m", "1w", "-1s", "1.5h", "99999999999999999999d", "18446744073709551615d"] {
-            assert_eq!(parse_duration(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn settings_are_named_or_refused() {

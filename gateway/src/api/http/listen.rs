@@ -21,7 +21,6 @@ use crate::api::s3::{call_of, to_s3};
 use crate::error::Error;
 use crate::feed::{Filter, Next, Watcher};
 use crate::gateway::Gateway;
-use crate::ops::Freshness;
 
 /// Pause between signs of life, when the client names none.
 const PING: Duration = Duration::from_secs(5);
@@ -55,8 +54,7 @@ pub(super) async fn listen(
     }
     let resource = match &bucket {
         Some(bucket) => {
-            let exists = crate::ops::Call { freshness: Freshness::default(), ..call.clone() };
-            gateway.bucket_settings(&exists, bucket).await.map_err(refused)?;
+            gateway.bucket_settings(&call, bucket).await.map_err(refused)?;
             Resource::Bucket(bucket.clone())
         }
         None => Resource::Service,
