@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cluster::{Cluster, Consistency, StateView};
+use crate::cluster::{Cluster, Consistency, StateView, VIEW_DEADLINE};
 use crate::error::Error;
 
 /// Commits that wait for one watcher.
@@ -111,6 +111,7 @@ pub struct Feed {
 
 struct Hub {
     cluster: Arc<Cluster>,
+    /// By which the hub itself reads.
     permit: Permit,
     registry: Mutex<Registry>,
     /// Everything up to here was given to those who are registered.
@@ -159,13 +160,14 @@ impl Feed {
     ///
     /// # Errors
     /// [`Error::Refused`] with [`holdfast_core::error::Error::Compacted`]; [`Error::Cluster`] without a state.
-    pub async fn watch(&self, _permit: &Permit, filter: Filter, after: Option<Place>) -> Result<Watcher, Error> {
+    pub async fn watch(&self, permit: &Permit, filter: Filter, after: Option<Place>) -> Result<Watcher, Error> {
         let filter = Arc::new(filter);
         let (queue, commits) = mpsc::channel(QUEUE_COMMITS_MAX);
         let lagged = Arc::new(AtomicBool::new(false));
         let seat = self.hub.register(Entry { filter: filter.clone(), queue, lagged: lagged.clone() }, &filter);
         let mut watcher = Watcher {
             hub: self.hub.clone(),
+            permit: permit.clone(),
             filter,
             after: after.unwrap_or_default(),
             commits,
@@ -215,16 +217,16 @@ impl Hub {
 
     /// The state that includes all that was acknowledged before.
     async fn view(&self) -> Result<StateView, Error> {
-        Ok(self.cluster.view(Consistency::Linearizable, Instant::now() + crate::gateway::VIEW_DEADLINE).await?)
+        Ok(self.cluster.view(Consistency::Linearizable, Instant::now() + VIEW_DEADLINE).await?)
     }
 
     /// Events after `after` in the node's own state, and that state's revision.
-    async fn page(self: &Arc<Self>, after: Place) -> Result<(EventPage, Revision), Error> {
-        let hub = self.clone();
+    async fn page(&self, permit: &Permit, after: Place) -> Result<(EventPage, Revision), Error> {
+        let (cluster, permit) = (self.cluster.clone(), permit.clone());
         let read = tokio::task::spawn_blocking(move || {
-            let rows = hub.cluster.view_now()?;
+            let rows = cluster.view_now()?;
             let revision = rows.revision();
-            let page = View::new(&rows, revision).events(&hub.permit, after, PAGE_EVENTS)?;
+            let page = View::new(&rows, revision).events(&permit, after, PAGE_EVENTS)?;
             Ok::<_, Error>((page, revision))
         });
         read.await.map_err(|_| Error::Stopping)?
@@ -247,6 +249,12 @@ impl Hub {
             {
                 self.lagged.fetch_add(1, Ordering::Relaxed);
             }
+        }
+    }
+
+    fn send_all_to_rows(&self) {
+        for entry in self.registry().by_bucket.values().flat_map(HashMap::values) {
+            entry.lagged.store(true, Ordering::Release);
         }
     }
 }
@@ -286,7 +294,7 @@ async fn run(hub: Weak<Hub>) {
         }
         let mut after = Place { revision: last, ordinal: u16::MAX };
         loop {
-            let (page, revision) = match hub.page(after).await {
+            let (page, revision) = match hub.page(&hub.permit, after).await {
                 Ok(found) => found,
                 Err(error) => {
                     // Watchers find out by themselves: their rows are not there either.
@@ -309,14 +317,6 @@ async fn run(hub: Weak<Hub>) {
         hub.position.send_replace(last);
         drop(hub);
         tokio::time::sleep(SETTLE).await;
-    }
-}
-
-impl Hub {
-    fn send_all_to_rows(&self) {
-        for entry in self.registry().by_bucket.values().flat_map(HashMap::values) {
-            entry.lagged.store(true, Ordering::Release);
-        }
     }
 }
 
@@ -352,6 +352,7 @@ pub enum Next {
 /// Somebody who watches.
 pub struct Watcher {
     hub: Arc<Hub>,
+    permit: Permit,
     filter: Arc<Filter>,
     /// Everything up to here was delivered or is ready.
     after: Place,
@@ -420,7 +421,7 @@ impl Watcher {
         // What is in the queue is in the rows, too; what comes from here on is in the queue, or sets the mark again.
         self.lagged.store(false, Ordering::Release);
         while self.commits.try_recv().is_ok() {}
-        let (page, _) = self.hub.page(self.after).await?;
+        let (page, _) = self.hub.page(&self.permit, self.after).await?;
         self.live = !page.more;
         for commit in commits(page.events) {
             self.take(&commit);

@@ -36,6 +36,7 @@ use crate::clock::now_ms;
 use crate::cluster::peer::Peers;
 use crate::cluster::{
     self, Cluster, ClusterConfig, Consistency, Node, NodeSide, PeersConfig, ProposeOptions, StateView, Status,
+    VIEW_DEADLINE,
 };
 use crate::error::Error;
 use crate::feed::Feed;
@@ -43,8 +44,6 @@ use crate::feed::bells::LeaseBells;
 
 /// How long a command may take from proposal to reply.
 pub const COMMIT_DEADLINE: Duration = Duration::from_secs(30);
-/// How long a linearizable view may take.
-pub const VIEW_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the backend may take to give a sign of life.
 pub const PROBE_DEADLINE: Duration = Duration::from_secs(5);
 /// The account that owns every bucket.

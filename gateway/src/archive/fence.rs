@@ -87,10 +87,11 @@ impl Fence {
         if frees_space && confirmed.is_some_and(|moment| moment.age() <= verified_for) {
             return Ok(());
         }
-        let ago = self.verified_ago();
+        let verified = self.verified_moment();
+        let ago = verified.map(|moment| moment.age());
         if ago.is_none_or(|ago| ago > verified_for) {
             self.hurry.notify_one();
-            if let Some(jump) = self.verified_moment().and_then(|moment| moment.jump(verified_for)) {
+            if let Some(jump) = verified.and_then(|moment| moment.jump(verified_for)) {
                 return Err(format!(
                     "writes are refused for a moment: the clock of this machine jumped by {} s, or the machine slept; they \
                      go on when the backend has confirmed that this cluster still owns the repository",

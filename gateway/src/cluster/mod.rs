@@ -214,6 +214,9 @@ impl KvRead for StateView {
     }
 }
 
+/// How long those who wait for a client's sake give a linearizable view.
+pub const VIEW_DEADLINE: Duration = Duration::from_secs(10);
+
 /// The cluster, as this node takes part in it.
 pub struct Cluster {
     identity: Identity,
