@@ -40,7 +40,7 @@ use crate::cluster::{
 };
 use crate::error::Error;
 use crate::feed::Feed;
-use crate::feed::bells::LeaseBells;
+use crate::feed::lease_notifier::LeaseNotifier;
 
 /// How long a command may take from proposal to reply.
 pub const COMMIT_DEADLINE: Duration = Duration::from_secs(30);
@@ -143,7 +143,7 @@ struct Inner {
     /// Cancelled when the node leaves: streams without an end end then.
     leaving: CancellationToken,
     feed: Feed,
-    bells: LeaseBells,
+    lease_notifier: LeaseNotifier,
     background: TaskTracker,
     commits: TaskTracker,
 }
@@ -195,7 +195,7 @@ impl Gateway {
         let facts: Arc<dyn Facts> = Arc::new(ClusterFacts(Arc::clone(&cluster)));
         let (leaving, background) = (CancellationToken::new(), TaskTracker::new());
         let feed = Feed::start(Arc::clone(&cluster), &background, leaving.clone());
-        let bells = LeaseBells::start(cluster.effects(), &background, leaving.clone());
+        let lease_notifier = LeaseNotifier::start(cluster.effects(), &background, leaving.clone());
         let blobs = Blobs::new(backend, Arc::clone(&facts), settings);
         Ok(Self(Arc::new(Inner {
             cluster,
@@ -207,7 +207,7 @@ impl Gateway {
             inline_always: matches!(options.backend, BackendUrl::File { .. }),
             leaving,
             feed,
-            bells,
+            lease_notifier,
             background,
             commits: TaskTracker::new(),
         })))
@@ -344,8 +344,8 @@ impl Gateway {
     }
 
     /// Who waits for leases on this node.
-    pub(crate) fn bells(&self) -> &LeaseBells {
-        &self.0.bells
+    pub(crate) fn lease_notifier(&self) -> &LeaseNotifier {
+        &self.0.lease_notifier
     }
 
     /// Runs something that the node waits for when it stops.

@@ -114,10 +114,10 @@ impl Gateway {
         deadline: Instant,
     ) -> Result<Option<(Revision, Revision)>, Error> {
         let permit = call.permit(Action::UseLocks, Resource::Service)?;
-        let bell = self.bells().hang(lease);
+        let subscription = self.lease_notifier().subscribe(lease);
         loop {
-            let rung = bell.notify.notified();
-            // The node's own state: it rings when that changes.
+            let changed = subscription.notify.notified();
+            // The node's own state: that is what the notifier tells of.
             if let Ok(view) = self.cluster().view_now() {
                 let revision = view.revision();
                 match view_of(&view).lease(&permit, lease) {
@@ -131,9 +131,9 @@ impl Gateway {
                     Ok(None) | Err(_) => {}
                 }
             }
-            // A state that came as a snapshot rings no bell.
+            // A state that came as a snapshot tells of no lease.
             let look = deadline.min(Instant::now() + LOOK_EVERY);
-            if timeout_at(look, rung).await.is_err() && Instant::now() >= deadline {
+            if timeout_at(look, changed).await.is_err() && Instant::now() >= deadline {
                 return Ok(None);
             }
         }

@@ -14,68 +14,68 @@ use crate::cluster::Effects;
 
 /// Wakes those who wait for leases on this node.
 #[derive(Clone, Default)]
-pub(crate) struct LeaseBells(Arc<Mutex<HashMap<Revision, Arc<Notify>>>>);
+pub(crate) struct LeaseNotifier(Arc<Mutex<HashMap<Revision, Arc<Notify>>>>);
 
-/// A bell for one lease.
-pub(crate) struct Bell {
-    bells: LeaseBells,
+/// Hears of changes of one lease.
+pub(crate) struct LeaseSubscription {
+    notifier: LeaseNotifier,
     lease: Revision,
     pub(crate) notify: Arc<Notify>,
 }
 
-impl Drop for Bell {
+impl Drop for LeaseSubscription {
     fn drop(&mut self) {
-        self.bells.hung().remove(&self.lease);
+        self.notifier.subscribed().remove(&self.lease);
     }
 }
 
-impl LeaseBells {
-    /// Rings when the state says that a lease changed.
+impl LeaseNotifier {
+    /// Notifies when the state says that a lease changed.
     pub(crate) fn start(
         mut effects: broadcast::Receiver<Effects>,
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        let bells = Self::default();
-        let own = bells.clone();
-        let ring = async move {
+        let notifier = Self::default();
+        let own = notifier.clone();
+        let listen = async move {
             loop {
                 match effects.recv().await {
-                    Ok(some) => own.ring(&some),
+                    Ok(some) => own.notify(&some),
                     // One of those that were lost may have been for anybody.
-                    Err(RecvError::Lagged(_)) => own.ring_all(),
+                    Err(RecvError::Lagged(_)) => own.notify_all(),
                     Err(RecvError::Closed) => return,
                 }
             }
         };
         tasks.spawn(async move {
-            stop.run_until_cancelled(ring).await;
+            stop.run_until_cancelled(listen).await;
         });
-        bells
+        notifier
     }
 
-    fn hung(&self) -> std::sync::MutexGuard<'_, HashMap<Revision, Arc<Notify>>> {
+    fn subscribed(&self) -> std::sync::MutexGuard<'_, HashMap<Revision, Arc<Notify>>> {
         self.0.lock().expect("only held for a moment")
     }
 
-    pub(crate) fn hang(&self, lease: Revision) -> Bell {
-        let notify = self.hung().entry(lease).or_default().clone();
-        Bell { bells: self.clone(), lease, notify }
+    pub(crate) fn subscribe(&self, lease: Revision) -> LeaseSubscription {
+        let notify = self.subscribed().entry(lease).or_default().clone();
+        LeaseSubscription { notifier: self.clone(), lease, notify }
     }
 
-    fn ring(&self, effects: &[Effect]) {
-        let hung = self.hung();
+    fn notify(&self, effects: &[Effect]) {
+        let subscribed = self.subscribed();
         for effect in effects {
             if let Effect::Lease(lease) = effect
-                && let Some(bell) = hung.get(lease)
+                && let Some(notify) = subscribed.get(lease)
             {
                 // Kept for whoever is not listening at this moment: there is one at most.
-                bell.notify_one();
+                notify.notify_one();
             }
         }
     }
 
-    fn ring_all(&self) {
-        self.hung().values().for_each(|bell| bell.notify_one());
+    fn notify_all(&self) {
+        self.subscribed().values().for_each(|notify| notify.notify_one());
     }
 }
