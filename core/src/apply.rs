@@ -24,6 +24,8 @@ use crate::state::{FEATURE_LEVEL, Reader, Stop};
 /// What a command came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
+    /// The revision at which it took effect: an earlier one when it was applied before.
+    pub revision: Revision,
     /// The answer, for whoever proposed it.
     pub reply: Reply,
     /// Hints for jobs.
@@ -40,14 +42,14 @@ pub fn apply(view: &dyn KvRead, revision: Revision, command: &Command) -> Result
     let reader = Reader(view);
     let reply_key = key::reply(command.stamp_ms, command.request);
     if let Some(row) = reader.row::<ReplyRow>(Keyspace::Dedupe, &reply_key)? {
-        return Ok(unchanged(Reply::decode(&row.reply)?));
+        return Ok(unchanged(row.revision, Reply::decode(&row.reply)?));
     }
     if command.stamp_ms > MILLIS_MAX {
-        return Ok(unchanged(Reply::Refused(Error::invalid("the command's stamp is not a time"))));
+        return Ok(unchanged(revision, Reply::Refused(Error::invalid("the command's stamp is not a time"))));
     }
     let mut state = reader.state()?;
     if command.stamp_ms <= state.replies_floor_ms {
-        return Ok(unchanged(Reply::Refused(Error::Expired)));
+        return Ok(unchanged(revision, Reply::Refused(Error::Expired)));
     }
     state.now_ms = state.now_ms.max(command.stamp_ms);
     let mut txn = Txn::new(view, revision, state);
@@ -65,8 +67,8 @@ pub fn apply(view: &dyn KvRead, revision: Revision, command: &Command) -> Result
     Ok(txn.finish(reply))
 }
 
-fn unchanged(reply: Reply) -> Applied {
-    Applied { reply, effects: Vec::new(), batch: Batch::default() }
+fn unchanged(revision: Revision, reply: Reply) -> Applied {
+    Applied { revision, reply, effects: Vec::new(), batch: Batch::default() }
 }
 
 fn run(txn: &mut Txn<'_>, op: &Op) -> Result<Reply, Stop> {
@@ -243,6 +245,11 @@ impl<'a> Txn<'a> {
     fn finish(mut self, reply: Reply) -> Applied {
         let state = self.state;
         self.put(Keyspace::Sys, key::sys("state"), &state);
-        Applied { reply, effects: self.effects.into_iter().collect(), batch: self.rows.into_batch() }
+        Applied {
+            revision: self.revision,
+            reply,
+            effects: self.effects.into_iter().collect(),
+            batch: self.rows.into_batch(),
+        }
     }
 }

@@ -75,8 +75,9 @@ fn a_command_that_comes_twice_tells_once() {
     let (content, nonce) = (machine.content(10), machine.blob_id());
     let put = PutObject { target: support::target(&bucket, "k"), content, attributes: Default::default(), nonce };
     let command = machine.command(Op::PutObject(put));
-    machine.apply(&command);
-    machine.apply(&command);
+    let first = machine.apply(&command);
+    let second = machine.apply(&command);
+    assert_eq!((second.revision, second.reply), (first.revision, first.reply), "it took effect the first time");
     assert_eq!(told(&machine), []);
     assert_eq!(events_after(&machine, Place::default()).unwrap().len(), 2);
 }

@@ -176,7 +176,9 @@ fn check_feed(seen: &[Vec<Event>], written: &[Written], end: u64) -> Result<()> 
         let revisions: BTreeSet<u64> =
             events.iter().filter(|event| event.key == "counter").map(|event| event.revision).collect();
         let missing: Vec<_> = written.iter().filter(|write| !revisions.contains(&write.revision)).collect();
-        ensure!(missing.is_empty(), "watcher {watch} did not see {missing:?}");
+        let near = |event: &&Event| missing.iter().any(|write| event.revision.abs_diff(write.revision) < 10);
+        let around: Vec<_> = events.iter().filter(near).collect();
+        ensure!(missing.is_empty(), "watcher {watch} did not see {missing:?}, but {around:?}");
     }
     Ok(())
 }

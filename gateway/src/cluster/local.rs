@@ -18,7 +18,7 @@ use super::machine;
 use super::raft::{Consensus, ELECTION_TIMEOUT_MS_MAX, Node, Outcome, Pending, Proposal};
 use super::space::Space;
 use super::threads::Threads;
-use super::{Committed, ProposeOptions, StateView};
+use super::{ProposeOptions, StateView};
 use crate::clock::Clock;
 
 /// A leader refuses a stamp that is further than this from the cluster's time: state time is the largest stamp, and replies are
@@ -72,9 +72,7 @@ impl Local {
         let result = timeout_at(deadline, result).await.map_err(|_| unknown("the deadline passed"))?;
         match result.map_err(|_| unknown("the node is stopping"))? {
             Ok(done) => match done.data {
-                Outcome(Some(reply)) => {
-                    Ok(Attempt::Done(Committed { revision: self.machine.revision(done.log_id.index), reply }))
-                }
+                Outcome(Some(committed)) => Ok(Attempt::Done(committed)),
                 Outcome(None) => Err(Error::Fatal("a command was applied without a reply".into())),
             },
             // Said before it is appended only.

@@ -19,6 +19,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, Raf
 use openraft::{EntryPayload, Snapshot};
 use tokio::sync::{Notify, broadcast, watch};
 
+use super::Committed;
 use super::engine::{self, EngineView};
 use super::error::Error;
 use super::raft::{LogId, Outcome, SnapshotMeta, StoredMembership, TypeConfig};
@@ -180,7 +181,7 @@ impl Machine {
                         .map_err(stopped)?;
                     overlay.merge(applied.batch);
                     effects.extend(applied.effects);
-                    Outcome(Some(applied.reply))
+                    Outcome(Some(Committed { revision: applied.revision, reply: applied.reply }))
                 }
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);

@@ -172,7 +172,7 @@ pub struct ProposeOptions {
 /// A command that is durable and applied.
 #[derive(Clone, Debug)]
 pub struct Committed {
-    /// Its place in the history of the state.
+    /// Its place in the history of the state: where it was applied first, if several copies of it came.
     pub revision: u64,
     /// What the rules say.
     pub reply: Reply,

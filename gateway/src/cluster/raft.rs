@@ -15,6 +15,7 @@ use openraft::raft::responder::Responder;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::Committed;
 use super::space::Held;
 
 /// Where a node can be reached.
@@ -121,20 +122,23 @@ impl<'de> Deserialize<'de> for Proposal {
 
 /// What applying an entry came to; empty for entries that carry no command.
 #[derive(Clone, Debug)]
-pub struct Outcome(pub Option<Reply>);
+pub struct Outcome(pub Option<Committed>);
 
 impl Serialize for Outcome {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.as_ref().map(Record::encode).serialize(serializer)
+        self.0.as_ref().map(|done| (done.revision, Record::encode(&done.reply))).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Outcome {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let bytes = Option::<Vec<u8>>::deserialize(deserializer)?;
-        let reply =
-            bytes.map(|bytes| <Reply as Record>::decode(&bytes)).transpose().map_err(serde::de::Error::custom)?;
-        Ok(Self(reply))
+        let stored = Option::<(u64, Vec<u8>)>::deserialize(deserializer)?;
+        let decode = |(revision, bytes): (u64, Vec<u8>)| {
+            let reply = <Reply as Record>::decode(&bytes)?;
+            Ok(Committed { revision, reply })
+        };
+        let decoded: Result<_, holdfast_core::record::DecodeError> = stored.map(decode).transpose();
+        Ok(Self(decoded.map_err(serde::de::Error::custom)?))
     }
 }
 
