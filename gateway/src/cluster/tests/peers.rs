@@ -120,10 +120,11 @@ async fn lost_replies_are_applied_once() {
     })));
     let command = sample::in_bucket(sample::put("key", b"once"), bucket);
     let committed = follower.propose(command.clone(), normal()).await.unwrap();
-    // The copy is in the log as well, and says what the first one did.
+    // The copies are in the log as well, and say what the first one did and when.
+    assert_eq!(committed.revision, before + 1);
     let again = nodes[at].propose(command, normal()).await.unwrap();
-    assert_eq!(committed.reply, again.reply);
-    assert!(again.revision > committed.revision && committed.revision > before + 1);
+    assert_eq!((committed.revision, &committed.reply), (again.revision, &again.reply));
+    assert!(nodes[at].status().revision > before + 2, "two copies are in the log");
     // With all replies lost the outcome is unknown, and says so.
     world.board.set_filter(Some(Box::new(|passage| passage.method == "propose" && passage.is_reply)));
     let open = put_until(follower, bucket, "key", b"open", in_short()).await;
