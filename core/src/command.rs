@@ -3,6 +3,8 @@
 //! A command carries all that `apply` may not find out by itself: the time, random bits and ids, all stamped by its
 //! proposer. Numbers of variants and fields never change meaning; new ones are added at the end.
 
+mod lock;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -10,9 +12,12 @@ use minicbor::{Decode, Encode};
 
 use crate::error::Error;
 use crate::id::{BlobId, BucketId, BucketName, Millis, ObjectKey, Place, RequestId, Revision, UploadId, VersionId};
-use crate::lock::LockMode;
 use crate::record::{
     Attributes, BucketSettings, Checksum, ChecksumAlgorithm, ChecksumType, ContentId, known, record, stored_enum,
+};
+
+pub use self::lock::{
+    AcquireLock, ExpireLease, GrantLease, Granted, PutEphemeral, ReleaseLease, RemoveEphemeral, RenewLease,
 };
 
 /// A mutation, replicated by the log.
@@ -726,108 +731,6 @@ pub struct SetDigest {
     pub sha256: Option<[u8; 32]>,
 }
 
-/// See [`Op::AcquireLock`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct AcquireLock {
-    /// The lock.
-    #[n(0)]
-    pub name: String,
-    /// How.
-    #[n(1)]
-    pub mode: LockMode,
-    /// Who, as it names itself; shown to others.
-    #[n(2)]
-    pub owner: String,
-    /// Life of the lease from its grant or a renewal on.
-    #[n(3)]
-    pub ttl_ms: Millis,
-    /// How long the proposer will wait; with 0 the command is refused when the lock is not free.
-    #[n(4)]
-    pub wait_ms: Millis,
-}
-
-/// See [`Op::RenewLease`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct RenewLease {
-    /// The lease.
-    #[n(0)]
-    pub lease: Revision,
-    /// The lock that it must be for.
-    #[n(1)]
-    pub name: Option<String>,
-    /// Its life from now on; `None` leaves it.
-    #[n(2)]
-    pub ttl_ms: Option<Millis>,
-}
-
-/// See [`Op::ReleaseLease`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct ReleaseLease {
-    /// The lease.
-    #[n(0)]
-    pub lease: Revision,
-    /// The lock that it must be for.
-    #[n(1)]
-    pub name: Option<String>,
-    /// Only gives up waiting: a lease that was granted meanwhile stays.
-    #[n(2)]
-    pub unless_granted: bool,
-}
-
-/// See [`Op::ExpireLease`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct ExpireLease {
-    /// The lease.
-    #[n(0)]
-    pub lease: Revision,
-    /// The renewals that the leader saw when its time began.
-    #[n(1)]
-    pub renewals: u64,
-}
-
-/// See [`Op::GrantLease`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct GrantLease {
-    /// Who, as it names itself.
-    #[n(0)]
-    pub owner: String,
-    /// Life from now or a renewal on.
-    #[n(1)]
-    pub ttl_ms: Millis,
-}
-
-/// See [`Op::PutEphemeral`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct PutEphemeral {
-    /// The key.
-    #[n(0)]
-    pub name: String,
-    /// Its value.
-    #[cbor(n(1), with = "shared_bytes")]
-    pub value: Bytes,
-    /// The lease that it ends with.
-    #[n(2)]
-    pub lease: Revision,
-    /// Refused when the key exists.
-    #[n(3)]
-    pub if_absent: bool,
-}
-
-/// See [`Op::RemoveEphemeral`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct RemoveEphemeral {
-    /// The key.
-    #[n(0)]
-    pub name: String,
-}
-
 /// See [`Op::TrimEvents`].
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -886,21 +789,6 @@ pub enum Reply {
     /// A lease.
     #[n(10)]
     Granted(#[n(0)] Granted),
-}
-
-/// A lease, and what it holds.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct Granted {
-    /// Its id.
-    #[n(0)]
-    pub lease: Revision,
-    /// The fencing token; none while it waits, and of a lease without a lock.
-    #[n(1)]
-    pub token: Option<Revision>,
-    /// Its life from a renewal on.
-    #[n(2)]
-    pub ttl_ms: Millis,
 }
 
 /// A version that was written.

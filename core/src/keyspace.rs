@@ -46,11 +46,15 @@ pub enum Keyspace {
     Locks = 14,
     /// Revision, ordinal → what happened.
     Events = 15,
+    /// Where events go (targets with their cursors), and which events of a bucket go where.
+    Targets = 16,
+    /// Topics, their messages and groups.
+    Topics = 17,
 }
 
 impl Keyspace {
     /// All keyspaces, in stored order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Sys,
         Self::Buckets,
         Self::Settings,
@@ -67,6 +71,8 @@ impl Keyspace {
         Self::Dedupe,
         Self::Locks,
         Self::Events,
+        Self::Targets,
+        Self::Topics,
     ];
 
     /// The name used for files and in documents.
@@ -89,6 +95,8 @@ impl Keyspace {
             Self::Dedupe => "dedupe",
             Self::Locks => "locks",
             Self::Events => "events",
+            Self::Targets => "targets",
+            Self::Topics => "topics",
         }
     }
 
