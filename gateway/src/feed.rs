@@ -142,16 +142,18 @@ impl Feed {
     pub fn start(cluster: Arc<Cluster>, tasks: &TaskTracker, stop: CancellationToken) -> Self {
         let permit = authorize(Caller::Root, Action::WatchEvents, Resource::Service, &Context::default());
         let permit = permit.expect("root may read events");
+        // Read before anybody can watch: whatever comes after it is handed out, however late the task begins.
+        let begins = cluster.status().revision;
         let hub = Arc::new(Hub {
             cluster,
             permit,
             registry: Mutex::default(),
-            position: watch::Sender::new(0),
+            position: watch::Sender::new(begins),
             lagged: AtomicU64::new(0),
         });
         let own = Arc::downgrade(&hub);
         tasks.spawn(async move {
-            stop.run_until_cancelled(run(own)).await;
+            stop.run_until_cancelled(run(own, begins)).await;
         });
         Self { hub }
     }
@@ -273,11 +275,7 @@ fn commits(events: Vec<(Place, EventRow)>) -> impl Iterator<Item = Vec<Event>> {
 }
 
 /// Reads new rows and hands them out, as long as somebody may watch.
-async fn run(hub: Weak<Hub>) {
-    let mut last = match hub.upgrade() {
-        Some(hub) => hub.cluster.status().revision,
-        None => return,
-    };
+async fn run(hub: Weak<Hub>, mut last: Revision) {
     loop {
         let Some(hub) = hub.upgrade() else { return };
         let news = hub.cluster.view(Consistency::AtLeast(last + 1), Instant::now() + IDLE).await;

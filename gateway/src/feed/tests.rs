@@ -148,6 +148,15 @@ async fn every_watcher_sees_the_history_of_what_it_asked_for() {
     }
 }
 
+#[tokio::test]
+async fn what_is_committed_before_the_reader_of_rows_runs_is_handed_out_too() {
+    let node = Node::start().await;
+    let last = node.put(0, "before").await;
+    // On this thread the reader begins only when the test first waits.
+    let feed = Feed::start(node.cluster.clone(), &TaskTracker::new(), CancellationToken::new());
+    assert_eq!(*feed.hub.position.borrow(), last, "from here on, whenever it begins");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_watcher_catches_up_from_rows_and_holds_nobody_up() {
     let node = Node::start().await;
