@@ -18,7 +18,7 @@ use crate::id::{MILLIS_MAX, Millis, Place, RequestId, Revision};
 use crate::keyspace::{Keyspace, key};
 use crate::kv::{Batch, KeyRange, KvRead, Overlay};
 use crate::record::{Record, ReplyRow, StateRow};
-use crate::rules::{REPLIES_MAX, REPLIES_MS, bucket, lock, maintain, multipart, object, rename};
+use crate::rules::{REPLIES_MAX, REPLIES_MS, bucket, lock, maintain, multipart, notify, object, rename};
 use crate::state::{FEATURE_LEVEL, Reader, Stop};
 
 /// What a command came to.
@@ -105,6 +105,9 @@ fn run(txn: &mut Txn<'_>, op: &Op) -> Result<Reply, Stop> {
         Op::PutEphemeral(op) => lock::put_ephemeral(txn, op),
         Op::RemoveEphemeral(op) => lock::remove_ephemeral(txn, op),
         Op::TrimEvents(op) => maintain::trim_events(txn, op),
+        Op::SetTarget(op) => notify::set_target(txn, op),
+        Op::RemoveTarget(op) => notify::remove_target(txn, op),
+        Op::AdvanceTarget(op) => notify::advance_target(txn, op),
     }
 }
 

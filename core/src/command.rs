@@ -4,6 +4,7 @@
 //! proposer. Numbers of variants and fields never change meaning; new ones are added at the end.
 
 mod lock;
+mod notify;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +20,7 @@ use crate::record::{
 pub use self::lock::{
     AcquireLock, ExpireLease, GrantLease, Granted, PutEphemeral, ReleaseLease, RemoveEphemeral, RenewLease,
 };
+pub use self::notify::{AdvanceTarget, RemoveTarget, SetTarget};
 
 /// A mutation, replicated by the log.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -86,6 +88,7 @@ impl Command {
                 | Op::ReleaseLease(_)
                 | Op::ExpireLease(_)
                 | Op::RemoveEphemeral(_)
+                | Op::RemoveTarget(_)
         )
     }
 }
@@ -180,6 +183,15 @@ pub enum Op {
     /// Removes events that are too old or too many.
     #[n(28)]
     TrimEvents(#[n(0)] TrimEvents),
+    /// Makes a target of events, or changes its settings.
+    #[n(29)]
+    SetTarget(#[n(0)] SetTarget),
+    /// Removes a target.
+    #[n(30)]
+    RemoveTarget(#[n(0)] RemoveTarget),
+    /// Moves the cursor of a target.
+    #[n(31)]
+    AdvanceTarget(#[n(0)] AdvanceTarget),
 }
 
 impl Op {
@@ -211,7 +223,10 @@ impl Op {
             | Self::GrantLease(_)
             | Self::PutEphemeral(_)
             | Self::RemoveEphemeral(_)
-            | Self::TrimEvents(_) => None,
+            | Self::TrimEvents(_)
+            | Self::SetTarget(_)
+            | Self::RemoveTarget(_)
+            | Self::AdvanceTarget(_) => None,
         }
     }
 }
@@ -259,6 +274,8 @@ stored_enum! {
         Cors = 0,
         /// Bucket tags, an encoded map.
         Tags = 1,
+        /// Notification configuration, XML as validated by the front door; kept by the revision that set it.
+        Notification = 2,
     }
 }
 

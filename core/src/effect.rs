@@ -11,4 +11,6 @@ pub enum Effect {
     DigestQueued,
     /// A lease came to be, was renewed or granted, or ended.
     Lease(crate::id::Revision),
+    /// A target came to be, was changed or removed.
+    TargetsChanged,
 }

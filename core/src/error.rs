@@ -170,6 +170,10 @@ pub enum Error {
         #[n(0)]
         oldest: crate::id::Revision,
     },
+    /// No target of this name.
+    #[n(36)]
+    #[error("the target does not exist")]
+    NoSuchTarget,
 }
 
 /// A caller's one question: what now?
@@ -197,7 +201,8 @@ impl Error {
             | Self::NoSuchVersion
             | Self::IsDeleteMarker
             | Self::NoSuchUpload
-            | Self::NoSuchLease => Kind::NotFound,
+            | Self::NoSuchLease
+            | Self::NoSuchTarget => Kind::NotFound,
             Self::InvalidPart { .. }
             | Self::InvalidPartOrder
             | Self::PartTooSmall { .. }

@@ -619,6 +619,66 @@ pub mod key {
         key.get(2..).and_then(place).ok_or_else(|| bad("event key"))
     }
 
+    const TARGET: u8 = 0;
+    const NOTIFICATION: u8 = 1;
+    const NOTIFICATION_ENDED: u8 = 2;
+
+    /// `targets`: one target; also the start of those whose name begins with it.
+    #[must_use]
+    pub fn target(name: &str) -> Vec<u8> {
+        Key::new().u8(TARGET).bytes(name.as_bytes()).0
+    }
+
+    /// The name in the key of a target.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the row key has no such form.
+    pub fn target_name(key: &[u8]) -> Result<String, DecodeError> {
+        text_from(key, 3).ok_or_else(|| bad("target key"))
+    }
+
+    /// `targets`: start of the notification documents of a bucket, newest first.
+    #[must_use]
+    pub fn notifications(bucket: &BucketName) -> Vec<u8> {
+        Key::new().u8(NOTIFICATION).escaped(bucket.as_str().as_bytes()).0
+    }
+
+    /// `targets`: the notification document that a revision gave to a bucket.
+    #[must_use]
+    pub fn notification(bucket: &BucketName, revision: u64) -> Vec<u8> {
+        Key::new().u8(NOTIFICATION).escaped(bucket.as_str().as_bytes()).u64(!revision).0
+    }
+
+    /// The revision in the key of a notification document.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the row key has no such form.
+    pub fn notification_revision(key: &[u8]) -> Result<u64, DecodeError> {
+        let at = key.len().checked_sub(8);
+        at.and_then(|at| u64_at(key, at)).map(|revision| !revision).ok_or_else(|| bad("notification key"))
+    }
+
+    /// `targets`: start of the notification documents that have ended.
+    #[must_use]
+    pub fn ended_notifications() -> Vec<u8> {
+        Key::new().u8(NOTIFICATION_ENDED).0
+    }
+
+    /// `targets`: the document of revision `old` has ended with revision `ended`.
+    #[must_use]
+    pub fn ended_notification(ended: u64, old: u64, bucket: &BucketName) -> Vec<u8> {
+        Key::new().u8(NOTIFICATION_ENDED).u64(ended).u64(old).bytes(bucket.as_str().as_bytes()).0
+    }
+
+    /// The revisions and bucket in the key of a document that has ended.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the row key has no such form.
+    pub fn ended_notification_parts(key: &[u8]) -> Result<(u64, u64, BucketName), DecodeError> {
+        let parts = || Some((u64_at(key, 3)?, u64_at(key, 11)?, text_from(key, 19)?.parse().ok()?));
+        parts().ok_or_else(|| bad("key of a notification document that has ended"))
+    }
+
     fn text_from(key: &[u8], at: usize) -> Option<String> {
         String::from_utf8(key.get(at..)?.to_vec()).ok()
     }

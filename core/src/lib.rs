@@ -25,7 +25,7 @@
 //! - [`apply`]: one command on one view. [`rules`]: what each does, and who may ask ([`rules::authorize`]).
 //! - [`state`]: typed point reads. [`view`]: versions and where their bytes are. [`list`]: listings by seeking. [`resume`]:
 //!   reads that outlive their view. [`queue`]: what waits for jobs. [`lock`]: locks, leases, ephemeral keys. [`event`]: what
-//!   each commit tells.
+//!   each commit tells. [`notify`]: where that goes.
 //!
 //! A write in one breath: bytes are uploaded under a [`id::BlobId`] that nobody else has; a [`command::Op::PutObject`] names
 //! them; [`apply::apply`] decides the conditions, adds a row of history, moves the name to it and counts the blob's
@@ -64,6 +64,7 @@ pub mod keyspace;
 pub mod kv;
 pub mod list;
 pub mod lock;
+pub mod notify;
 pub mod path;
 pub mod queue;
 pub mod record;

@@ -146,6 +146,9 @@ impl<'a> View<'a> {
     pub fn document(&self, permit: &Permit, kind: Document) -> Result<Option<Bytes>, Stop> {
         permit.require(&[Action::ReadBucketSettings])?;
         let bucket = self.bucket(permit)?;
+        if kind == Document::Notification {
+            return Ok(self.reader.notification(&bucket.name, Revision::MAX)?.map(|(_, document)| document));
+        }
         Ok(self.reader.0.get(Keyspace::Settings, &key::document(bucket.row.id, kind as u8))?)
     }
 

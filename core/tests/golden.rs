@@ -106,6 +106,11 @@ fn keys_are_taken_apart_again() {
     assert_eq!(key::lease_at_end(&key::lease(258)).unwrap(), 258);
     assert_eq!(key::ephemeral_name(&key::ephemeral("a/b")).unwrap(), "a/b");
     assert_eq!(key::ephemeral_of_lease(&key::ephemeral_link(258, "a/b")).unwrap(), "a/b");
+    let abc = || "abc".parse().unwrap();
+    assert_eq!(key::target_name(&key::target("audit")).unwrap(), "audit");
+    assert_eq!(key::notification_revision(&key::notification(&abc(), 258)).unwrap(), 258);
+    let ended = key::ended_notification_parts(&key::ended_notification(260, 258, &abc()));
+    assert_eq!(ended.unwrap(), (260, 258, abc()));
     assert_eq!(key::event_place(&key::event(place)).unwrap(), place);
     assert_eq!(key::reply_stamp(&key::reply(ms, RequestId::new(ms, [8; 10]))), Some(ms));
 }

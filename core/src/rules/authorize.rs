@@ -65,6 +65,8 @@ pub enum Action {
     WatchEvents,
     /// Locks, leases and ephemeral keys.
     UseLocks,
+    /// `s3:PutBucketNotification` of the service: the targets of events.
+    ManageTargets,
     /// What jobs do.
     Maintain,
 }
@@ -233,13 +235,15 @@ pub fn needs(op: &Op) -> Vec<(Action, Resource)> {
         | Op::GrantLease(_)
         | Op::PutEphemeral(_)
         | Op::RemoveEphemeral(_) => vec![(Action::UseLocks, Resource::Service)],
+        Op::SetTarget(_) | Op::RemoveTarget(_) => vec![(Action::ManageTargets, Resource::Service)],
         Op::Condemn(_)
         | Op::Forget(_)
         | Op::Trim(_)
         | Op::Join(_)
         | Op::SetDigest(_)
         | Op::ExpireLease(_)
-        | Op::TrimEvents(_) => {
+        | Op::TrimEvents(_)
+        | Op::AdvanceTarget(_) => {
             vec![(Action::Maintain, Resource::Service)]
         }
     }

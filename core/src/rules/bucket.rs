@@ -8,7 +8,7 @@ use crate::id::BucketId;
 use crate::keyspace::{Keyspace, key};
 use crate::kv::KeyRange;
 use crate::record::{BucketRow, BucketSettings, Usage, Versioning};
-use crate::rules::{HISTORY_MS_MAX, INLINE_BYTES_MAX, multipart};
+use crate::rules::{HISTORY_MS_MAX, INLINE_BYTES_MAX, multipart, notify};
 use crate::state::Stop;
 
 /// Uploads that go with a bucket when it is removed. Their parts hold at most what one upload may hold; a bucket with more
@@ -54,6 +54,7 @@ pub(crate) fn delete(txn: &mut Txn<'_>, op: &BucketRef) -> Result<Reply, Stop> {
         extents_left = multipart::drop_parts(txn, place, extents_left)?.ok_or(Error::BucketNotEmpty)?;
         txn.delete(Keyspace::Parts, upload);
     }
+    notify::set_notification(txn, &op.name, &[])?;
     for kind in [Document::Cors, Document::Tags] {
         txn.delete(Keyspace::Settings, key::document(row.id, kind as u8));
     }
@@ -75,6 +76,9 @@ pub(crate) fn set_document(txn: &mut Txn<'_>, op: &SetDocument) -> Result<Reply,
     let row = load(txn, &op.bucket)?;
     let row_key = key::document(row.id, op.kind as u8);
     match &op.document {
+        document if op.kind == Document::Notification => {
+            notify::set_notification(txn, &op.bucket.name, document.as_deref().unwrap_or_default())?;
+        }
         Some(document) => txn.put_bytes(Keyspace::Settings, row_key, document.clone()),
         None => txn.delete(Keyspace::Settings, row_key),
     }

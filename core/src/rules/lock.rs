@@ -39,7 +39,7 @@ pub const EPHEMERAL_BYTES_MAX: usize = 64 << 10;
 /// Ephemeral keys of one lease.
 pub const EPHEMERALS_MAX: u32 = 1_000;
 
-fn check_name(name: &str) -> Result<(), Error> {
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     if name.is_empty() || name.len() > LOCK_NAME_BYTES_MAX || name.chars().any(char::is_control) {
         return Err(Error::invalid("a name has 1 to 512 bytes and no control characters"));
     }

@@ -8,7 +8,7 @@ use crate::id::{BlobId, BucketId, Place};
 use crate::keyspace::{Keyspace, key, key::Queue};
 use crate::kv::KeyRange;
 use crate::record::{BlobRow, Envelope, Extent, HistoryRow, Record as _};
-use crate::rules::{JOB_ROWS_MAX, JOB_WRITES_MAX, content};
+use crate::rules::{JOB_ROWS_MAX, JOB_WRITES_MAX, content, notify};
 use crate::state::Stop;
 
 fn check_bound(rows: usize) -> Result<(), Error> {
@@ -205,6 +205,7 @@ pub(crate) fn trim_events(txn: &mut Txn<'_>, op: &TrimEvents) -> Result<Reply, S
     }
     if rows > 0 {
         txn.put(Keyspace::Sys, key::sys("feed"), &feed);
+        notify::trim_notifications(txn, feed.floor)?;
     }
     Ok(Reply::Trimmed { rows, more })
 }

@@ -7,6 +7,7 @@ pub mod digest;
 pub mod lock;
 pub(crate) mod maintain;
 pub(crate) mod multipart;
+pub mod notify;
 pub(crate) mod object;
 pub(crate) mod rename;
 

@@ -235,7 +235,7 @@ impl Naive {
             Op::Trim(op) => self.trim(op),
             Op::Join(op) => self.join(step, op),
             Op::SetDigest(op) => Ok(self.set_digest(op)),
-            // Locks and the feed have models of their own.
+            // Locks, the feed and targets have tests of their own.
             Op::AcquireLock(_)
             | Op::RenewLease(_)
             | Op::ReleaseLease(_)
@@ -243,7 +243,10 @@ impl Naive {
             | Op::GrantLease(_)
             | Op::PutEphemeral(_)
             | Op::RemoveEphemeral(_)
-            | Op::TrimEvents(_) => unreachable!("the generator makes none"),
+            | Op::TrimEvents(_)
+            | Op::SetTarget(_)
+            | Op::RemoveTarget(_)
+            | Op::AdvanceTarget(_) => unreachable!("the generator makes none"),
         }
     }
 

@@ -8,6 +8,7 @@ use holdfast_core::event::{EventKind, EventRow, FeedRow};
 use holdfast_core::id::*;
 use holdfast_core::keyspace::key::{self, Queue};
 use holdfast_core::lock::{EphemeralRow, LeaseLock, LeaseRow, LockMode, LockRow};
+use holdfast_core::notify::TargetRow;
 use holdfast_core::record::*;
 
 pub fn blob(number: u8) -> BlobId {
@@ -120,11 +121,22 @@ fn records_of_locks_and_events() -> Vec<Sample> {
         token: Some(260),
         owner: Some("host-1".into()),
     };
+    let target = TargetRow {
+        id: 258,
+        settings: b"{}".to_vec(),
+        cursor: PLACE,
+        delivered: 300,
+        dead_lettered: 2,
+        lost: 1,
+        problem: Some("refused".into()),
+        changed: 260,
+    };
     vec![
         sample("record-lock", LockRow { holders: 2, waiters: 1, shared: true }),
         sample("record-lease", lease),
         sample("record-ephemeral", EphemeralRow { value: b"10.0.0.1:80".to_vec(), lease: 258, revision: 260 }),
         sample("record-event", event),
+        sample("record-target", target),
         sample("record-feed", FeedRow { floor: 258, rows: 3, bytes: 400, floor_ordinal: 4 }),
     ]
 }
@@ -260,6 +272,9 @@ pub fn keys() -> Vec<(&'static str, Vec<u8>)> {
         ("key-ephemeral", key::ephemeral("a/b")),
         ("key-ephemeral-link", key::ephemeral_link(258, "a/b")),
         ("key-event", key::event(PLACE)),
+        ("key-target", key::target("audit")),
+        ("key-notification", key::notification(&"abc".parse().unwrap(), 258)),
+        ("key-ended-notification", key::ended_notification(260, 258, &"abc".parse().unwrap())),
         ("key-bucket", key::bucket("abc")),
         ("key-document", key::document(bucket, 1)),
         ("key-history-floor", key::history_floor(bucket)),
@@ -487,6 +502,21 @@ fn lock_and_feed_ops() -> Vec<(&'static str, Op)> {
             }),
         ),
         ("remove-ephemeral", Op::RemoveEphemeral(RemoveEphemeral { name: "services/api/1".into() })),
+        ("set-target", Op::SetTarget(SetTarget { name: "audit".into(), settings: b"{}".to_vec() })),
+        ("remove-target", Op::RemoveTarget(RemoveTarget { name: "audit".into() })),
+        (
+            "advance-target",
+            Op::AdvanceTarget(AdvanceTarget {
+                name: "audit".into(),
+                id: 258,
+                from: PLACE,
+                to: Place { revision: 300, ordinal: 1 },
+                delivered: 10,
+                dead_lettered: 2,
+                lost: 1,
+                problem: Some("refused".into()),
+            }),
+        ),
         ("trim-events", Op::TrimEvents(TrimEvents { before_ms: 1_700_000_000_000, keep_bytes: 1 << 30, rows: 1000 })),
     ]
 }
@@ -570,6 +600,7 @@ pub fn errors() -> Vec<Sample> {
         ("no-such-lease", Error::NoSuchLease),
         ("fencing-token-stale", Error::FencingTokenStale { name: "jobs/nightly".into() }),
         ("compacted", Error::Compacted { oldest: 258 }),
+        ("no-such-target", Error::NoSuchTarget),
     ];
     errors.into_iter().map(|(name, error)| sample(&format!("refused-{name}"), Reply::Refused(error))).collect()
 }
