@@ -13,7 +13,7 @@ const TEST_LINES_MAX: usize = 300;
 
 /// Rooms of the gateway from the door to the store. A room may use those after it and itself, never those before it.
 const ROOMS: &[&[&str]] =
-    &[&["api"], &["jobs"], &["ops"], &["feed", "query", "archive"], &["cluster", "blobs"], &["backend"]];
+    &[&["api"], &["jobs", "notify"], &["ops"], &["feed", "query", "archive"], &["cluster", "blobs"], &["backend"]];
 
 /// Workspace crates and the workspace crates that each may depend on.
 const CRATES: &[(&str, &[&str])] = &[

@@ -87,6 +87,16 @@ impl EventKind {
         }
     }
 
+    /// Whether some event has this name, or is of this family: `s3:ObjectCreated:*`.
+    #[must_use]
+    pub fn is_known(name: &str) -> bool {
+        let Some(name) = name.strip_prefix("s3:") else { return false };
+        Self::ALL.iter().any(|kind| match name.strip_suffix('*') {
+            Some(start) => kind.name().starts_with(start),
+            None => kind.name() == name,
+        })
+    }
+
     /// Whether it is about an object or a prefix of objects.
     #[must_use]
     pub fn is_of_object(self) -> bool {
@@ -161,7 +171,8 @@ record! {
 
 impl EventRow {
     /// An event without anything but its kind; the transaction stamps it.
-    pub(crate) fn new(kind: EventKind) -> Self {
+    #[must_use]
+    pub fn new(kind: EventKind) -> Self {
         Self {
             kind,
             at_ms: 0,

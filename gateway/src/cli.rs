@@ -94,6 +94,15 @@ pub enum Action {
     },
     /// Something with a lock.
     Lock(LockWords),
+    /// Something with a target of events.
+    Target {
+        /// What to do.
+        verb: TargetVerb,
+        /// The target; empty for a list.
+        name: String,
+        /// As it came.
+        json: bool,
+    },
     /// Print this, and be done.
     Print(String),
 }
@@ -142,6 +151,21 @@ pub enum LockWords {
         /// The command and its words.
         command: Vec<String>,
     },
+}
+
+/// What to do with a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetVerb {
+    /// All of them.
+    List,
+    /// One.
+    Show,
+    /// Make it or change these settings; null removes one.
+    Set(serde_json::Map<String, serde_json::Value>),
+    /// Remove it.
+    Remove,
+    /// Send a test event.
+    Test,
 }
 
 /// A lock, and how to take it.
@@ -236,6 +260,7 @@ pub fn command() -> Command {
                 .arg(json()),
         )
         .subcommand(lock_command())
+        .subcommand(target_command())
         .subcommand(Command::new("version").about("The version"));
     for name in NOT_BUILT {
         command = command.subcommand(not_built(name));
@@ -314,6 +339,59 @@ fn lock_command() -> Command {
                 .arg(Arg::new("name").value_name("NAME"))
                 .arg(json()),
         )
+}
+
+fn target_command() -> Command {
+    let json = || Arg::new("json").long("json").action(ArgAction::SetTrue).help("print JSON");
+    let name = || Arg::new("name").value_name("NAME").required(true);
+    let pairs = Arg::new("settings").value_name("NAME=VALUE").num_args(1..).required(true).help(
+        "kind and url first; NAME=@FILE reads the value from a file, as a secret or a certificate should be; NAME= removes it",
+    );
+    Command::new("target")
+        .about("Where buckets may send events: webhooks, NATS, Kafka, AMQP, MQTT, Redis, PostgreSQL")
+        .subcommand_required(true)
+        .subcommand(Command::new("list").about("All, with their cursors and problems").arg(json()))
+        .subcommand(Command::new("show").about("One").arg(name()).arg(json()))
+        .subcommand(Command::new("set").about("Makes one, or changes settings").arg(name()).arg(pairs).arg(json()))
+        .subcommand(Command::new("remove").about("Removes one").arg(name()).arg(json()))
+        .subcommand(
+            Command::new("test").about("Sends a test event; exit 1 when it does not arrive").arg(name()).arg(json()),
+        )
+}
+
+fn target(matches: &ArgMatches) -> Result<Action, Error> {
+    let (verb, matches) = matches.subcommand().expect("a subcommand is required");
+    let json = matches.get_flag("json");
+    if verb == "list" {
+        return Ok(Action::Target { verb: TargetVerb::List, name: String::new(), json });
+    }
+    let name = word(matches, "name").to_owned();
+    let verb = match verb {
+        "set" => {
+            let mut settings = serde_json::Map::new();
+            for pair in matches.get_many::<String>("settings").into_iter().flatten() {
+                let pair = pair.split_once('=').ok_or_else(|| Error::Word(format!("{pair:?} is not NAME=VALUE")))?;
+                settings.insert(pair.0.to_owned(), target_value(pair.1)?);
+            }
+            TargetVerb::Set(settings)
+        }
+        "show" => TargetVerb::Show,
+        "remove" => TargetVerb::Remove,
+        _ => TargetVerb::Test,
+    };
+    Ok(Action::Target { verb, name, json })
+}
+
+fn target_value(text: &str) -> Result<serde_json::Value, Error> {
+    match text.strip_prefix('@') {
+        None if text.is_empty() => Ok(serde_json::Value::Null),
+        None => Ok(text.into()),
+        Some(file) => {
+            let read = std::fs::read_to_string(file);
+            let read = read.map_err(|error| Error::Word(format!("cannot read {file}: {error}")))?;
+            Ok(read.trim_end_matches(['\r', '\n']).into())
+        }
+    }
 }
 
 fn duration_ms(text: &str) -> Result<u64, String> {
@@ -429,6 +507,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>, environment: HashMap<Str
         "cluster" => cluster(matches),
         "watch" => watch(matches),
         "lock" => Ok(Action::Lock(lock(matches))),
+        "target" => target(matches),
         "version" => Ok(Action::Print(format!("holdfast {}", env!("CARGO_PKG_VERSION")))),
         other => {
             let name = NOT_BUILT.iter().find(|name| **name == other).expect("clap knows the commands");

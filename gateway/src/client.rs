@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use self::sign::{Signer, sha256_hex};
 use crate::api::gate::keys::Credentials;
 use crate::config::secret::Secret;
+use crate::outbound;
 
 /// Where the gateway is unless `HOLDFAST_ENDPOINT` says otherwise.
 pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:9900";
@@ -257,18 +258,10 @@ impl Client {
             return self.exchange(stream, request, read).await;
         }
         let name = ServerName::try_from(host.to_owned()).map_err(|_| Error::Endpoint(self.text.clone()))?;
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(self.tls()?));
+        let tls = outbound::tls(None).map_err(|error| self.unreachable(error))?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
         let stream = connector.connect(name, stream).await.map_err(|error| self.unreachable(error))?;
         self.exchange(stream, request, read).await
-    }
-
-    fn tls(&self) -> Result<rustls::ClientConfig, Error> {
-        let mut roots = rustls::RootCertStore::empty();
-        // A certificate that does not parse is not trusted; the others still are.
-        let _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        Ok(builder.map_err(|error| self.unreachable(error))?.with_root_certificates(roots).with_no_client_auth())
     }
 
     async fn exchange<I, T>(

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use holdfast_core::id::Millis;
+use time::OffsetDateTime;
+use time::macros::format_description;
 
 /// Milliseconds since 1970, as a node's clock has them.
 pub type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
@@ -19,6 +21,19 @@ pub fn system_clock() -> Clock {
 pub fn now_ms() -> Millis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A moment of state time.
+#[must_use]
+pub fn moment(ms: Millis) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+/// A moment as ISO 8601, in UTC with milliseconds.
+#[must_use]
+pub fn iso_8601(ms: Millis) -> String {
+    let form = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    moment(ms).format(form).expect("a moment has all parts of a date")
 }
 
 const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
@@ -50,6 +65,12 @@ pub fn duration_text(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_have_milliseconds() {
+        assert_eq!(iso_8601(1_445_412_480_678), "2015-10-21T07:28:00.678Z");
+        assert_eq!(iso_8601(0), "1970-01-01T00:00:00.000Z");
+    }
 
     #[test]
     fn durations_come_and_go() {

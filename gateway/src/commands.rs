@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use holdfast::cli::{LockWant, LockWords};
+use holdfast::cli::{LockWant, LockWords, TargetVerb};
 use holdfast::client::{Client, DEADLINE, Error};
 use http::{Method, StatusCode};
 use percent_encoding::utf8_percent_encode;
@@ -108,6 +108,18 @@ fn in_path(text: &str) -> String {
 
 fn lock_path(name: &str) -> String {
     format!("/_holdfast/v1/locks/{}", in_path(name))
+}
+
+/// Does something with a target of events.
+pub(super) async fn target(verb: TargetVerb, name: &str, json: bool) -> ExitCode {
+    let path = format!("/_holdfast/v1/targets/{}", in_path(name));
+    match verb {
+        TargetVerb::List => ask(Method::GET, "/_holdfast/v1/targets".to_owned(), None, json).await,
+        TargetVerb::Show => ask(Method::GET, path, None, json).await,
+        TargetVerb::Set(settings) => ask(Method::PUT, path, Some(settings.into()), json).await,
+        TargetVerb::Remove => ask(Method::DELETE, path, None, json).await,
+        TargetVerb::Test => ask(Method::POST, format!("{path}/test"), None, json).await,
+    }
 }
 
 /// Does something with a lock.

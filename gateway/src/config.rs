@@ -237,6 +237,8 @@ pub struct Config {
     pub cluster: Option<ClusterSettings>,
     /// How long events are kept, and how many bytes of them.
     pub events_keep: (Duration, u64),
+    /// Whether targets of events may be on this machine or its link.
+    pub targets_allow_local: bool,
     /// Log filter.
     pub log: String,
     /// What to say at start.
@@ -308,6 +310,7 @@ impl Config {
             cache_bytes: values.bytes("cache_bytes")?,
             inline_bytes: values.bytes("inline_bytes")?.unwrap_or(0),
             events_keep,
+            targets_allow_local: values.boolean("targets_allow_local")?,
             listen: values.required("listen"),
             log: values.required("log"),
             data,
@@ -359,6 +362,14 @@ impl Values {
 
     fn required(&self, name: &'static str) -> String {
         self.text(name).unwrap_or_else(|| default_of(name).to_owned())
+    }
+
+    fn boolean(&self, name: &'static str) -> Result<bool, Error> {
+        match self.text(name).as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(self.invalid(name, "is true or false")),
+        }
     }
 
     fn bytes(&self, name: &'static str) -> Result<Option<u64>, Error> {

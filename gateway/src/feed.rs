@@ -12,6 +12,7 @@
 //! commit together and the last of them marked; a mark says that everything up to a revision was delivered; what is not kept
 //! any more is an error with the oldest position, never a hole.
 
+pub mod forms;
 pub(crate) mod lease_notifier;
 
 use std::collections::{HashMap, VecDeque};
@@ -401,6 +402,12 @@ impl Watcher {
                 }
             }
         }
+    }
+
+    /// Whether the next event is there already, or may be.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        !self.ready.is_empty() || !self.live || !self.commits.is_empty()
     }
 
     /// Everything up to here was delivered or is about to be.

@@ -19,6 +19,8 @@ pub mod feed;
 pub mod gateway;
 pub mod jobs;
 pub mod node;
+pub mod notify;
 pub mod ops;
+pub mod outbound;
 pub mod server;
 pub mod telemetry;

@@ -99,6 +99,7 @@ async fn run(action: Action) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => no_answer(&error),
         },
+        Action::Target { verb, name, json } => commands::target(verb, &name, json).await,
         Action::Lock(words) => commands::lock(words).await,
         Action::Print(text) => {
             println!("{text}");

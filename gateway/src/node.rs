@@ -40,6 +40,9 @@ use crate::doctor::{self, DataLock, LockError, Report};
 use crate::durable_dir;
 use crate::gateway::{CLUSTER_DIR, Gateway, OWNER_ACCOUNT, Options, StartError};
 use crate::jobs::{Jobs, JobsConfig};
+use crate::notify::settings::Sealer;
+use crate::notify::{Notifications, NotifyContext};
+use crate::outbound::Reach;
 use crate::server::tls::{Tls, TlsError};
 use crate::server::{self, Limits, Server};
 use crate::telemetry::{self, Metrics};
@@ -143,6 +146,7 @@ pub async fn serve(config: Config, announce: impl Fn(&str)) -> Result<(), Error>
     server::raise_file_limit();
     let _lock = take_directory(&config.data)?;
     let root = credentials::root(config.root.clone(), &config.data)?;
+    let notify = notify_context(&config, &root);
     let (http, metrics) = (HttpMetrics::default(), Arc::new(Metrics::default()));
     metrics.register(|registry| http.register(registry));
     let tls = config.tls.as_ref().map(|(certificate, key)| Tls::load(certificate, key)).transpose()?.map(Arc::new);
@@ -157,13 +161,19 @@ pub async fn serve(config: Config, announce: impl Fn(&str)) -> Result<(), Error>
     let serving = server.serve(service(entrance.clone()), shutdown.clone());
     tokio::pin!(serving);
     let node = tokio::select! {
-        node = Node::start(&config, &endpoint) => node?,
+        node = Node::start(&config, &endpoint, notify.clone()) => node?,
         // Told to stop before it had started.
         _ = &mut serving => return Ok(()),
     };
-    metrics::register(&metrics, &node.gateway, &node.jobs);
+    metrics::register(&metrics, &node.gateway, &node.jobs, &notify.stats);
     let keys = Keys::root_only(root.credentials.clone());
-    entrance.open(build_gate(&config, &node.gateway, keys, http, metrics)?);
+    entrance.open(build_gate(
+        &config,
+        &node.gateway,
+        keys,
+        http,
+        HttpRoute::new(node.gateway.clone(), metrics, notify),
+    )?);
     greet(&endpoint, &root, &config, announce);
     tasks.spawn(leave(node.gateway.clone(), shutdown));
     let ended = tokio::select! {
@@ -182,15 +192,25 @@ pub async fn serve(config: Config, announce: impl Fn(&str)) -> Result<(), Error>
     Ok(())
 }
 
+/// What delivering events needs: the key of their targets' secrets, and where it may connect to.
+fn notify_context(config: &Config, root: &credentials::Root) -> NotifyContext {
+    NotifyContext {
+        sealer: Sealer::new(root.credentials.secret_key.expose()),
+        reach: Reach { local: config.targets_allow_local },
+        stats: Arc::default(),
+    }
+}
+
 /// What a node consists of, apart from its listener.
 struct Node {
     gateway: Gateway,
     jobs: Arc<Jobs>,
+    notifications: Notifications,
     peers: Option<PeerPart>,
 }
 
 impl Node {
-    async fn start(config: &Config, endpoint: &str) -> Result<Self, Error> {
+    async fn start(config: &Config, endpoint: &str, notify: NotifyContext) -> Result<Self, Error> {
         let peers = match &config.cluster {
             Some(settings) => Some(PeerPart::start(settings, endpoint.to_owned()).await?),
             None => None,
@@ -199,10 +219,12 @@ impl Node {
         let peers_read_max = if peers.is_some() { PEERS_READ_MAX } else { Duration::ZERO };
         let jobs_config = JobsConfig { peers_read_max, events_keep: config.events_keep, ..JobsConfig::default() };
         let jobs = Arc::new(Jobs::start(gateway.blobs().clone(), ledger::ledger(&gateway), jobs_config));
-        Ok(Self { gateway, jobs, peers })
+        let notifications = Notifications::start(gateway.clone(), notify);
+        Ok(Self { gateway, jobs, notifications, peers })
     }
 
     async fn stop(self) -> Result<(), error::Error> {
+        self.notifications.stop().await;
         self.jobs.stop().await;
         let stopped = self.gateway.stop(Instant::now() + STOP_DEADLINE).await;
         if let Some(peers) = self.peers {
@@ -310,7 +332,7 @@ fn build_gate(
     gateway: &Gateway,
     keys: Keys,
     http: HttpMetrics,
-    metrics: Arc<Metrics>,
+    route: HttpRoute,
 ) -> Result<Gate, Error> {
     let (hosts, budget) = (Hosts::new(&config.domains), BodyBudget::default());
     let mut builder = S3ServiceBuilder::new(S3Api::new(gateway.clone(), budget.clone()));
@@ -319,7 +341,7 @@ fn build_gate(
     ))));
     builder.set_host(hosts.clone());
     builder.set_auth(keys.clone());
-    builder.set_route(HttpRoute::new(gateway.clone(), metrics));
+    builder.set_route(route);
     let options = GateOptions {
         hosts,
         owner_id: OWNER_ACCOUNT.to_owned(),

@@ -11,6 +11,7 @@ mod locks;
 mod members;
 mod objects;
 mod status;
+mod targets;
 mod watch;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::api::s3::{call_of, to_s3};
 use crate::clock::seconds_or_duration;
 use crate::error::Error;
 use crate::gateway::Gateway;
+use crate::notify::NotifyContext;
 use crate::telemetry::{METRICS_CONTENT_TYPE, Metrics};
 
 /// Parts of later issues that have a path already.
@@ -42,13 +44,14 @@ const DOCUMENT_BYTES_MAX: usize = 64 << 10;
 pub struct HttpRoute {
     gateway: Gateway,
     metrics: Arc<Metrics>,
+    notify: NotifyContext,
 }
 
 impl HttpRoute {
     /// A route over `gateway`.
     #[must_use]
-    pub fn new(gateway: Gateway, metrics: Arc<Metrics>) -> Self {
-        Self { gateway, metrics }
+    pub fn new(gateway: Gateway, metrics: Arc<Metrics>, notify: NotifyContext) -> Self {
+        Self { gateway, metrics, notify }
     }
 }
 
@@ -96,6 +99,11 @@ impl S3Route for HttpRoute {
             ("PUT", path) if path.starts_with("v1/buckets/") => {
                 let name = path["v1/buckets/".len()..].to_owned();
                 buckets::set(&self.gateway, request, &name).await
+            }
+            (_, "v1/targets") => targets::list(&self.gateway, &request).await,
+            (_, path) if path.starts_with("v1/targets/") => {
+                let path = path["v1/targets/".len()..].to_owned();
+                targets::one(&self.gateway, &self.notify, request, &path).await
             }
             ("GET", "v1/watch") => watch::watch(&self.gateway, &request).await,
             (_, "v1/locks" | "v1/leases" | "v1/keys") => leases::collection(&self.gateway, request).await,

@@ -9,6 +9,7 @@ pub(crate) mod error;
 mod incoming;
 mod listing;
 mod multipart;
+mod notifications;
 mod reading;
 mod service;
 mod tags;

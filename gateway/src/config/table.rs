@@ -177,6 +177,12 @@ pub static SETTINGS: &[Setting] = &[
         "how long events are kept, and how many bytes of them; the oldest go first",
     ),
     setting(
+        "targets_allow_local",
+        "HOLDFAST_TARGETS_ALLOW_LOCAL",
+        "false",
+        "`true`: targets of events may have loopback and link-local addresses; they are refused otherwise",
+    ),
+    setting(
         "log",
         "HOLDFAST_LOG",
         "info",

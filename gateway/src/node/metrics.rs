@@ -10,17 +10,19 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::gateway::Gateway;
 use crate::jobs::Jobs;
+use crate::notify::NotifyStats;
 use crate::telemetry::Metrics;
 
-/// Registers the areas `log`, `state`, `raft`, `feed`, `archive`, `cache`, `reads` and `jobs`.
-pub(super) fn register(metrics: &Metrics, gateway: &Gateway, jobs: &Arc<Jobs>) {
-    let (gateway, jobs) = (gateway.clone(), Arc::clone(jobs));
-    metrics.register(|registry| registry.register_collector(Box::new(Parts { gateway, jobs })));
+/// Registers the areas `log`, `state`, `raft`, `feed`, `notify`, `archive`, `cache`, `reads` and `jobs`.
+pub(super) fn register(metrics: &Metrics, gateway: &Gateway, jobs: &Arc<Jobs>, notify: &Arc<NotifyStats>) {
+    let parts = Parts { gateway: gateway.clone(), jobs: Arc::clone(jobs), notify: Arc::clone(notify) };
+    metrics.register(|registry| registry.register_collector(Box::new(parts)));
 }
 
 struct Parts {
     gateway: Gateway,
     jobs: Arc<Jobs>,
+    notify: Arc<NotifyStats>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -49,6 +51,7 @@ impl Collector for Parts {
         self.cluster(&mut page)?;
         self.peers(&mut page)?;
         self.feed(&mut page)?;
+        self.notifications(&mut page)?;
         self.archive(&mut page)?;
         self.blobs(&mut page)?;
         self.work(&mut page)
@@ -103,6 +106,18 @@ impl Parts {
         page.gauge("holdfast_archive_checkpoint_revision", "Revision of the newest checkpoint", status.checkpoint)?;
         page.gauge("holdfast_archive_writes_allowed", "Whether writes are acknowledged", writes)?;
         page.counter("holdfast_archive_segments", "Segments of the log archived", status.segments)
+    }
+
+    fn notifications(&self, page: &mut Page<'_>) -> std::fmt::Result {
+        let stats = &self.notify;
+        let counters = [
+            ("holdfast_notify_delivered", "Events that targets have", &stats.delivered),
+            ("holdfast_notify_failed", "Attempts to deliver that failed", &stats.failed),
+            ("holdfast_notify_dead_lettered", "Events put under a dead-letter prefix", &stats.dead_lettered),
+            ("holdfast_notify_gaps", "Gaps in which a target lost events", &stats.lost),
+        ];
+        counters.iter().try_for_each(|(name, help, value)| page.counter(name, help, value.load(Ordering::Relaxed)))?;
+        page.gauge("holdfast_notify_stuck", "Targets that stand still", stats.stuck.load(Ordering::Relaxed))
     }
 
     fn blobs(&self, page: &mut Page<'_>) -> std::fmt::Result {

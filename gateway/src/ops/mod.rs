@@ -20,6 +20,7 @@ pub mod multipart;
 pub mod put;
 pub mod rename;
 pub mod tagging;
+pub mod target;
 
 use holdfast_core::command::{BucketRef, Conditions, Fence, Match, Reply, Written};
 use holdfast_core::error::Error as Refusal;
@@ -27,6 +28,7 @@ use holdfast_core::id::{BucketName, ObjectKey, RequestId, Revision};
 use holdfast_core::rules::authorize::{Action, Caller, Context, Permit, Resource, authorize};
 use holdfast_core::view::{Bucket, View};
 
+use crate::clock::now_ms;
 use crate::cluster::{Consistency, StateView};
 use crate::error::Error;
 use crate::gateway::{Gateway, Origin};
@@ -68,6 +70,17 @@ pub struct Done<T> {
 }
 
 impl Call {
+    /// A call that the node makes for root by itself.
+    pub(crate) fn internal() -> Self {
+        Self {
+            caller: Caller::Root,
+            context: Context::default(),
+            request: RequestId::new(now_ms(), rand::random()),
+            freshness: Freshness::default(),
+            fences: Vec::new(),
+        }
+    }
+
     /// The same call, for another command: an id names one command only.
     fn again(&self) -> Self {
         Self { request: RequestId::new(self.request.minted_ms(), rand::random()), ..self.clone() }

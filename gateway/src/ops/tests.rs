@@ -3,24 +3,22 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{StreamExt as _, stream};
+use futures::StreamExt as _;
 use holdfast_core::command::{CompletedPart, Conditions, DeleteEntry, Match, SourceConditions};
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::BucketName;
 use holdfast_core::list::{Entry, Query};
 use holdfast_core::record::{Attributes, ChecksumAlgorithm};
-use holdfast_core::rules::BLOCK_BYTES;
 use tokio::time::Instant;
 
 use super::copy::{Copy, CopySource};
-use super::digest::Digester;
 use super::get::{Get, Part};
 use super::multipart::{Completion, NewUpload, UploadName};
-use super::put::Put;
+use super::put::{Put, at_hand};
 use super::rename::Rename;
 use super::*;
 use crate::backend::{BackendUrl, Credentials};
-use crate::blobs::{Incoming, Verified};
+use crate::blobs::Incoming;
 use crate::gateway::Options;
 
 struct Node {
@@ -85,13 +83,7 @@ fn bucket() -> BucketName {
 }
 
 fn incoming(bytes: &[u8]) -> Incoming {
-    let bytes = Bytes::copy_from_slice(bytes);
-    let mut digester = Digester::new(None);
-    digester.update(&bytes);
-    let crcs = bytes.chunks(BLOCK_BYTES as usize).map(crc32c::crc32c).collect();
-    let verified = Verified { size: bytes.len() as u64, digests: digester.finish(None), crcs };
-    let pieces = stream::iter([Ok::<_, std::io::Error>(bytes)]);
-    Incoming::new(Some(verified.size), pieces, async move { Ok::<_, std::io::Error>(verified) })
+    at_hand(Bytes::copy_from_slice(bytes))
 }
 
 fn put(key: &str, bytes: &[u8], conditions: Conditions) -> Put {

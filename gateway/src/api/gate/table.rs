@@ -178,6 +178,8 @@ pub static OPERATIONS: &[Operation] = &[
     built("GetBucketCors", "GET", Target::Bucket, &["cors"]),
     document("PutBucketCors", Target::Bucket, &["cors"]),
     built("DeleteBucketCors", "DELETE", Target::Bucket, &["cors"]),
+    built("GetBucketNotificationConfiguration", "GET", Target::Bucket, &["notification"]),
+    document("PutBucketNotificationConfiguration", Target::Bucket, &["notification"]),
     Operation {
         query: &["marker", LIST[0], LIST[1], LIST[2], LIST[3]],
         ..built("ListObjects", "GET", Target::Bucket, &[])
@@ -287,8 +289,6 @@ pub static OPERATIONS: &[Operation] = &[
     unbuilt("GetBucketMetricsConfiguration", "GET", Target::Bucket, &["metrics", "id"]),
     unbuilt("ListBucketMetricsConfigurations", "GET", Target::Bucket, &["metrics"]),
     unbuilt("DeleteBucketMetricsConfiguration", "DELETE", Target::Bucket, &["metrics"]),
-    unbuilt("PutBucketNotificationConfiguration", "PUT", Target::Bucket, &["notification"]),
-    unbuilt("GetBucketNotificationConfiguration", "GET", Target::Bucket, &["notification"]),
     unbuilt("PutObjectLockConfiguration", "PUT", Target::Bucket, &["object-lock"]),
     unbuilt("GetObjectLockConfiguration", "GET", Target::Bucket, &["object-lock"]),
     unbuilt("PutBucketOwnershipControls", "PUT", Target::Bucket, &["ownershipControls"]),

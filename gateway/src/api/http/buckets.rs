@@ -8,10 +8,10 @@ use serde::Deserialize;
 use serde_json::json as object;
 
 use super::{DOCUMENT_BYTES_MAX, decoded, json};
-use crate::api::s3::convert::{bucket_name, iso_8601};
+use crate::api::s3::convert::bucket_name;
 use crate::api::s3::error::invalid;
 use crate::api::s3::{call_of, to_s3};
-use crate::clock::{duration_text, parse_duration};
+use crate::clock::{duration_text, iso_8601, parse_duration};
 use crate::gateway::Gateway;
 use crate::ops::Done;
 

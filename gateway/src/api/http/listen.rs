@@ -14,12 +14,11 @@ use http_body_util::StreamBody;
 use s3s::{Body, S3Request, S3Response, S3Result};
 use tokio::time::Instant;
 
-use crate::api::events;
 use crate::api::s3::convert::bucket_name;
 use crate::api::s3::error::invalid;
 use crate::api::s3::{call_of, to_s3};
 use crate::error::Error;
-use crate::feed::{Filter, Next, Watcher};
+use crate::feed::{Filter, Next, Watcher, forms};
 use crate::gateway::Gateway;
 
 /// Pause between signs of life, when the client names none.
@@ -39,7 +38,7 @@ pub(super) async fn listen(
     for (name, value) in url::form_urlencoded::parse(request.uri.query().unwrap_or_default().as_bytes()) {
         match name.as_ref() {
             "events" if value.is_empty() => {}
-            "events" if is_known(&value) => filter.names.push(value.into_owned()),
+            "events" if EventKind::is_known(&value) => filter.names.push(value.into_owned()),
             // What is never reported here: reads, and what other servers have.
             "events" if FOREIGN.iter().any(|start| value.starts_with(start)) => filter.names.push(value.into_owned()),
             "events" => return Err(invalid(format!("there is no event {value}"))),
@@ -80,15 +79,6 @@ const FOREIGN: [&str; 7] = [
     "s3:Scanner:",
 ];
 
-/// Whether some event has this name, or is of this family.
-pub(super) fn is_known(name: &str) -> bool {
-    let Some(name) = name.strip_prefix("s3:") else { return false };
-    EventKind::ALL.iter().any(|kind| match name.strip_suffix('*') {
-        Some(start) => kind.name().starts_with(start),
-        None => kind.name() == name,
-    })
-}
-
 fn stream(
     gateway: Gateway,
     mut watcher: Watcher,
@@ -104,7 +94,7 @@ fn stream(
             };
             match next {
                 Ok(Next::Event(event)) if event.row.bucket.is_some() => {
-                    let records = serde_json::json!({ "Records": [events::s3(&event, gateway.region(), "")] });
+                    let records = serde_json::json!({ "Records": [forms::s3(&event, gateway.region(), "")] });
                     yield Ok(Frame::data(Bytes::from(format!("{records}\n"))));
                 }
                 Ok(Next::Event(_)) => {}

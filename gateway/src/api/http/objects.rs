@@ -6,9 +6,10 @@ use s3s::{Body, S3Request, S3Response, S3Result};
 use serde_json::{Value, json as object};
 
 use super::{decoded, json, no_route};
-use crate::api::s3::convert::{bucket_name, checksum_text, iso_8601, object_key};
+use crate::api::s3::convert::{bucket_name, checksum_text, object_key};
 use crate::api::s3::digest::algorithm_name;
 use crate::api::s3::{call_of, to_s3};
+use crate::clock::iso_8601;
 use crate::gateway::Gateway;
 use crate::ops::inspect::Inspected;
 

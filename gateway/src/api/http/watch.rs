@@ -16,12 +16,11 @@ use s3s::{Body, S3Request, S3Response, S3Result};
 use tokio::time::Instant;
 
 use super::{Query, REVISION};
-use crate::api::events;
 use crate::api::s3::convert::bucket_name;
 use crate::api::s3::error::invalid;
 use crate::api::s3::{call_of, to_s3};
 use crate::error::Error;
-use crate::feed::{Filter, Next, Watcher};
+use crate::feed::{Filter, Next, Watcher, forms};
 use crate::gateway::Gateway;
 
 /// How often a quiet stream says how far it is.
@@ -44,7 +43,7 @@ pub(super) async fn watch(gateway: &Gateway, request: &S3Request<Body>) -> S3Res
     let filter = Filter { bucket, prefix: text("prefix").to_owned(), suffix: text("suffix").to_owned(), names };
     let last = request.headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let after = last.or(query.text("from")).map(|text| {
-        events::position(text)
+        forms::position(text)
             .ok_or_else(|| invalid("from is a revision, or an id of an event: REVISION.N or REVISION.end"))
     });
     let every = query.duration_ms("mark")?.map_or(MARK_EVERY, Duration::from_millis).max(MARK_EVERY_MIN);
@@ -84,7 +83,7 @@ fn stream(
             };
             match next {
                 Ok(Next::Event(event)) => {
-                    let (id, data) = (events::id(event.place), events::plain(&event));
+                    let (id, data) = (forms::id(event.place), forms::plain(&event));
                     yield chunk(format!("id: {id}\nevent: change\ndata: {data}\n\n"));
                 }
                 Ok(Next::Mark(revision)) => {

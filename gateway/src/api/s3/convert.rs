@@ -82,26 +82,13 @@ pub(crate) fn size(number: u64) -> i64 {
 
 /// A moment of state time.
 pub(crate) fn timestamp(ms: Millis) -> Timestamp {
-    Timestamp::from(moment(ms))
-}
-
-fn moment(ms: Millis) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    Timestamp::from(crate::clock::moment(ms))
 }
 
 /// A moment as HTTP headers have it, in whole seconds.
 pub(crate) fn http_date(ms: Millis) -> String {
-    formatted(ms, TimestampFormat::HttpDate)
-}
-
-/// A moment as ISO 8601, with milliseconds.
-pub(crate) fn iso_8601(ms: Millis) -> String {
-    formatted(ms, TimestampFormat::DateTime)
-}
-
-fn formatted(ms: Millis, format: TimestampFormat) -> String {
     let mut out = Vec::new();
-    timestamp(ms).format(format, &mut out).expect("a moment after 1970 has both forms");
+    timestamp(ms).format(TimestampFormat::HttpDate, &mut out).expect("a moment after 1970 has a date");
     String::from_utf8(out).expect("a date is ASCII")
 }
 
@@ -413,7 +400,6 @@ mod tests {
     fn times_count_in_whole_seconds_where_http_has_no_more() {
         let ms = 1_445_412_480_678;
         assert_eq!(http_date(ms), "Wed, 21 Oct 2015 07:28:00 GMT");
-        assert_eq!(iso_8601(ms), "2015-10-21T07:28:00.678Z");
         assert_eq!(millis(timestamp(ms)), ms);
     }
 

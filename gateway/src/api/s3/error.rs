@@ -78,6 +78,8 @@ fn answer(error: &Error) -> Answer {
         Error::RangeNotSatisfiable { .. } => (S3ErrorCode::InvalidRange, StatusCode::RANGE_NOT_SATISFIABLE),
         Error::NoSuchPart { .. } => custom("InvalidPartNumber", StatusCode::RANGE_NOT_SATISFIABLE),
         Error::NoSuchDocument(Document::Cors) => (S3ErrorCode::NoSuchCORSConfiguration, StatusCode::NOT_FOUND),
+        // Never asked so: a bucket without one has an empty one.
+        Error::NoSuchDocument(Document::Notification) => (S3ErrorCode::NoSuchKey, StatusCode::NOT_FOUND),
         Error::NoSuchDocument(Document::Tags) => (S3ErrorCode::NoSuchTagSet, StatusCode::NOT_FOUND),
         Error::NotBuilt(_) => (S3ErrorCode::NotImplemented, StatusCode::NOT_IMPLEMENTED),
         Error::Cluster(error) => of_cluster(error),
@@ -120,6 +122,7 @@ fn refused(refusal: &Refusal) -> Answer {
         Refusal::LockHeld => custom("LockHeld", StatusCode::CONFLICT),
         Refusal::QueueFull => (S3ErrorCode::SlowDown, StatusCode::SERVICE_UNAVAILABLE),
         Refusal::NoSuchLease => custom("NoSuchLease", StatusCode::NOT_FOUND),
+        Refusal::NoSuchTarget => custom("NoSuchTarget", StatusCode::NOT_FOUND),
         Refusal::FencingTokenStale { .. } => custom("FencingTokenStale", StatusCode::PRECONDITION_FAILED),
         Refusal::Compacted { .. } => custom("Compacted", StatusCode::GONE),
     }
@@ -248,6 +251,7 @@ fn refusal_message(refusal: &Refusal) -> Option<String> {
         | Refusal::LockHeld
         | Refusal::QueueFull
         | Refusal::NoSuchLease
+        | Refusal::NoSuchTarget
         | Refusal::FencingTokenStale { .. }
         | Refusal::Compacted { .. } => {
             Some(sentence(&refusal.to_string()))
@@ -323,7 +327,7 @@ mod tests {
 
     #[test]
     fn each_refusal_has_the_code_that_aws_gives() {
-        let table: [(Refusal, &str, u16); 31] = [
+        let table: [(Refusal, &str, u16); 32] = [
             (Refusal::NoSuchBucket, "NoSuchBucket", 404),
             (Refusal::BucketExists, "BucketAlreadyOwnedByYou", 409),
             (Refusal::BucketNotEmpty, "BucketNotEmpty", 409),
@@ -353,6 +357,7 @@ mod tests {
             (Refusal::LockHeld, "LockHeld", 409),
             (Refusal::QueueFull, "SlowDown", 503),
             (Refusal::NoSuchLease, "NoSuchLease", 404),
+            (Refusal::NoSuchTarget, "NoSuchTarget", 404),
             (Refusal::FencingTokenStale { name: "x".into() }, "FencingTokenStale", 412),
             (Refusal::Compacted { oldest: 1 }, "Compacted", 410),
         ];

@@ -8,6 +8,7 @@ use s3s::{S3Request, S3Response, S3Result};
 use super::convert::*;
 use super::error::invalid_request;
 use super::service::{S3Api, call_of, refuse, reply};
+use crate::clock::iso_8601;
 use crate::ops::Done;
 use crate::ops::attributes::Attributes;
 use crate::ops::get::{Get, Got};

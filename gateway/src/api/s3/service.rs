@@ -10,7 +10,7 @@ use s3s::{S3, S3Request, S3Response, S3Result};
 
 use super::body::BodyBudget;
 use super::error::{invalid, to_s3};
-use super::{buckets, copying, listing, multipart, reading, tags, writing};
+use super::{buckets, copying, listing, multipart, notifications, reading, tags, writing};
 use crate::api::gate::Peer;
 use crate::api::request_id::{self, RequestId};
 use crate::error::Error;
@@ -120,6 +120,8 @@ operations! {
     buckets::put_bucket_versioning(PutBucketVersioningInput) -> PutBucketVersioningOutput;
     buckets::get_bucket_cors(GetBucketCorsInput) -> GetBucketCorsOutput;
     buckets::put_bucket_cors(PutBucketCorsInput) -> PutBucketCorsOutput;
+    notifications::get_bucket_notification_configuration(GetBucketNotificationConfigurationInput) -> GetBucketNotificationConfigurationOutput;
+    notifications::put_bucket_notification_configuration(PutBucketNotificationConfigurationInput) -> PutBucketNotificationConfigurationOutput;
     buckets::delete_bucket_cors(DeleteBucketCorsInput) -> DeleteBucketCorsOutput;
     tags::get_bucket_tagging(GetBucketTaggingInput) -> GetBucketTaggingOutput;
     tags::put_bucket_tagging(PutBucketTaggingInput) -> PutBucketTaggingOutput;

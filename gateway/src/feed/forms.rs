@@ -7,7 +7,7 @@ use holdfast_core::id::Place;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use crate::api::s3::convert::iso_8601;
+use crate::clock::iso_8601;
 use crate::feed::Event;
 
 /// What a form leaves as it is: S3 writes keys in records like that.

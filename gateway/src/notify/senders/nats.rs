@@ -1,0 +1,74 @@
+//! NATS: a core message has arrived when the server answered the ping behind it; with JetStream, when the stream has
+//! acknowledged it. `Nats-Msg-Id` is the place of the event, by which a stream drops copies.
+
+use async_nats::jetstream::{self, context::PublishAckFuture};
+use async_nats::{Client, ConnectOptions, HeaderMap};
+use async_trait::async_trait;
+
+use super::{SendError, Sender, pinned};
+use crate::notify::message::Message;
+use crate::notify::settings::TargetSettings;
+use crate::outbound::{self, Reach};
+
+pub(super) struct Nats {
+    client: Client,
+    stream: Option<jetstream::Context>,
+    subject: String,
+}
+
+impl Nats {
+    pub(super) async fn connect(settings: &TargetSettings, reach: Reach) -> Result<Self, SendError> {
+        let (host, port) = pinned(settings, reach).await?;
+        let mut options = ConnectOptions::new()
+            .name("holdfast")
+            // Where the server says others are was not looked at.
+            .ignore_discovered_servers()
+            .connection_timeout(settings.timeout)
+            .request_timeout(Some(settings.timeout))
+            .max_reconnects(1);
+        if let (Some(user), Some(password)) = (&settings.user, &settings.password) {
+            options = options.user_and_password(user.clone(), password.expose().to_owned());
+        }
+        if let Some(token) = &settings.token {
+            options = options.token(token.expose().to_owned());
+        }
+        if settings.secure {
+            options = options.require_tls(true).tls_client_config(outbound::tls(settings.ca.as_deref())?);
+        }
+        let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host };
+        let scheme = if settings.secure { "tls" } else { "nats" };
+        let client = options.connect(format!("{scheme}://{host}:{port}")).await.map_err(SendError::failed)?;
+        let stream = settings.jetstream.then(|| jetstream::new(client.clone()));
+        Ok(Self { client, stream, subject: settings.name.clone() })
+    }
+}
+
+fn headers(message: &Message) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Msg-Id", message.id.as_str());
+    headers.insert("Content-Type", message.content_type);
+    headers
+}
+
+#[async_trait]
+impl Sender for Nats {
+    async fn send(&mut self, messages: &[Message]) -> Result<(), SendError> {
+        let Some(stream) = &self.stream else {
+            for message in messages {
+                let (subject, body) = (self.subject.clone(), message.body.clone());
+                let sent = self.client.publish_with_headers(subject, headers(message), body).await;
+                sent.map_err(SendError::failed)?;
+            }
+            return self.client.flush().await.map_err(SendError::failed);
+        };
+        let mut acknowledgements: Vec<PublishAckFuture> = Vec::new();
+        for message in messages {
+            let sent = stream.publish_with_headers(self.subject.clone(), headers(message), message.body.clone()).await;
+            acknowledgements.push(sent.map_err(SendError::failed)?);
+        }
+        for acknowledgement in acknowledgements {
+            acknowledgement.await.map_err(SendError::failed)?;
+        }
+        Ok(())
+    }
+}

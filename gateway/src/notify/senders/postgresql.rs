@@ -1,0 +1,117 @@
+//! PostgreSQL: a batch is one transaction, and has arrived when it is committed. The place of the event is the primary key of
+//! the table, so that a copy adds no row. The table is made when it is not there.
+
+use async_trait::async_trait;
+use tokio_postgres::types::Json;
+use tokio_postgres::{Client, Config, NoTls};
+
+use super::{SendError, Sender};
+use crate::notify::message::Message;
+use crate::notify::settings::TargetSettings;
+use crate::outbound::{self, Reach};
+
+pub(super) struct PostgreSql {
+    client: Client,
+    table: String,
+}
+
+impl PostgreSql {
+    pub(super) async fn connect(settings: &TargetSettings, reach: Reach) -> Result<Self, SendError> {
+        let (host, port) = settings.hosts[0].clone();
+        let mut config = Config::new();
+        config.application_name("holdfast").dbname(if settings.path.is_empty() { "postgres" } else { &settings.path });
+        config.user(settings.user.as_deref().unwrap_or("postgres"));
+        if let Some(password) = &settings.password {
+            config.password(password.expose());
+        }
+        let stream = reach.connect(&host, port).await?;
+        let client = if settings.secure {
+            let tls = tokio_postgres_rustls::MakeRustlsConnect::new(outbound::tls(settings.ca.as_deref())?);
+            config.ssl_mode(tokio_postgres::config::SslMode::Require);
+            let tls = tls_for(tls, host.trim_matches(['[', ']']))?;
+            let (client, connection) = config.connect_raw(stream, tls).await.map_err(SendError::failed)?;
+            drive(connection);
+            client
+        } else {
+            let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(SendError::failed)?;
+            drive(connection);
+            client
+        };
+        let table = quoted(&settings.name);
+        let make = format!(
+            "CREATE TABLE IF NOT EXISTS {table} (id text PRIMARY KEY, event_time timestamptz NOT NULL, event_name text NOT NULL, \
+             object_key text NOT NULL, event jsonb NOT NULL)"
+        );
+        client.batch_execute(&make).await.map_err(SendError::failed)?;
+        Ok(Self { client, table })
+    }
+}
+
+type Tls = tokio_postgres_rustls::MakeRustlsConnect;
+
+fn tls_for(
+    mut tls: Tls,
+    host: &str,
+) -> Result<<Tls as tokio_postgres::tls::MakeTlsConnect<tokio::net::TcpStream>>::TlsConnect, SendError> {
+    tokio_postgres::tls::MakeTlsConnect::<tokio::net::TcpStream>::make_tls_connect(&mut tls, host)
+        .map_err(SendError::failed)
+}
+
+/// Runs a connection until its client is dropped.
+fn drive<S, T>(connection: tokio_postgres::Connection<S, T>)
+where
+    tokio_postgres::Connection<S, T>: Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static,
+{
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "the connection to a database ended");
+        }
+    });
+}
+
+/// `schema.table` or `table` as identifiers.
+fn quoted(name: &str) -> String {
+    name.splitn(2, '.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect::<Vec<_>>().join(".")
+}
+
+#[async_trait]
+impl Sender for PostgreSql {
+    async fn send(&mut self, messages: &[Message]) -> Result<(), SendError> {
+        let insert = format!(
+            "INSERT INTO {} (id, event_time, event_name, object_key, event) \
+             SELECT * FROM unnest($1::text[], $2::text[]::timestamptz[], $3::text[], $4::text[], $5::jsonb[]) ON CONFLICT (id) DO NOTHING",
+            self.table
+        );
+        let ids: Vec<&str> = messages.iter().map(|message| message.id.as_str()).collect();
+        let times: Vec<&str> = messages.iter().map(|message| message.time.as_str()).collect();
+        let names: Vec<&str> = messages.iter().map(|message| message.name).collect();
+        // Text of PostgreSQL cannot hold a zero byte; an object's key can.
+        let keys: Vec<String> = messages.iter().map(|message| message.key.replace('\0', "\u{2400}")).collect();
+        let mut events = Vec::new();
+        for message in messages {
+            let value: serde_json::Value = serde_json::from_slice(&message.body).map_err(SendError::failed)?;
+            events.push(Json(value));
+        }
+        let inserted = self.client.execute(&insert, &[&ids, &times, &names, &keys, &events]).await;
+        match inserted {
+            Ok(_) => Ok(()),
+            // Data that no attempt will make right: class 22. Source: PostgreSQL, Appendix A.
+            Err(error) if error.code().is_some_and(|code| code.code().starts_with("22")) => {
+                Err(SendError::Refused(crate::backend::chain(&error)))
+            }
+            Err(error) => Err(SendError::failed(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn names_of_tables_are_quoted() {
+        assert_eq!(quoted("events"), "\"events\"");
+        assert_eq!(quoted("audit.events"), "\"audit\".\"events\"");
+        assert_eq!(quoted("a\"; DROP TABLE b; --"), "\"a\"\"; DROP TABLE b; --\"");
+    }
+}
