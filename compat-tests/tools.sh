@@ -11,6 +11,8 @@ MC_VERSION=v0.0.0-20250313080218-cf909e1063a9
 ETCD_VERSION=v3.6.16
 # The tests look for the same version: BOTO3_VERSION in compat-tests/src/client/boto3.rs.
 BOTO3_VERSION=1.44.8
+# The tests look for the same version: VERSION in compat-tests/src/brokers/kafka.rs.
+KAFKA_VERSION=3.9.1
 
 cache=${HOLDFAST_TOOLS:-$HOME/.cache/holdfast}
 bin=$cache/bin
@@ -57,6 +59,33 @@ go_dependency() {
   rm -rf "$dir"
 }
 
+# Kafka's broker with all that it needs, from where Maven finds it.
+kafka() {
+  local jars=$cache/kafka-$KAFKA_VERSION dir
+  [ -f "$jars/complete" ] && return
+  if ! command -v mvn >/dev/null; then
+    lacks Kafka "apt-get install maven default-jre-headless and run this again"
+    return
+  fi
+  echo "tools: fetching Kafka $KAFKA_VERSION"
+  dir=$(mktemp -d)
+  cat >"$dir/pom.xml" <<POM
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion><groupId>tools</groupId><artifactId>kafka</artifactId><version>1</version>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>$KAFKA_VERSION</version></dependency>
+    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-nop</artifactId><version>1.7.36</version></dependency>
+  </dependencies>
+</project>
+POM
+  if mvn -q -B -f "$dir/pom.xml" dependency:copy-dependencies "-DoutputDirectory=$jars" >/dev/null 2>&1; then
+    touch "$jars/complete"
+  else
+    lacks Kafka "mvn dependency:copy-dependencies of org.apache.kafka:kafka_2.13:$KAFKA_VERSION into $jars"
+  fi
+  rm -rf "$dir"
+}
+
 boto3() {
   local venv=$cache/boto3-$BOTO3_VERSION
   "$venv/bin/python" -c "import boto3, awscrt; assert boto3.__version__ == '$BOTO3_VERSION'" 2>/dev/null && return
@@ -72,9 +101,11 @@ boto3() {
 # Debian packages, each with a program that proves it is there.
 debian() {
   local wanted=() pair package program
-  for pair in awscli:/usr/bin/aws rclone:rclone s3fs:s3fs fuse3:fusermount3 curl:curl python3-venv:python3 iproute2:ip iptables:iptables faketime:faketime; do
+  for pair in awscli:/usr/bin/aws rclone:rclone s3fs:s3fs fuse3:fusermount3 curl:curl python3-venv:python3 iproute2:ip iptables:iptables faketime:faketime \
+    nats-server:/usr/sbin/nats-server redis-server:redis-server postgresql:/usr/lib/postgresql mosquitto:/usr/sbin/mosquitto \
+    mosquitto-clients:mosquitto_sub rabbitmq-server:/usr/lib/rabbitmq/bin/rabbitmq-server default-jre-headless:java maven:mvn; do
     package=${pair%%:*} program=${pair#*:}
-    command -v "$program" >/dev/null || wanted+=("$package")
+    [ -e "$program" ] || command -v "$program" >/dev/null || wanted+=("$package")
   done
   # venv without ensurepip cannot make an environment; Debian ships it apart.
   python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
@@ -91,6 +122,7 @@ debian() {
 
 debian
 boto3
+kafka
 go_program github.com/minio/minio $MINIO_VERSION
 go_program github.com/minio/mc $MC_VERSION
 if [ "${HOLDFAST_TOOLS_ETCD:-}" = true ]; then

@@ -526,6 +526,12 @@ impl Lan {
         &self.prefix
     }
 
+    /// The address at which nodes reach this machine.
+    #[must_use]
+    pub fn host(&self) -> String {
+        self.network.host()
+    }
+
     /// The way between nodes and MinIO.
     #[must_use]
     pub fn proxy(&self) -> &Proxy {

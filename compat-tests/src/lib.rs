@@ -17,6 +17,7 @@
 //! directories, retries of a failed case.
 
 pub mod audit;
+pub mod brokers;
 pub mod client;
 pub mod crash;
 pub mod differential;

@@ -13,7 +13,18 @@ use tracing_subscriber::filter::ParseError;
 
 /// What is not said unless the filter asks for it: s3s logs each refusal as an error, and the access log says it better;
 /// consensus and engine tell of each step of their work.
-const QUIET: [&str; 5] = ["s3s=off", "hyper=warn", "openraft=warn", "fjall=warn", "lsm_tree=warn"];
+const QUIET: [&str; 10] = [
+    "s3s=off",
+    "hyper=warn",
+    "openraft=warn",
+    "fjall=warn",
+    "lsm_tree=warn",
+    "async_nats=error",
+    "lapin=off",
+    "rumqttc=off",
+    "rskafka=off",
+    "redis=off",
+];
 
 /// Starts logging with a level or filter such as `info,holdfast::access=debug`.
 ///

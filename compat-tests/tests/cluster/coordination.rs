@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use holdfast_compat_tests::brokers::Broker as _;
+use holdfast_compat_tests::brokers::webhook::Webhook;
 use holdfast_compat_tests::client::cli::{Event, Watch, events_in};
 use holdfast_compat_tests::client::raw::{Call, Raw, Reply};
 use holdfast_compat_tests::lan::{Find, Lan};
@@ -83,6 +85,7 @@ pub fn locks_and_feed(scale: Scale) -> Result<()> {
     let mut lan = Lan::start(NODES, Find::Static)?;
     until_answered(|| lan.raw(0).put("coordinated", "", &[], b"")?.expect(200))?;
     lan.raw(0).put("coordinated", "counter", &[], b"0")?.expect(200)?;
+    let webhook = send_to_webhook(&lan)?;
     let dir = tempfile::tempdir()?;
     let output = |watch: usize| dir.path().join(format!("watch-{watch}.json"));
     let mut watches: Vec<Watch> = (0..NODES)
@@ -131,13 +134,56 @@ pub fn locks_and_feed(scale: Scale) -> Result<()> {
     }
     let seen: Vec<Vec<Event>> = (0..NODES).map(|watch| events_in(&output(watch))).collect::<Result<_>>()?;
     check_feed(&seen, &written, end)?;
+    let copies = check_webhook(&webhook, &seen[0], end).with_context(|| logs(&lan))?;
     say(&format!(
-        "{} writes under the lock, {} events for each of {NODES} watchers after {hops} hops, all there {} ms after the end",
+        "{} writes under the lock, {} events for each of {NODES} watchers after {hops} hops, all there {} ms after the end; \
+         {copies} of them came to the webhook again",
         written.len(),
         seen[0].len(),
         began.elapsed().as_millis()
     ));
     Ok(())
+}
+
+/// Every write of the counter is told to a webhook, which fails now and then.
+fn send_to_webhook(lan: &Lan) -> Result<Webhook> {
+    let webhook = Webhook::on(&lan.host(), Arc::new(|number, _| if number % 50 == 49 { 503 } else { 200 }))?;
+    let settings = webhook.settings().to_string();
+    let key = "v1/targets/hook";
+    let call = Call { method: "PUT", bucket: "_holdfast", key, query: &[], headers: &[], body: settings.as_bytes() };
+    lan.raw(0).send(&call)?.expect(200)?;
+    let rules =
+        b"<NotificationConfiguration><QueueConfiguration><Queue>arn:holdfast:sqs:us-east-1:hook:webhook</Queue>\
+        <Event>s3:ObjectCreated:*</Event></QueueConfiguration></NotificationConfiguration>";
+    let query = &[("notification", "")];
+    let call = Call { method: "PUT", bucket: "coordinated", key: "", query, headers: &[], body: rules };
+    lan.raw(0).send(&call)?.expect(200)?;
+    Ok(webhook)
+}
+
+/// It has every event in order, some twice: the next leader goes on from the cursor. How many came again.
+fn check_webhook(webhook: &Webhook, seen: &[Event], end: u64) -> Result<usize> {
+    let arrived = || {
+        let taken = webhook.requests().into_iter().filter(|request| request.status == 200);
+        let revision =
+            |record: &serde_json::Value| record["responseElements"]["x-holdfast-revision"].as_str()?.parse().ok();
+        taken.filter_map(|request| revision(&request.body["Records"][0])).collect::<Vec<u64>>()
+    };
+    wait_until("the webhook to have the end", SOON, || Ok(arrived().last().is_some_and(|revision| *revision >= end)))?;
+    let all: Vec<u64> = arrived().into_iter().filter(|revision| *revision <= end).collect();
+    let mut first_time: Vec<u64> = Vec::new();
+    for revision in &all {
+        if !first_time.contains(revision) {
+            first_time.push(*revision);
+        }
+    }
+    let began = first_time.first().copied().unwrap_or_default();
+    let created = seen.iter().filter(|event| event.bucket == "coordinated" && event.name.starts_with("ObjectCreated"));
+    let wanted: Vec<u64> =
+        created.map(|event| event.revision).filter(|revision| (began..=end).contains(revision)).collect();
+    ensure!(first_time == wanted, "the webhook has {first_time:?}, the feed {wanted:?}");
+    ensure!(wanted.len() > 10, "only {} events for the webhook", wanted.len());
+    Ok(all.len() - first_time.len())
 }
 
 /// A killed watcher may leave a piece of a line.

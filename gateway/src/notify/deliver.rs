@@ -133,6 +133,9 @@ impl Delivery {
                     self.done = self.done.max(Place { revision: oldest, ordinal: u16::MAX });
                     self.lost += 1;
                     count(&self.context.stats.lost, 1);
+                    if let Err(Broken::Overtaken | Broken::Failed(_)) = self.write().await {
+                        return sleep(AGAIN_AFTER).await;
+                    }
                 }
             }
             sleep(AGAIN_AFTER).await;

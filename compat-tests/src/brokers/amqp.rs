@@ -1,0 +1,105 @@
+//! RabbitMQ.
+
+use std::path::Path;
+
+use anyhow::Result;
+use lapin::options::{BasicAckOptions, BasicGetOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
+use serde_json::{Value, json};
+
+use super::{Broker, Server, block_on, free_port, value};
+use crate::process::wait_until;
+use crate::skip;
+
+const EXCHANGE: &str = "holdfast";
+const QUEUE: &str = "photos";
+
+/// A RabbitMQ server with a durable queue behind a topic exchange.
+pub struct Amqp {
+    server: Server,
+    seen: Vec<Value>,
+}
+
+impl Amqp {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// A skip when it is not installed.
+    pub fn new(dir: &Path) -> Result<Self> {
+        let program = skip::program(&["/usr/lib/rabbitmq/bin/rabbitmq-server"], "apt-get install rabbitmq-server")?;
+        let (port, distribution, mapper) = (free_port()?, free_port()?, free_port()?);
+        let at = |name: &str| dir.join(name).display().to_string();
+        let mut server = Server::new(program, dir, "rabbitmq", port)
+            .env("HOME", at("home"))
+            .env("RABBITMQ_NODENAME", format!("r{port}@localhost"))
+            .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODE_PORT", port.to_string())
+            .env("RABBITMQ_DIST_PORT", distribution.to_string())
+            .env("ERL_EPMD_PORT", mapper.to_string())
+            .env("RABBITMQ_MNESIA_BASE", at("mnesia"))
+            .env("RABBITMQ_LOG_BASE", at("logs"))
+            .env("RABBITMQ_PID_FILE", at("pid"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", at("plugins"))
+            .env("RABBITMQ_CONFIG_FILE", at("none"))
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 1:1");
+        std::fs::create_dir_all(dir.join("home"))?;
+        server.start()?;
+        let own = Self { server, seen: Vec::new() };
+        wait_until("RabbitMQ", std::time::Duration::from_secs(60), || Ok(own.declare().is_ok()))?;
+        Ok(own)
+    }
+
+    async fn connect(&self) -> Result<(Connection, Channel)> {
+        let uri = format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.server.port);
+        let connection = Connection::connect(&uri, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        Ok((connection, channel))
+    }
+
+    fn declare(&self) -> Result<()> {
+        block_on(async {
+            let (_connection, channel) = self.connect().await?;
+            let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+            channel.exchange_declare(EXCHANGE.into(), ExchangeKind::Topic, durable, FieldTable::default()).await?;
+            let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+            channel.queue_declare(QUEUE.into(), durable, FieldTable::default()).await?;
+            let bind = QueueBindOptions::default();
+            channel.queue_bind(QUEUE.into(), EXCHANGE.into(), "events.#".into(), bind, FieldTable::default()).await?;
+            Ok(())
+        })
+    }
+}
+
+impl Broker for Amqp {
+    fn settings(&self) -> Value {
+        let url = format!("amqp://127.0.0.1:{}/%2f", self.server.port);
+        json!({
+            "kind": "amqp", "url": url, "exchange": EXCHANGE, "routing_key": "events.photos",
+            "user": "guest", "password": "guest", "batch": 10,
+        })
+    }
+
+    fn messages(&mut self) -> Result<Vec<Value>> {
+        let new = block_on(async {
+            let (_connection, channel) = self.connect().await?;
+            let mut found = Vec::new();
+            while let Some(message) = channel.basic_get(QUEUE.into(), BasicGetOptions::default()).await? {
+                found.push(value(&message.data)?);
+                message.ack(BasicAckOptions::default()).await?;
+            }
+            Ok(found)
+        })?;
+        self.seen.extend(new);
+        Ok(self.seen.clone())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.server.stop()
+    }
+
+    fn start(&mut self) -> Result<()> {
+        self.server.start()?;
+        wait_until("RabbitMQ", std::time::Duration::from_secs(60), || Ok(self.declare().is_ok()))
+    }
+}

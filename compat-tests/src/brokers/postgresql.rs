@@ -1,0 +1,114 @@
+//! PostgreSQL, run by a user of its own, since it does not run as root.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tokio_postgres::NoTls;
+
+use super::{Broker, Server, block_on, free_port};
+use crate::skip;
+
+/// A PostgreSQL server; events go to the table `audit.events`.
+pub struct PostgreSql {
+    server: Server,
+}
+
+fn program(name: &str) -> Result<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let found = versions.map(|version| version.path().join("bin").join(name)).find(|path| path.is_file());
+    found.ok_or_else(|| skip::skip("postgres not found: apt-get install postgresql"))
+}
+
+/// A command line as another user when this one is root.
+fn as_user(program: &Path) -> (PathBuf, Vec<String>) {
+    let text = program.display().to_string();
+    if rustix::process::geteuid().is_root() {
+        let words = ["--reuid=postgres", "--regid=postgres", "--clear-groups", &text];
+        return ("/usr/bin/setpriv".into(), words.iter().map(|&word| word.to_owned()).collect());
+    }
+    (program.to_owned(), Vec::new())
+}
+
+impl PostgreSql {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// A skip when it is not installed.
+    pub fn new(dir: &Path) -> Result<Self> {
+        let (initdb, postgres) = (program("initdb")?, program("postgres")?);
+        let (port, data) = (free_port()?, dir.join("postgresql"));
+        std::fs::create_dir_all(&data)?;
+        if rustix::process::geteuid().is_root() {
+            // Temporary directories are their owner's alone.
+            for made in dir.ancestors().take_while(|path| path.starts_with("/tmp") && *path != Path::new("/tmp")) {
+                std::fs::set_permissions(made, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
+            }
+            let owned = Command::new("chown").arg("postgres:").arg(&data).status()?;
+            ensure!(owned.success(), "no user postgres");
+        }
+        let (runner, words) = as_user(&initdb);
+        let data = data.display().to_string();
+        let made = Command::new(runner)
+            .args(words)
+            .args(["-D", &data, "-U", "holdfast", "--auth=trust", "--no-sync", "-E", "UTF8"])
+            .output()?;
+        ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let (runner, words) = as_user(&postgres);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let number = port.to_string();
+        let mut server = Server::new(runner, dir, "postgresql", port).args(&words).args(&[
+            "-D",
+            &data,
+            "-p",
+            &number,
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            "unix_socket_directories=",
+        ]);
+        server.start()?;
+        let own = Self { server };
+        let ready = crate::process::wait_until("a database", std::time::Duration::from_secs(30), || {
+            Ok(own.execute("CREATE SCHEMA IF NOT EXISTS audit").is_ok())
+        });
+        ready.context("PostgreSQL")?;
+        Ok(own)
+    }
+
+    async fn client(&self) -> Result<tokio_postgres::Client> {
+        let config = format!("host=127.0.0.1 port={} user=holdfast dbname=postgres", self.server.port);
+        let (client, connection) = tokio_postgres::connect(&config, NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    fn execute(&self, sql: &str) -> Result<()> {
+        block_on(async { Ok(self.client().await?.batch_execute(sql).await?) })
+    }
+}
+
+impl Broker for PostgreSql {
+    fn settings(&self) -> Value {
+        let url = format!("postgres://127.0.0.1:{}/postgres", self.server.port);
+        json!({ "kind": "postgresql", "url": url, "table": "audit.events", "user": "holdfast", "batch": 20 })
+    }
+
+    fn messages(&mut self) -> Result<Vec<Value>> {
+        block_on(async {
+            let rows = self.client().await?.query("SELECT event::text FROM audit.events ORDER BY id", &[]).await?;
+            rows.iter().map(|row| Ok(serde_json::from_str(row.get::<_, &str>(0))?)).collect()
+        })
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        // SIGTERM waits for those who are connected; a crash does not.
+        self.server.kill();
+        Ok(())
+    }
+
+    fn start(&mut self) -> Result<()> {
+        self.server.start()
+    }
+}
