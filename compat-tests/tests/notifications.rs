@@ -397,12 +397,10 @@ fn clients(endpoint: &Endpoint, dir: &Path) -> Result<()> {
     mc.run(&["event", "rm", "t/photos", "--force"])?;
     let listed = mc.run(&["event", "list", "t/photos"])?;
     ensure!(listed.trim().is_empty(), "{listed}");
-    let shown = command(endpoint)?.args(["target", "list"]).output()?;
-    ensure!(
-        String::from_utf8_lossy(&shown.stdout).contains("delivered: 2"),
-        "{}",
-        String::from_utf8_lossy(&shown.stdout)
-    );
+    wait_until("the list to tell of two", ARRIVES_WITHIN, || {
+        let shown = command(endpoint)?.args(["target", "list"]).output()?;
+        Ok(String::from_utf8_lossy(&shown.stdout).contains("delivered: 2"))
+    })?;
     Ok(())
 }
 

@@ -404,12 +404,6 @@ impl Watcher {
         }
     }
 
-    /// Whether the next event is there already, or may be.
-    #[must_use]
-    pub fn has_more(&self) -> bool {
-        !self.ready.is_empty() || !self.live || !self.commits.is_empty()
-    }
-
     /// Everything up to here was delivered or is about to be.
     #[must_use]
     pub fn position(&self) -> Place {

@@ -1,6 +1,7 @@
 //! RabbitMQ.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::Result;
 use lapin::options::{BasicAckOptions, BasicGetOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
@@ -19,6 +20,9 @@ const QUEUE: &str = "photos";
 pub struct Amqp {
     server: Server,
     seen: Vec<Value>,
+    /// Of the Erlang machine, which the started program is only the parent of.
+    pid_file: PathBuf,
+    mapper: u16,
 }
 
 impl Amqp {
@@ -45,7 +49,7 @@ impl Amqp {
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 1:1");
         std::fs::create_dir_all(dir.join("home"))?;
         server.start()?;
-        let own = Self { server, seen: Vec::new() };
+        let own = Self { server, seen: Vec::new(), pid_file: dir.join("pid"), mapper };
         wait_until("RabbitMQ", std::time::Duration::from_secs(60), || Ok(own.declare().is_ok()))?;
         Ok(own)
     }
@@ -68,6 +72,18 @@ impl Amqp {
             channel.queue_bind(QUEUE.into(), EXCHANGE.into(), "events.#".into(), bind, FieldTable::default()).await?;
             Ok(())
         })
+    }
+}
+
+impl Drop for Amqp {
+    fn drop(&mut self) {
+        self.server.kill();
+        let text = std::fs::read_to_string(&self.pid_file).unwrap_or_default();
+        if let Some(pid) = text.trim().parse().ok().and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        // The machine started its port mapper, which outlives it.
+        let _ = Command::new("epmd").args(["-port", &self.mapper.to_string(), "-kill"]).output();
     }
 }
 

@@ -36,7 +36,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long a quiet feed is watched before the cursor is looked at.
 const IDLE: Duration = Duration::from_secs(5);
-/// A cursor that moves is written at least as often.
+/// How often a cursor that moves is written: a commit for each event would double the work of a small PUT. What was
+/// delivered since comes again after a crash.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// A cursor that moved past events of others is written at least as often: else they would count as lost once compacted.
 const WRITE_SKIPPED_EVERY: Duration = Duration::from_secs(60);
@@ -154,12 +155,16 @@ impl Delivery {
             }
             self.done = last;
             let waited = self.written_at.elapsed();
-            let news = self.delivered + self.dead_lettered + self.lost > 0;
             let passed = self.skipped >= SKIPPED_MAX || (self.skipped > 0 && waited >= WRITE_SKIPPED_EVERY);
-            if passed || (news && (waited >= WRITE_EVERY || !watcher.has_more())) {
+            if passed || (self.has_news() && waited >= WRITE_EVERY) {
                 self.write().await?;
             }
         }
+    }
+
+    /// Whether something happened that the row does not tell yet.
+    fn has_news(&self) -> bool {
+        self.delivered + self.dead_lettered + self.lost > 0
     }
 
     /// Events for this target, at most a batch of them, and the place of the last event that was looked at.
@@ -170,6 +175,9 @@ impl Delivery {
     ) -> Result<(Vec<(Event, Message)>, Place), Broken> {
         let (mut batch, mut last) = (Vec::new(), self.done);
         let mut deadline = Instant::now() + IDLE;
+        if self.has_news() {
+            deadline = deadline.min(self.written_at + WRITE_EVERY);
+        }
         while batch.len() < settings.batch && self.skipped < SKIPPED_MAX {
             let event = match watcher.next(deadline).await? {
                 Next::Event(event) => *event,
