@@ -46,25 +46,38 @@ impl Gateway {
     pub async fn set_range(&self, call: &Call, asked: SetRange, wait: Duration) -> Result<Done<RangeSet>, Error> {
         let deadline = Instant::now() + wait;
         let unlocks = asked.mode.is_none();
-        let give_up = Op::CancelRange(asked.clone());
-        let read = |reply| Some((ranged(reply).ok()?, give_up));
-        let (revision, set, place) = match self.take_place(call, Op::SetRange(asked.clone()), read).await {
+        let (revision, set, place) = match self.begin_range(call, asked.clone()).await {
             Err(Error::Refused(Refusal::RangeHeld { holder })) => {
                 return Ok(Done { revision: self.revision_now(), value: RangeSet::InTheWay(Some(holder)) });
             }
-            placed => placed?,
+            begun => begun?,
         };
-        let Some(waits) = set.wait else {
-            place.keep();
-            let value = match set {
-                Ranged { token: Some(token), .. } => RangeSet::Held(token),
-                Ranged { held: Some(holder), .. } => RangeSet::InTheWay(Some(holder)),
-                _ if unlocks => RangeSet::Unlocked,
-                _ => return Err(Error::UnexpectedReply),
-            };
-            return Ok(Done { revision, value });
+        if let (Some(waits), Some(place)) = (set.wait, place) {
+            return self.await_range(call, asked, place, waits, deadline).await;
+        }
+        let value = match set {
+            Ranged { token: Some(token), .. } => RangeSet::Held(token),
+            Ranged { held: Some(holder), .. } => RangeSet::InTheWay(Some(holder)),
+            _ if unlocks => RangeSet::Unlocked,
+            _ => return Err(Error::UnexpectedReply),
         };
-        self.await_range(call, asked, place, waits, deadline).await
+        Ok(Done { revision, value })
+    }
+
+    /// Asks for a range; a place only when it waits.
+    async fn begin_range(&self, call: &Call, asked: SetRange) -> Result<(Revision, Ranged, Option<Place>), Error> {
+        if asked.ticket.is_none() {
+            let (revision, reply) = self.authorized(call, Op::SetRange(asked)).await?;
+            return Ok((revision, ranged(reply)?, None));
+        }
+        let give_up = Op::CancelRange(asked.clone());
+        let read = |reply| Some((ranged(reply).ok()?, give_up));
+        let (revision, set, place) = self.take_place(call, Op::SetRange(asked), read).await?;
+        if set.wait.is_some() {
+            return Ok((revision, set, Some(place)));
+        }
+        place.keep();
+        Ok((revision, set, None))
     }
 
     async fn await_range(
