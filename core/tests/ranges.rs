@@ -553,6 +553,22 @@ fn families_do_not_see_each_other() {
 }
 
 #[test]
+fn a_conversion_that_is_lost_frees_what_its_owner_held() {
+    let mut machine = Machine::new();
+    let session = lease(&mut machine);
+    let flock =
+        |owner, mode| SetRange { family: RangeFamily::Flock, ..ask("f", (session, owner), Some(mode), (0, MAX)) };
+    run(&mut machine, flock(1, Shared)).unwrap();
+    // One open file in two threads: the one waits to hold it alone, the other shares it meanwhile.
+    assert!(run(&mut machine, waiting(flock(2, Exclusive), 1)).unwrap().wait.is_some());
+    run(&mut machine, flock(2, Shared)).unwrap();
+    let lost = run(&mut machine, flock(1, Exclusive)).unwrap();
+    assert_eq!((lost.token, lost.held.unwrap().mode), (None, Shared));
+    assert_eq!(held(&machine, "f"), [((session, 2), Exclusive, 0, MAX)]);
+    assert_eq!(state(&machine, "f").waits, []);
+}
+
+#[test]
 fn a_write_fenced_by_a_lease_is_refused_after_its_end() {
     let mut machine = Machine::new();
     let bucket = machine.create_bucket("abc");
