@@ -18,7 +18,7 @@ use crate::id::{MILLIS_MAX, Millis, Place, RequestId, Revision};
 use crate::keyspace::{Keyspace, key};
 use crate::kv::{Batch, KeyRange, KvRead, Overlay};
 use crate::record::{Record, ReplyRow, StateRow};
-use crate::rules::{REPLIES_MAX, REPLIES_MS, bucket, lock, maintain, multipart, notify, object, rename};
+use crate::rules::{REPLIES_MAX, REPLIES_MS, bucket, lock, maintain, multipart, notify, object, range, rename};
 use crate::state::{FEATURE_LEVEL, Reader, Stop};
 
 /// What a command came to.
@@ -108,6 +108,8 @@ fn run(txn: &mut Txn<'_>, op: &Op) -> Result<Reply, Stop> {
         Op::SetTarget(op) => notify::set_target(txn, op),
         Op::RemoveTarget(op) => notify::remove_target(txn, op),
         Op::AdvanceTarget(op) => notify::advance_target(txn, op),
+        Op::SetRange(op) => range::set(txn, op),
+        Op::CancelRange(op) => range::cancel(txn, op),
     }
 }
 

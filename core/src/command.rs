@@ -5,6 +5,7 @@
 
 mod lock;
 mod notify;
+mod range;
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,7 @@ pub use self::lock::{
     AcquireLock, ExpireLease, GrantLease, Granted, PutEphemeral, ReleaseLease, RemoveEphemeral, RenewLease,
 };
 pub use self::notify::{AdvanceTarget, RemoveTarget, SetTarget};
+pub use self::range::{RangeHolder, Ranged, SetRange};
 
 /// A mutation, replicated by the log.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -40,14 +42,14 @@ pub struct Command {
     pub fences: Option<Vec<Fence>>,
 }
 
-/// A grant of a lock, as a fenced request names it.
+/// A grant of a lock, or a lease, as a fenced request names it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Fence {
-    /// The lock.
+    /// The lock; empty when the lease itself must live.
     #[n(0)]
     pub name: String,
-    /// The fencing token: the revision of the grant.
+    /// The fencing token: the revision of the grant; without a lock the lease.
     #[n(1)]
     pub token: Revision,
 }
@@ -89,6 +91,8 @@ impl Command {
                 | Op::ExpireLease(_)
                 | Op::RemoveEphemeral(_)
                 | Op::RemoveTarget(_)
+                | Op::SetRange(SetRange { mode: None, .. })
+                | Op::CancelRange(_)
         )
     }
 }
@@ -192,6 +196,12 @@ pub enum Op {
     /// Moves the cursor of a target.
     #[n(31)]
     AdvanceTarget(#[n(0)] AdvanceTarget),
+    /// Locks, converts or unlocks a range of a file, or waits for it.
+    #[n(39)]
+    SetRange(#[n(0)] SetRange),
+    /// Gives up the wait that the same [`Op::SetRange`] began.
+    #[n(40)]
+    CancelRange(#[n(0)] SetRange),
 }
 
 impl Op {
@@ -226,7 +236,9 @@ impl Op {
             | Self::TrimEvents(_)
             | Self::SetTarget(_)
             | Self::RemoveTarget(_)
-            | Self::AdvanceTarget(_) => None,
+            | Self::AdvanceTarget(_)
+            | Self::SetRange(_)
+            | Self::CancelRange(_) => None,
         }
     }
 }
@@ -806,6 +818,9 @@ pub enum Reply {
     /// A lease.
     #[n(10)]
     Granted(#[n(0)] Granted),
+    /// A range of a file.
+    #[n(30)]
+    Ranged(#[n(0)] Ranged),
 }
 
 /// A version that was written.

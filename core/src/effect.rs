@@ -11,6 +11,8 @@ pub enum Effect {
     DigestQueued,
     /// A lease came to be, was renewed or granted, or ended.
     Lease(crate::id::Revision),
+    /// A wait for a range was granted or given up; its number is never that of a lease, since a revision makes one of both.
+    RangeWait(crate::id::Revision),
     /// A target came to be, was changed or removed.
     TargetsChanged,
 }

@@ -170,6 +170,30 @@ pub enum Error {
         #[n(0)]
         oldest: crate::id::Revision,
     },
+    /// Another owner holds a range that is in the way.
+    #[n(31)]
+    #[error("the range is held")]
+    RangeHeld {
+        /// Who is in the way.
+        #[n(0)]
+        holder: crate::command::RangeHolder,
+    },
+    /// The wait would never end: whoever is in the way waits for the one who asks.
+    #[n(32)]
+    #[error("waiting for the range would be a deadlock")]
+    Deadlock,
+    /// As many ranges are held or awaited, of the file or with the lease, as may be.
+    #[n(33)]
+    #[error("no more ranges can be locked")]
+    NoLocks,
+    /// The request is fenced by a lease that has ended.
+    #[n(34)]
+    #[error("the lease {lease} of the fence has ended")]
+    FenceLeaseEnded {
+        /// The lease.
+        #[n(0)]
+        lease: crate::id::Revision,
+    },
     /// No target of this name.
     #[n(36)]
     #[error("the target does not exist")]
@@ -223,6 +247,10 @@ impl Error {
             | Self::PrefixExists
             | Self::LockHeld
             | Self::FencingTokenStale { .. }
+            | Self::RangeHeld { .. }
+            | Self::Deadlock
+            | Self::NoLocks
+            | Self::FenceLeaseEnded { .. }
             | Self::Compacted { .. } => Kind::Conflict,
             Self::QueueFull | Self::BlobCondemned | Self::Expired | Self::Changed => Kind::Busy,
         }

@@ -42,7 +42,7 @@ pub enum Keyspace {
     Queues = 12,
     /// Stamp, request id → reply.
     Dedupe = 13,
-    /// Locks with holders and waiters, leases, ephemeral keys.
+    /// Locks with holders and waiters, leases, ephemeral keys, ranges of files.
     Locks = 14,
     /// Revision, ordinal → what happened.
     Events = 15,
@@ -111,6 +111,12 @@ impl Keyspace {
 pub mod key {
     use super::{BlobId, BucketId, BucketName, ContentId, GROUP, Millis, ObjectId, Place, RequestId};
     use crate::record::DecodeError;
+
+    mod range;
+    pub use range::{
+        range, range_count, range_count_of, range_count_resource, range_parts, range_wait, range_wait_of,
+        range_wait_of_parts, range_wait_parts, range_waits, range_waits_of, ranges,
+    };
 
     /// Starts a key: the group.
     #[derive(Clone, Debug)]

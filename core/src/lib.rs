@@ -24,7 +24,7 @@
 //!   as a stream.
 //! - [`apply`]: one command on one view. [`rules`]: what each does, and who may ask ([`rules::authorize`]).
 //! - [`state`]: typed point reads. [`view`]: versions and where their bytes are. [`list`]: listings by seeking. [`resume`]:
-//!   reads that outlive their view. [`queue`]: what waits for jobs. [`lock`]: locks, leases, ephemeral keys. [`event`]: what
+//!   reads that outlive their view. [`queue`]: what waits for jobs. [`lock`]: locks, leases, ephemeral keys. [`range`]: ranges of files that are locked. [`event`]: what
 //!   each commit tells. [`notify`]: where that goes.
 //!
 //! A write in one breath: bytes are uploaded under a [`id::BlobId`] that nobody else has; a [`command::Op::PutObject`] names
@@ -67,6 +67,7 @@ pub mod lock;
 pub mod notify;
 pub mod path;
 pub mod queue;
+pub mod range;
 pub mod record;
 pub mod resume;
 pub mod rules;

@@ -87,7 +87,8 @@ proptest! {
         let _ = (key::page_parts(&bytes), key::upload_parts(&bytes), key::part_number(&bytes), key::blob_id(&bytes));
         let _ = (key::due_ms(&bytes), key::ended_parts(&bytes), key::queued_blob_parts(&bytes));
         let _ = (key::queued_content_id(&bytes), key::queued_upload_parts(&bytes), key::queued_digest_parts(&bytes));
-        let _ = key::reply_stamp(&bytes);
+        let _ = (key::range_parts(&bytes), key::range_wait_parts(&bytes), key::range_count_resource(&bytes));
+        let _ = (key::range_wait_of_parts(&bytes), key::reply_stamp(&bytes));
     }
 }
 

@@ -86,7 +86,7 @@ fn every_table_of_variants_is_what_is_stored() {
 fn every_operation_lists_its_fields() {
     let all = samples::commands();
     let rows = FORMATS.lines().skip_while(|line| *line != "<!-- variants: command- 2 -->").skip(3);
-    let mut checked = 0;
+    let mut by_reference = 0;
     for row in rows.take_while(|row| row.starts_with('|')) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let variant: u64 = cells[1].parse().unwrap();
@@ -94,6 +94,7 @@ fn every_operation_lists_its_fields() {
             cells[3].split(", ").filter_map(|field| field.split(' ').next().and_then(|word| word.parse().ok()));
         let listed: Vec<u64> = fields.collect();
         if listed.is_empty() {
+            by_reference += 1;
             continue;
         }
         let mut trees = all.iter().map(|sample| Tree::parse(&sample.bytes));
@@ -101,9 +102,8 @@ fn every_operation_lists_its_fields() {
         let Tree::Map(stored) = tree.at(&[2, 1, 0]) else { panic!("{row}") };
         let stored: Vec<Tree> = stored.iter().map(|(key, _)| key.clone()).collect();
         assert_eq!(listed.into_iter().map(Tree::Number).collect::<Vec<_>>(), stored, "{row}");
-        checked += 1;
     }
-    assert_eq!(checked, 30);
+    assert_eq!(by_reference, 2, "all but a bucket reference and an upload reference list their fields");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use holdfast_core::id::*;
 use holdfast_core::keyspace::key::{self, Queue};
+use holdfast_core::range::RangeFamily;
 use support::cbor::Tree;
 use support::{hex, samples};
 
@@ -111,6 +112,11 @@ fn keys_are_taken_apart_again() {
     assert_eq!(key::notification_revision(&key::notification(&abc(), 258)).unwrap(), 258);
     let ended = key::ended_notification_parts(&key::ended_notification(260, 258, &abc()));
     assert_eq!(ended.unwrap(), (260, 258, abc()));
+    assert_eq!(key::range_parts(&key::range("a/b", RangeFamily::Flock, 258, 7, 10)).unwrap(), (258, 7, 10));
+    assert_eq!(key::range_wait_parts(&key::range_wait("a/b", 260)).unwrap(), ("a/b".to_owned(), 260));
+    assert_eq!(key::range_count_resource(&key::range_count_of(258, "a/b")).unwrap(), "a/b");
+    assert_eq!(key::range_count_resource(&key::range_count(258)).unwrap(), "");
+    assert_eq!(key::range_wait_of_parts(&key::range_wait_of(258, 7, 260, "a/b")).unwrap(), (260, "a/b".to_owned()));
     assert_eq!(key::event_place(&key::event(place)).unwrap(), place);
     assert_eq!(key::reply_stamp(&key::reply(ms, RequestId::new(ms, [8; 10]))), Some(ms));
 }
@@ -178,6 +184,8 @@ fn an_unknown_variant_is_refused_wherever_it_is() {
     check("command-copy-object", &[2, 1, 0, 0, 3, 1, 0, 0]);
     check("command-delete-objects", &[2, 1, 0, 1, 0, 2, 0, 0]); // Match of an entry
     check("command-set-document", &[2, 1, 0, 1]); // Document
+    check("command-set-range", &[2, 1, 0, 3]); // RangeFamily
+    check("command-set-range", &[2, 1, 0, 4]); // LockMode, optional
     check("reply-written", &[0]); // Reply
     check("reply-deleted", &[1, 0, 1, 2, 0, 0]); // Error of an entry
     check("refused-no-such-key", &[1, 0, 0]); // Error

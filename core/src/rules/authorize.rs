@@ -234,7 +234,9 @@ pub fn needs(op: &Op) -> Vec<(Action, Resource)> {
         | Op::ReleaseLease(_)
         | Op::GrantLease(_)
         | Op::PutEphemeral(_)
-        | Op::RemoveEphemeral(_) => vec![(Action::UseLocks, Resource::Service)],
+        | Op::RemoveEphemeral(_)
+        | Op::SetRange(_)
+        | Op::CancelRange(_) => vec![(Action::UseLocks, Resource::Service)],
         Op::SetTarget(_) | Op::RemoveTarget(_) => vec![(Action::ManageTargets, Resource::Service)],
         Op::Condemn(_)
         | Op::Forget(_)

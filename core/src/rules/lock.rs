@@ -20,6 +20,7 @@ use crate::id::Revision;
 use crate::keyspace::{Keyspace, key};
 use crate::kv::KeyRange;
 use crate::lock::{EphemeralRow, LeaseLock, LeaseRow, LockMode};
+use crate::rules::range;
 use crate::state::Stop;
 
 /// Bytes of the name of a lock or of an ephemeral key.
@@ -165,6 +166,7 @@ fn end(txn: &mut Txn<'_>, lease: Revision, row: LeaseRow, kind: EventKind) -> Re
     for name in keys {
         remove_key(txn, lease, &name);
     }
+    range::end_of_lease(txn, lease)?;
     let Some(lock) = row.lock else { return Ok(()) };
     let mut state = txn.reader().lock(&lock.name)?;
     match lock.token {
@@ -273,9 +275,14 @@ fn remove_key(txn: &mut Txn<'_>, lease: Revision, name: &str) {
     txn.event(EventRow { key: Some(name.to_owned()), ..EventRow::new(EventKind::KeyRemoved) });
 }
 
-/// Whether each fence names a lock that has a live grant with its token.
+/// Whether each fence names a lock that has a live grant with its token, or a lease that lives.
 pub(crate) fn check_fences(txn: &Txn<'_>, fences: &[Fence]) -> Result<(), Stop> {
     for fence in fences {
+        if fence.name.is_empty() {
+            let lease = fence.token;
+            txn.reader().lease(lease)?.ok_or(Error::FenceLeaseEnded { lease })?;
+            continue;
+        }
         if !txn.reader().any(Keyspace::Locks, &key::lock_grants(&fence.name, fence.token))? {
             return Err(Error::FencingTokenStale { name: fence.name.clone() }.into());
         }

@@ -9,6 +9,7 @@ pub(crate) mod maintain;
 pub(crate) mod multipart;
 pub mod notify;
 pub(crate) mod object;
+pub mod range;
 pub(crate) mod rename;
 
 /// Entries of one DeleteObjects. Source: S3 API, DeleteObjects.

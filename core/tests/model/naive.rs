@@ -235,7 +235,7 @@ impl Naive {
             Op::Trim(op) => self.trim(op),
             Op::Join(op) => self.join(step, op),
             Op::SetDigest(op) => Ok(self.set_digest(op)),
-            // Locks, the feed and targets have tests of their own.
+            // Locks, ranges, the feed and targets have tests of their own.
             Op::AcquireLock(_)
             | Op::RenewLease(_)
             | Op::ReleaseLease(_)
@@ -243,6 +243,8 @@ impl Naive {
             | Op::GrantLease(_)
             | Op::PutEphemeral(_)
             | Op::RemoveEphemeral(_)
+            | Op::SetRange(_)
+            | Op::CancelRange(_)
             | Op::TrimEvents(_)
             | Op::SetTarget(_)
             | Op::RemoveTarget(_)

@@ -9,6 +9,7 @@ use holdfast_core::id::*;
 use holdfast_core::keyspace::key::{self, Queue};
 use holdfast_core::lock::{EphemeralRow, LeaseLock, LeaseRow, LockMode, LockRow};
 use holdfast_core::notify::TargetRow;
+use holdfast_core::range::{RangeCountRow, RangeFamily, RangeRow, RangeWaitRow};
 use holdfast_core::record::*;
 
 pub fn blob(number: u8) -> BlobId {
@@ -100,8 +101,32 @@ fn sample<R: Record + std::fmt::Debug>(name: &str, record: R) -> Sample {
 }
 
 pub fn records() -> Vec<Sample> {
-    let all = [records_of_names(), records_of_content(), records_of_state(), records_of_locks_and_events()];
+    let all = [
+        records_of_names(),
+        records_of_content(),
+        records_of_state(),
+        records_of_locks_and_events(),
+        records_of_ranges(),
+    ];
     all.into_iter().flatten().collect()
+}
+
+fn records_of_ranges() -> Vec<Sample> {
+    let wait = RangeWaitRow {
+        lease: 258,
+        owner: 7,
+        family: RangeFamily::Fcntl,
+        mode: LockMode::Shared,
+        start: 10,
+        end: u64::MAX,
+        pid: 4711,
+        ticket: 9,
+    };
+    vec![
+        sample("record-range", RangeRow { end: 299, mode: LockMode::Shared, pid: 4711, token: 260 }),
+        sample("record-range-wait", wait),
+        sample("record-range-count", RangeCountRow { rows: 3 }),
+    ]
 }
 
 fn records_of_locks_and_events() -> Vec<Sample> {
@@ -271,6 +296,11 @@ pub fn keys() -> Vec<(&'static str, Vec<u8>)> {
         ("key-lease", key::lease(258)),
         ("key-ephemeral", key::ephemeral("a/b")),
         ("key-ephemeral-link", key::ephemeral_link(258, "a/b")),
+        ("key-range", key::range("a/b", RangeFamily::Flock, 258, 7, 10)),
+        ("key-range-wait", key::range_wait("a/b", 260)),
+        ("key-range-count", key::range_count(258)),
+        ("key-range-count-of-file", key::range_count_of(258, "a/b")),
+        ("key-range-wait-of-owner", key::range_wait_of(258, 7, 260, "a/b")),
         ("key-event", key::event(PLACE)),
         ("key-target", key::target("audit")),
         ("key-notification", key::notification(&"abc".parse().unwrap(), 258)),
@@ -354,7 +384,7 @@ fn upload() -> UploadRef {
 
 /// Each mutation, some in two forms.
 pub fn ops() -> Vec<(&'static str, Op)> {
-    [object_ops(), upload_and_job_ops(), lock_and_feed_ops()].into_iter().flatten().collect()
+    [object_ops(), upload_and_job_ops(), lock_and_feed_ops(), range_ops()].into_iter().flatten().collect()
 }
 
 fn object_ops() -> Vec<(&'static str, Op)> {
@@ -521,6 +551,31 @@ fn lock_and_feed_ops() -> Vec<(&'static str, Op)> {
     ]
 }
 
+fn range_ops() -> Vec<(&'static str, Op)> {
+    let set = SetRange {
+        resource: "abc/7".into(),
+        lease: 258,
+        owner: 7,
+        family: RangeFamily::Fcntl,
+        mode: Some(LockMode::Shared),
+        start: 10,
+        end: 299,
+        ticket: Some(9),
+        pid: 4711,
+    };
+    let unlock =
+        SetRange { family: RangeFamily::Flock, mode: None, start: 0, end: u64::MAX, ticket: None, ..set.clone() };
+    vec![
+        ("set-range", Op::SetRange(set.clone())),
+        ("set-range-plain", Op::SetRange(unlock)),
+        ("cancel-range", Op::CancelRange(set)),
+    ]
+}
+
+fn range_holder() -> RangeHolder {
+    RangeHolder { lease: 258, owner: 7, pid: 4711, mode: LockMode::Exclusive, start: 10, end: 299 }
+}
+
 pub fn commands() -> Vec<Sample> {
     let request = RequestId::new(1_700_000_000_000, [8; 10]);
     let command = |op| Command { request, stamp_ms: 1_700_000_000_001, op, fences: None };
@@ -561,6 +616,7 @@ pub fn replies() -> Vec<Sample> {
         sample("reply-part-written", Reply::PartWritten(part)),
         sample("reply-trimmed", Reply::Trimmed { rows: 1000, more: true }),
         sample("reply-condemned", Reply::Condemned(vec![blob(4), blob(5)])),
+        sample("reply-ranged", Reply::Ranged(Ranged { token: Some(260), wait: Some(259), held: Some(range_holder()) })),
         sample("reply-granted", Reply::Granted(Granted { lease: 258, token: Some(260), ttl_ms: 30_000 })),
     ]
 }
@@ -600,6 +656,10 @@ pub fn errors() -> Vec<Sample> {
         ("no-such-lease", Error::NoSuchLease),
         ("fencing-token-stale", Error::FencingTokenStale { name: "jobs/nightly".into() }),
         ("compacted", Error::Compacted { oldest: 258 }),
+        ("range-held", Error::RangeHeld { holder: range_holder() }),
+        ("deadlock", Error::Deadlock),
+        ("no-locks", Error::NoLocks),
+        ("fence-lease-ended", Error::FenceLeaseEnded { lease: 258 }),
         ("no-such-target", Error::NoSuchTarget),
     ];
     errors.into_iter().map(|(name, error)| sample(&format!("refused-{name}"), Reply::Refused(error))).collect()

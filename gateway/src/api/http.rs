@@ -10,6 +10,7 @@ mod listen;
 mod locks;
 mod members;
 mod objects;
+mod ranges;
 mod status;
 mod targets;
 mod watch;
@@ -107,6 +108,10 @@ impl S3Route for HttpRoute {
             }
             ("GET", "v1/watch") => watch::watch(&self.gateway, &request).await,
             (_, "v1/locks" | "v1/leases" | "v1/keys") => leases::collection(&self.gateway, request).await,
+            (_, "v1/ranges") => ranges::collection(&self.gateway, &request).await,
+            (_, path) if path.starts_with("v1/ranges/") => {
+                ranges::range(&self.gateway, &request, &path["v1/ranges/".len()..]).await
+            }
             (_, path) if path.starts_with("v1/locks/") => {
                 locks::lock(&self.gateway, &request, &path["v1/locks/".len()..]).await
             }

@@ -1,4 +1,4 @@
-//! Who waits on this node for a lease to be granted or to end, and is woken by what the state machine tells.
+//! Who waits on this node for a lease or a range to be granted or to end, and is woken by what the state machine tells.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -12,11 +12,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::cluster::Effects;
 
-/// Wakes those who wait for leases on this node.
+/// Wakes those who wait on this node, by the revision of what they wait for: a lease, or a wait for a range.
 #[derive(Clone, Default)]
 pub(crate) struct LeaseNotifier(Arc<Mutex<HashMap<Revision, Arc<Notify>>>>);
 
-/// Hears of changes of one lease.
+/// Hears of changes of one lease or wait.
 pub(crate) struct LeaseSubscription {
     notifier: LeaseNotifier,
     lease: Revision,
@@ -25,7 +25,11 @@ pub(crate) struct LeaseSubscription {
 
 impl Drop for LeaseSubscription {
     fn drop(&mut self) {
-        self.notifier.subscribed().remove(&self.lease);
+        let mut subscribed = self.notifier.subscribed();
+        // The same request may wait twice: the map's and the own handle are the last two.
+        if Arc::strong_count(&self.notify) <= 2 {
+            subscribed.remove(&self.lease);
+        }
     }
 }
 
@@ -66,7 +70,7 @@ impl LeaseNotifier {
     fn notify(&self, effects: &[Effect]) {
         let subscribed = self.subscribed();
         for effect in effects {
-            if let Effect::Lease(lease) = effect
+            if let Effect::Lease(lease) | Effect::RangeWait(lease) = effect
                 && let Some(notify) = subscribed.get(lease)
             {
                 // Kept for whoever is not listening at this moment: there is one at most.

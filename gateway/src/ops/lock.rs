@@ -9,18 +9,17 @@ use holdfast_core::command::{
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{Millis, Revision};
 use holdfast_core::lock::{Claim, EphemeralRow, LeaseRow, LockMode, LockState};
-use holdfast_core::rules::authorize::{Action, AuthorizedOp, Resource};
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use holdfast_core::rules::authorize::{Action, Resource};
+use holdfast_core::view::View;
+use tokio::time::Instant;
 
+use super::wait::Look;
 use super::{Call, Done, done, view_of};
 use crate::error::Error;
 use crate::gateway::Gateway;
 
 /// Holders and waiters that an answer names.
 pub const CLAIMS_SHOWN_MAX: usize = 100;
-/// How often whoever waits looks by itself.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Locks, leases or keys of one answer.
 pub const LISTED_MAX: usize = 1000;
 
@@ -61,25 +60,30 @@ impl Gateway {
         let wait_ms = Millis::try_from(want.wait.as_millis()).unwrap_or(Millis::MAX);
         let Acquire { name, mode, owner, ttl_ms, .. } = want;
         let op = Op::AcquireLock(AcquireLock { name: name.clone(), mode, owner, ttl_ms, wait_ms });
-        let (revision, granted, mut place) = match self.take_place(call, op, name.clone()).await {
+        let of_lock = Some(name.clone());
+        let read = move |reply| match reply {
+            Reply::Granted(granted) => {
+                // A grant that nobody hears of any more is released, too.
+                let lease = granted.lease;
+                Some((granted, Op::ReleaseLease(ReleaseLease { lease, name: of_lock, unless_granted: false })))
+            }
+            _ => None,
+        };
+        let (revision, granted, place) = match self.take_place(call, op, read).await {
             Err(Error::Refused(Refusal::LockHeld)) => return self.held(call, &name).await,
             placed => placed?,
         };
         if granted.token.is_some() {
-            place.gateway = None;
+            place.keep();
             return Ok(Done { revision, value: Acquired::Granted(granted) });
         }
-        let token = tokio::select! {
-            token = self.await_grant(call, granted.lease, deadline) => token?,
-            // The place goes while there is a cluster to tell.
-            () = self.left() => None,
-        };
+        let token = self.await_lock(call, granted.lease, deadline).await?;
         // Whoever waits no more says so; a grant that came meanwhile counts.
         let token = match token {
             Some(token) => Some(token),
             None => self.give_up(&place.call, name.clone(), granted.lease).await?,
         };
-        place.gateway = None;
+        place.keep();
         match token {
             Some((revision, token)) => {
                 let granted = Granted { token: Some(token), ..granted };
@@ -89,54 +93,19 @@ impl Gateway {
         }
     }
 
-    /// Acquires, and holds on to what came of it: whoever goes away meanwhile gives it back.
-    async fn take_place(&self, call: &Call, op: Op, name: String) -> Result<(Revision, Granted, Queued), Error> {
-        let (own, call) = (self.clone(), call.clone());
-        let (placed, place) = oneshot::channel();
-        self.in_background(async move {
-            let done = own.lease_command(&call, op).await.map(|(revision, granted)| {
-                // What gives up holds no other lock.
-                let call = Call { fences: Vec::new(), ..call.again() };
-                let place = Queued { gateway: Some(own.clone()), call, name, lease: granted.lease };
-                (revision, granted, place)
-            });
-            // Nobody waits for it: dropped, it is given back.
-            drop(placed.send(done));
-        });
-        place.await.map_err(|_| Error::Stopping)?
-    }
-
     /// The revision that was looked at and the token, once a lease is granted.
-    async fn await_grant(
+    async fn await_lock(
         &self,
         call: &Call,
         lease: Revision,
         deadline: Instant,
     ) -> Result<Option<(Revision, Revision)>, Error> {
         let permit = call.permit(Action::UseLocks, Resource::Service)?;
-        let subscription = self.lease_notifier().subscribe(lease);
-        loop {
-            let changed = subscription.notify.notified();
-            // The node's own state: that is what the notifier tells of.
-            if let Ok(view) = self.cluster().view_now() {
-                let revision = view.revision();
-                match view_of(&view).lease(&permit, lease) {
-                    Ok(Some(row)) => {
-                        if let Some(token) = row.lock.and_then(|lock| lock.token) {
-                            return Ok(Some((revision, token)));
-                        }
-                    }
-                    // Not applied here yet, or ended: the command that gives up finds out which.
-                    Ok(None) if revision >= lease => return Ok(None),
-                    Ok(None) | Err(_) => {}
-                }
-            }
-            // A state that came as a snapshot tells of no lease.
-            let look = deadline.min(Instant::now() + LOOK_EVERY);
-            if timeout_at(look, changed).await.is_err() && Instant::now() >= deadline {
-                return Ok(None);
-            }
-        }
+        let look = |view: &View<'_>| {
+            let Some(row) = view.lease(&permit, lease)? else { return Ok(Look::Gone) };
+            Ok(row.lock.and_then(|lock| lock.token).map_or(Look::Waits, Look::Granted))
+        };
+        Ok(self.await_grant(lease, deadline, look).await)
     }
 
     async fn held(&self, call: &Call, name: &str) -> Result<Done<Acquired>, Error> {
@@ -144,12 +113,8 @@ impl Gateway {
         Ok(Done { revision, value: Acquired::Held(value) })
     }
 
-    async fn lock_command(&self, call: &Call, op: Op) -> Result<(Revision, Reply), Error> {
-        self.commit(AuthorizedOp::authorize(op, call.caller, &call.context)?, call.origin()).await
-    }
-
     async fn lease_command(&self, call: &Call, op: Op) -> Result<(Revision, Granted), Error> {
-        match self.lock_command(call, op).await? {
+        match self.authorized(call, op).await? {
             (revision, Reply::Granted(granted)) => Ok((revision, granted)),
             _ => Err(Error::UnexpectedReply),
         }
@@ -158,7 +123,7 @@ impl Gateway {
     /// Leaves the queue; the revision and token when the lock was granted first.
     async fn give_up(&self, call: &Call, name: String, lease: Revision) -> Result<Option<(Revision, Revision)>, Error> {
         let op = Op::ReleaseLease(ReleaseLease { lease, name: Some(name), unless_granted: true });
-        match self.lock_command(call, op).await {
+        match self.authorized(call, op).await {
             Ok((revision, Reply::Granted(granted))) => Ok(granted.token.map(|token| (revision, token))),
             // It has ended already.
             Ok((_, Reply::Done)) | Err(Error::Refused(Refusal::NoSuchLease)) => Ok(None),
@@ -181,7 +146,7 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::renew_lease`].
     pub async fn release_lease(&self, call: &Call, lease: Revision, name: Option<String>) -> Result<Done<()>, Error> {
-        done(self.lock_command(call, Op::ReleaseLease(ReleaseLease { lease, name, unless_granted: false })).await?)
+        done(self.authorized(call, Op::ReleaseLease(ReleaseLease { lease, name, unless_granted: false })).await?)
     }
 
     /// Makes a lease without a lock.
@@ -205,7 +170,7 @@ impl Gateway {
         lease: Revision,
         if_absent: bool,
     ) -> Result<Done<()>, Error> {
-        done(self.lock_command(call, Op::PutEphemeral(PutEphemeral { name, value, lease, if_absent })).await?)
+        done(self.authorized(call, Op::PutEphemeral(PutEphemeral { name, value, lease, if_absent })).await?)
     }
 
     /// Removes an ephemeral key; an absent one is removed.
@@ -213,7 +178,7 @@ impl Gateway {
     /// # Errors
     /// [`Error::Refused`].
     pub async fn remove_ephemeral(&self, call: &Call, name: String) -> Result<Done<()>, Error> {
-        done(self.lock_command(call, Op::RemoveEphemeral(RemoveEphemeral { name })).await?)
+        done(self.authorized(call, Op::RemoveEphemeral(RemoveEphemeral { name })).await?)
     }
 
     /// Who holds a lock and who waits, at most [`CLAIMS_SHOWN_MAX`] each.
@@ -287,28 +252,5 @@ impl Gateway {
         let view = self.read_view(call).await?;
         let row = view_of(&view).ephemeral(&permit, name)?.ok_or(Refusal::NoSuchKey)?;
         Ok(Done { revision: view.revision(), value: row })
-    }
-}
-
-/// A place in a queue, given up when whoever waits goes away.
-struct Queued {
-    gateway: Option<Gateway>,
-    call: Call,
-    name: String,
-    lease: Revision,
-}
-
-impl Drop for Queued {
-    fn drop(&mut self) {
-        let Some(gateway) = self.gateway.take() else { return };
-        let (call, name, lease) = (self.call.again(), std::mem::take(&mut self.name), self.lease);
-        let own = gateway.clone();
-        gateway.in_background(async move {
-            // A grant that nobody hears of any more is released, too.
-            let released = own.release_lease(&call, lease, Some(name)).await;
-            if let Err(error) = released {
-                tracing::debug!(error = crate::backend::chain(&error), lease, "a place in a queue ends by itself");
-            }
-        });
     }
 }

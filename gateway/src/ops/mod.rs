@@ -18,9 +18,11 @@ pub mod list;
 pub mod lock;
 pub mod multipart;
 pub mod put;
+pub mod range;
 pub mod rename;
 pub mod tagging;
 pub mod target;
+mod wait;
 
 use holdfast_core::command::{BucketRef, Conditions, Fence, Match, Reply, Written};
 use holdfast_core::error::Error as Refusal;

@@ -124,6 +124,10 @@ fn refused(refusal: &Refusal) -> Answer {
         Refusal::NoSuchLease => custom("NoSuchLease", StatusCode::NOT_FOUND),
         Refusal::NoSuchTarget => custom("NoSuchTarget", StatusCode::NOT_FOUND),
         Refusal::FencingTokenStale { .. } => custom("FencingTokenStale", StatusCode::PRECONDITION_FAILED),
+        Refusal::RangeHeld { .. } => custom("RangeHeld", StatusCode::CONFLICT),
+        Refusal::Deadlock => custom("Deadlock", StatusCode::CONFLICT),
+        Refusal::NoLocks => custom("NoLocks", StatusCode::CONFLICT),
+        Refusal::FenceLeaseEnded { .. } => custom("FencingTokenStale", StatusCode::PRECONDITION_FAILED),
         Refusal::Compacted { .. } => custom("Compacted", StatusCode::GONE),
     }
 }
@@ -253,6 +257,10 @@ fn refusal_message(refusal: &Refusal) -> Option<String> {
         | Refusal::NoSuchLease
         | Refusal::NoSuchTarget
         | Refusal::FencingTokenStale { .. }
+        | Refusal::RangeHeld { .. }
+        | Refusal::Deadlock
+        | Refusal::NoLocks
+        | Refusal::FenceLeaseEnded { .. }
         | Refusal::Compacted { .. } => {
             Some(sentence(&refusal.to_string()))
         }

@@ -52,7 +52,7 @@ fn request_of<T>(req: &S3Request<T>) -> RequestId {
     req.extensions.get::<RequestId>().copied().unwrap_or_else(request_id::mint)
 }
 
-/// `x-holdfast-fence: NAME=TOKEN`, once for each lock.
+/// `x-holdfast-fence: NAME=TOKEN`, once for each lock; `=LEASE` of a lease that must live.
 fn fences(headers: &HeaderMap) -> S3Result<Vec<Fence>> {
     /// More are a mistake.
     const FENCES_MAX: usize = 16;
@@ -63,7 +63,8 @@ fn fences(headers: &HeaderMap) -> S3Result<Vec<Fence>> {
             let name = percent_encoding::percent_decode_str(name).decode_utf8().ok()?.into_owned();
             Some(Fence { name, token: token.parse().ok()? })
         });
-        fences.push(fence.ok_or_else(|| invalid("x-holdfast-fence is NAME=TOKEN, the token a number"))?);
+        fences
+            .push(fence.ok_or_else(|| invalid("x-holdfast-fence is NAME=TOKEN or =LEASE, token and lease a number"))?);
     }
     if fences.len() > FENCES_MAX {
         return Err(invalid("at most 16 fences"));
