@@ -4,6 +4,7 @@
 //! proposer. Numbers of variants and fields never change meaning; new ones are added at the end.
 
 mod lock;
+mod topic;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,9 @@ use crate::record::{
 
 pub use self::lock::{
     AcquireLock, ExpireLease, GrantLease, Granted, PutEphemeral, ReleaseLease, RemoveEphemeral, RenewLease,
+};
+pub use self::topic::{
+    Acknowledge, Acknowledged, Claim, Claimed, DeleteTopic, Delivery, Publish, Published, SetGroup, SetTopic, TrimTopic,
 };
 
 /// A mutation, replicated by the log.
@@ -86,6 +90,9 @@ impl Command {
                 | Op::ReleaseLease(_)
                 | Op::ExpireLease(_)
                 | Op::RemoveEphemeral(_)
+                | Op::DeleteTopic(_)
+                | Op::Acknowledge(_)
+                | Op::TrimTopic(_)
         )
     }
 }
@@ -180,6 +187,27 @@ pub enum Op {
     /// Removes events that are too old or too many.
     #[n(28)]
     TrimEvents(#[n(0)] TrimEvents),
+    /// Creates a topic, or changes how long its messages are kept.
+    #[n(32)]
+    SetTopic(#[n(0)] SetTopic),
+    /// Removes a topic with its messages and groups, or one of its groups.
+    #[n(33)]
+    DeleteTopic(#[n(0)] DeleteTopic),
+    /// Writes messages at the end of a topic.
+    #[n(34)]
+    Publish(#[n(0)] Publish),
+    /// Creates a group, changes its settings, or lets it begin anew.
+    #[n(35)]
+    SetGroup(#[n(0)] SetGroup),
+    /// Makes a lease that holds messages for a consumer.
+    #[n(36)]
+    Claim(#[n(0)] Claim),
+    /// Messages of a claim are done.
+    #[n(37)]
+    Acknowledge(#[n(0)] Acknowledge),
+    /// Removes messages that are too old or too many, or what deleted topics and groups left behind.
+    #[n(38)]
+    TrimTopic(#[n(0)] TrimTopic),
 }
 
 impl Op {
@@ -212,6 +240,13 @@ impl Op {
             | Self::PutEphemeral(_)
             | Self::RemoveEphemeral(_)
             | Self::TrimEvents(_) => None,
+            Self::SetTopic(_)
+            | Self::DeleteTopic(_)
+            | Self::Publish(_)
+            | Self::SetGroup(_)
+            | Self::Claim(_)
+            | Self::Acknowledge(_)
+            | Self::TrimTopic(_) => None,
         }
     }
 }
@@ -789,6 +824,15 @@ pub enum Reply {
     /// A lease.
     #[n(10)]
     Granted(#[n(0)] Granted),
+    /// Messages were published.
+    #[n(20)]
+    Published(#[n(0)] Published),
+    /// What a claim got.
+    #[n(21)]
+    Claimed(#[n(0)] Claimed),
+    /// Messages of a claim were acknowledged.
+    #[n(22)]
+    Acknowledged(#[n(0)] Acknowledged),
 }
 
 /// A version that was written.

@@ -11,4 +11,6 @@ pub enum Effect {
     DigestQueued,
     /// A lease came to be, was renewed or granted, or ended.
     Lease(crate::id::Revision),
+    /// A topic, by its id, got messages, or a group of it can claim some.
+    Topic(crate::id::Revision),
 }

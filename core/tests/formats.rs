@@ -103,7 +103,7 @@ fn every_operation_lists_its_fields() {
         assert_eq!(listed.into_iter().map(Tree::Number).collect::<Vec<_>>(), stored, "{row}");
         checked += 1;
     }
-    assert_eq!(checked, 27);
+    assert_eq!(checked, 34);
 }
 
 #[test]

@@ -65,6 +65,8 @@ pub enum Action {
     WatchEvents,
     /// Locks, leases and ephemeral keys.
     UseLocks,
+    /// Topics: publish, read, claim.
+    UseTopics,
     /// What jobs do.
     Maintain,
 }
@@ -233,13 +235,17 @@ pub fn needs(op: &Op) -> Vec<(Action, Resource)> {
         | Op::GrantLease(_)
         | Op::PutEphemeral(_)
         | Op::RemoveEphemeral(_) => vec![(Action::UseLocks, Resource::Service)],
+        Op::SetTopic(_) | Op::DeleteTopic(_) | Op::Publish(_) | Op::SetGroup(_) | Op::Claim(_) | Op::Acknowledge(_) => {
+            vec![(Action::UseTopics, Resource::Service)]
+        }
         Op::Condemn(_)
         | Op::Forget(_)
         | Op::Trim(_)
         | Op::Join(_)
         | Op::SetDigest(_)
         | Op::ExpireLease(_)
-        | Op::TrimEvents(_) => {
+        | Op::TrimEvents(_)
+        | Op::TrimTopic(_) => {
             vec![(Action::Maintain, Resource::Service)]
         }
     }

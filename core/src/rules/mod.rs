@@ -9,6 +9,7 @@ pub(crate) mod maintain;
 pub(crate) mod multipart;
 pub(crate) mod object;
 pub(crate) mod rename;
+pub mod topic;
 
 /// Entries of one DeleteObjects. Source: S3 API, DeleteObjects.
 pub const DELETE_ENTRIES_MAX: usize = 1000;

@@ -243,7 +243,14 @@ impl Naive {
             | Op::GrantLease(_)
             | Op::PutEphemeral(_)
             | Op::RemoveEphemeral(_)
-            | Op::TrimEvents(_) => unreachable!("the generator makes none"),
+            | Op::TrimEvents(_)
+            | Op::SetTopic(_)
+            | Op::DeleteTopic(_)
+            | Op::Publish(_)
+            | Op::SetGroup(_)
+            | Op::Claim(_)
+            | Op::Acknowledge(_)
+            | Op::TrimTopic(_) => unreachable!("the generator makes none"),
         }
     }
 

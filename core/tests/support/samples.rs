@@ -1,5 +1,7 @@
 //! One value of each stored kind, with every field set; and the plainest form where fields may be absent.
 
+mod topics;
+
 use std::collections::BTreeMap;
 
 use holdfast_core::command::*;
@@ -99,7 +101,13 @@ fn sample<R: Record + std::fmt::Debug>(name: &str, record: R) -> Sample {
 }
 
 pub fn records() -> Vec<Sample> {
-    let all = [records_of_names(), records_of_content(), records_of_state(), records_of_locks_and_events()];
+    let all = [
+        records_of_names(),
+        records_of_content(),
+        records_of_state(),
+        records_of_locks_and_events(),
+        topics::records(),
+    ];
     all.into_iter().flatten().collect()
 }
 
@@ -249,6 +257,10 @@ fn records_of_state() -> Vec<Sample> {
 }
 
 pub fn keys() -> Vec<(&'static str, Vec<u8>)> {
+    [keys_of_objects_and_locks(), topics::keys()].into_iter().flatten().collect()
+}
+
+fn keys_of_objects_and_locks() -> Vec<(&'static str, Vec<u8>)> {
     let bucket = BucketId(5);
     let object = "a\0é";
     vec![
@@ -339,7 +351,7 @@ fn upload() -> UploadRef {
 
 /// Each mutation, some in two forms.
 pub fn ops() -> Vec<(&'static str, Op)> {
-    [object_ops(), upload_and_job_ops(), lock_and_feed_ops()].into_iter().flatten().collect()
+    [object_ops(), upload_and_job_ops(), lock_and_feed_ops(), topics::ops()].into_iter().flatten().collect()
 }
 
 fn object_ops() -> Vec<(&'static str, Op)> {
@@ -571,9 +583,10 @@ pub fn errors() -> Vec<Sample> {
         ("fencing-token-stale", Error::FencingTokenStale { name: "jobs/nightly".into() }),
         ("compacted", Error::Compacted { oldest: 258 }),
     ];
-    errors.into_iter().map(|(name, error)| sample(&format!("refused-{name}"), Reply::Refused(error))).collect()
+    let errors = errors.into_iter().chain(topics::errors());
+    errors.map(|(name, error)| sample(&format!("refused-{name}"), Reply::Refused(error))).collect()
 }
 
 pub fn all() -> Vec<Sample> {
-    [records(), commands(), replies(), errors()].into_iter().flatten().collect()
+    [records(), commands(), replies(), topics::replies(), errors()].into_iter().flatten().collect()
 }
