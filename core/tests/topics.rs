@@ -610,3 +610,22 @@ fn set_group_of(topic: &str) -> Op {
     let (group, from) = ("g".into(), vec![]);
     Op::SetGroup(SetGroup { topic: topic.into(), group, from, ttl_ms: None, max_deliveries: None, dead_letter: None })
 }
+
+#[test]
+fn a_trim_of_large_messages_is_bounded_by_bytes() {
+    let mut machine = Machine::new();
+    let large = "x".repeat(MESSAGE_BYTES_MAX);
+    for _ in 0..20 {
+        machine.run(publish(TOPIC, &[&large]));
+    }
+    machine.run(set_topic(TOPIC_KEEP_MS_DEFAULT, 3 << 20));
+    assert_eq!(machine.run(trim(Some(TOPIC))), Reply::Trimmed { rows: 16, more: true });
+    assert_eq!(machine.run(trim(Some(TOPIC))), Reply::Trimmed { rows: 2, more: false });
+    for _ in 0..20 {
+        machine.run(publish(TOPIC, &[&large]));
+    }
+    machine.run(delete(None));
+    assert_eq!(machine.run(trim(None)), Reply::Trimmed { rows: 16, more: true });
+    assert_eq!(machine.run(trim(None)), Reply::Trimmed { rows: 7, more: false });
+    assert_eq!(rows_of_topics(&machine), 0);
+}

@@ -12,7 +12,7 @@
 //! commit together and the last of them marked; a mark says that everything up to a revision was delivered; what is not kept
 //! any more is an error with the oldest position, never a hole.
 
-pub(crate) mod lease_notifier;
+pub(crate) mod notifier;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -55,6 +55,8 @@ pub const CLAIM_MESSAGES_MAX: u32 = 1000;
 pub const CLAIM_BYTES_MAX: usize = 4 << 20;
 /// Life of a claim unless it or its group says otherwise.
 pub const CLAIM_TTL_MS_DEFAULT: Millis = 30_000;
+/// Bytes of messages that one command of the job reads before it stops and says that more is to do.
+pub const TRIM_BYTES_MAX: usize = 16 << 20;
 /// Most deliveries that a group may say.
 pub const DELIVERIES_MAX: u32 = 1000;
 
@@ -205,18 +207,19 @@ fn trim_messages(txn: &mut Txn<'_>, name: &str, most: u32) -> Result<Reply, Stop
         Err(Stop::Refused(Error::NoSuchTopic)) => return Ok(Reply::Trimmed { rows: 0, more: false }),
         found => found?,
     };
-    let (mut old, mut more) = (Vec::new(), false);
+    let (mut old, mut bytes, mut more) = (Vec::new(), 0, false);
     for message in txn.reader().rows(Keyspace::Topics, KeyRange::prefix(&key::messages(row.id))) {
         let (row_key, value) = message?;
         row.oldest_ms = MessageRow::decode(&value)?.at_ms;
         if !row.is_over(row.oldest_ms, txn.now_ms()) {
             break;
         }
-        if old.len() >= most as usize {
+        if old.len() >= most as usize || bytes >= TRIM_BYTES_MAX {
             more = true;
             break;
         }
         row.oldest = key::offset(&row_key)? + 1;
+        bytes += value.len();
         row.bytes -= (row_key.len() + value.len()) as u64;
         old.push(row_key.to_vec());
     }
@@ -237,18 +240,20 @@ fn trim_doomed(txn: &mut Txn<'_>, most: u32) -> Result<Reply, Stop> {
         let Some((doomed, _)) = next else { return Ok(Reply::Trimmed { rows, more: false }) };
         let id = key::doomed_id(&doomed)?;
         // An id is a topic's or a group's: what has none of one kind costs a look.
-        let mut of_it = Vec::new();
+        let (mut of_it, mut bytes) = (Vec::new(), 0);
         for prefix in [key::messages(id), key::redeliveries(id)] {
             for row in txn.reader().rows(Keyspace::Topics, KeyRange::prefix(&prefix)) {
-                if of_it.len() >= (most - rows) as usize {
+                if of_it.len() >= (most - rows) as usize || bytes >= TRIM_BYTES_MAX {
                     break;
                 }
-                of_it.push(row?.0.to_vec());
+                let (row_key, value) = row?;
+                bytes += value.len();
+                of_it.push(row_key.to_vec());
             }
         }
         rows += u32::try_from(of_it.len()).unwrap_or(u32::MAX);
         of_it.into_iter().for_each(|row_key| txn.delete(Keyspace::Topics, row_key));
-        if rows >= most {
+        if rows >= most || bytes >= TRIM_BYTES_MAX {
             return Ok(Reply::Trimmed { rows, more: true });
         }
         // Itself a row, so that many empty ones are bounded work, too.

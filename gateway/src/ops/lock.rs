@@ -6,6 +6,7 @@ use bytes::Bytes;
 use holdfast_core::command::{
     AcquireLock, GrantLease, Granted, Op, PutEphemeral, ReleaseLease, RemoveEphemeral, RenewLease, Reply,
 };
+use holdfast_core::effect::Effect;
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{Millis, Revision};
 use holdfast_core::lock::{Claim, EphemeralRow, LeaseRow, LockMode, LockState};
@@ -114,7 +115,7 @@ impl Gateway {
         deadline: Instant,
     ) -> Result<Option<(Revision, Revision)>, Error> {
         let permit = call.permit(Action::UseLocks, Resource::Service)?;
-        let subscription = self.lease_notifier().subscribe(lease);
+        let subscription = self.notifier().subscribe(Effect::Lease(lease));
         loop {
             let changed = subscription.notify.notified();
             // The node's own state: that is what the notifier tells of.

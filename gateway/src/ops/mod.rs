@@ -20,6 +20,7 @@ pub mod multipart;
 pub mod put;
 pub mod rename;
 pub mod tagging;
+pub mod topic;
 
 use holdfast_core::command::{BucketRef, Conditions, Fence, Match, Reply, Written};
 use holdfast_core::error::Error as Refusal;
