@@ -122,6 +122,20 @@ impl Gateway {
         read.await
     }
 
+    /// A group, with its topic.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Refusal::NoSuchTopic`] or [`Refusal::NoSuchGroup`]; [`Error::Cluster`].
+    pub async fn group(&self, call: &Call, topic: &str, name: &str) -> Result<Done<(TopicRow, GroupRow)>, Error> {
+        let permit = call.permit(Action::UseTopics, Resource::Service)?;
+        let view = self.read_view(call).await?;
+        let revision = view.revision();
+        let view = view_of(&view);
+        let row = view.topic(&permit, topic)?;
+        let group = view.group(&permit, &row, name)?;
+        Ok(Done { revision, value: (row, group) })
+    }
+
     /// Topics after `after`, at most [`LISTED_MAX`].
     ///
     /// # Errors
