@@ -3,6 +3,8 @@
 //! `serve`'s flags come from the table of settings. A command of the contract that is not built is known here and refused, so
 //! that it is not mistaken for a typing error.
 
+pub mod topic;
+
 use std::collections::HashMap;
 use std::ffi::OsString;
 
@@ -94,6 +96,8 @@ pub enum Action {
     },
     /// Something with a lock.
     Lock(LockWords),
+    /// Something with a topic.
+    Topic(topic::TopicWords),
     /// Print this, and be done.
     Print(String),
 }
@@ -236,6 +240,7 @@ pub fn command() -> Command {
                 .arg(json()),
         )
         .subcommand(lock_command())
+        .subcommand(topic::command())
         .subcommand(Command::new("version").about("The version"));
     for name in NOT_BUILT {
         command = command.subcommand(not_built(name));
@@ -429,6 +434,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>, environment: HashMap<Str
         "cluster" => cluster(matches),
         "watch" => watch(matches),
         "lock" => Ok(Action::Lock(lock(matches))),
+        "topic" => Ok(Action::Topic(topic::words(matches))),
         "version" => Ok(Action::Print(format!("holdfast {}", env!("CARGO_PKG_VERSION")))),
         other => {
             let name = NOT_BUILT.iter().find(|name| **name == other).expect("clap knows the commands");

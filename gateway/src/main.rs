@@ -100,6 +100,7 @@ async fn run(action: Action) -> ExitCode {
             Err(error) => no_answer(&error),
         },
         Action::Lock(words) => commands::lock(words).await,
+        Action::Topic(words) => commands::topic::run(words).await,
         Action::Print(text) => {
             println!("{text}");
             ExitCode::SUCCESS
