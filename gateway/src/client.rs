@@ -179,9 +179,9 @@ impl Client {
         method: Method,
         path: &str,
         headers: &[(&'static str, &str)],
-        body: Bytes,
+        body: Vec<u8>,
     ) -> Result<serde_json::Value, Error> {
-        let answer = timeout(DEADLINE, self.send(method, path, body, headers, read_whole)).await;
+        let answer = timeout(DEADLINE, self.send(method, path, body.into(), headers, read_whole)).await;
         let (status, headers, bytes) = answer.map_err(|late| self.unreachable(late))??;
         self.answered(status, &headers, &bytes)
     }

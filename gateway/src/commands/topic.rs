@@ -1,23 +1,23 @@
 //! `holdfast topic`: publishing, reading, and running a command for each message.
 
-use std::io::{BufRead as _, Read as _, Write as _};
+use std::io::{BufRead as _, Read as _, Seek as _, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
 use holdfast::cli::topic::{Consume, TopicWords};
 use holdfast::client::{Client, DEADLINE, Error};
 use http::{Method, StatusCode};
 use serde_json::{Value, json as object};
-use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use super::{ExitCode, FAILED, RECONNECT, Renewed, USAGE, ask, in_query, kill, no_answer, print_value, renew};
 
+/// One more than a message may have: the gateway refuses it with its own words.
+const INPUT_BYTES_MAX: u64 = (1 << 20) + 1;
 /// Bytes of a batch's lines after which it is sent.
 const BATCH_BYTES: usize = 512 << 10;
 /// Messages of a batch.
@@ -62,19 +62,25 @@ pub(crate) async fn run(words: TopicWords) -> ExitCode {
 }
 
 /// Why a command about topics failed.
-#[derive(Debug, thiserror::Error)]
 enum Failed {
-    #[error(transparent)]
-    Client(#[from] Error),
-    #[error("cannot read what is to be published")]
-    Input(#[source] std::io::Error),
+    Client(Error),
+    Input(std::io::Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Client(error)
+    }
 }
 
 fn code(done: Result<(), Failed>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failed::Client(error)) => no_answer(&error),
-        Err(failed) => super::super::failed(&failed, FAILED),
+        Err(Failed::Input(error)) => {
+            eprintln!("holdfast: cannot read what is to be published: {error}");
+            ExitCode::from(FAILED)
+        }
     }
 }
 
@@ -87,14 +93,12 @@ fn input(file: Option<PathBuf>) -> Result<Box<dyn std::io::BufRead>, Failed> {
 
 async fn publish(topic: &str, key: Option<&str>, file: Option<PathBuf>, json: bool) -> Result<(), Failed> {
     let mut value = Vec::new();
-    // One more than fits is refused by the gateway with its own words.
-    let most = holdfast_core::rules::topic::MESSAGE_BYTES_MAX as u64 + 1;
-    input(file)?.take(most).read_to_end(&mut value).map_err(Failed::Input)?;
+    input(file)?.take(INPUT_BYTES_MAX).read_to_end(&mut value).map_err(Failed::Input)?;
     let client = Client::from_environment().await?;
     let key = key.map(|key| format!("?key={}", in_query(key))).unwrap_or_default();
     let path = format!("{}{key}", path(topic));
     let headers = [("content-type", "application/octet-stream")];
-    let answer = client.json_bytes(Method::POST, &path, &headers, value.into()).await?;
+    let answer = client.json_bytes(Method::POST, &path, &headers, value).await?;
     print_value(&answer, json);
     Ok(())
 }
@@ -124,8 +128,7 @@ async fn publish_lines(topic: &str, key: Option<&str>, file: Option<PathBuf>, js
         let full = batch.len() >= BATCH_BYTES || count >= BATCH_MESSAGES;
         if count > 0 && (done || full) {
             let headers = [("content-type", "application/x-ndjson")];
-            let body = Bytes::from(std::mem::take(&mut batch));
-            let answer = client.json_bytes(Method::POST, &path, &headers, body).await?;
+            let answer = client.json_bytes(Method::POST, &path, &headers, std::mem::take(&mut batch)).await?;
             print_value(&answer, json);
             count = 0;
         }
@@ -378,23 +381,12 @@ async fn handle(
     signals: &mut Signals,
 ) -> std::io::Result<Handled> {
     let mut child = start(want, message)?;
-    let value = value_of(message);
-    let input = child.stdin.take();
-    let feed = async {
-        if let Some(mut input) = input {
-            // A command may end without having read all of it.
-            let _ = input.write_all(&value).await;
-        }
-    };
-    tokio::pin!(feed);
-    let mut fed = false;
     let path = claim.path();
     loop {
         tokio::select! {
             ended = child.wait() => {
                 return Ok(if ended?.success() { Handled::Acknowledge } else { Handled::Redeliver });
             }
-            () = &mut feed, if !fed => fed = true,
             () = signals.any() => {
                 kill(&mut child).await;
                 return Ok(Handled::Stop);
@@ -417,13 +409,17 @@ async fn handle(
 fn start(want: &Consume, message: &Value) -> std::io::Result<Child> {
     let (program, words) = want.command.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
     let text = |name: &str| message[name].as_str().unwrap_or_default().to_owned();
+    // A file in memory and not a pipe: a command whose consumer is killed must not take a part for the whole.
+    let mut input = std::fs::File::from(rustix::fs::memfd_create("message", rustix::fs::MemfdFlags::CLOEXEC)?);
+    input.write_all(&value_of(message))?;
+    input.rewind()?;
     Command::new(program)
         .args(words)
         .env("HOLDFAST_TOPIC", &want.topic)
         .env("HOLDFAST_OFFSET", message["offset"].to_string())
         .env("HOLDFAST_KEY", text("key"))
         .env("HOLDFAST_DELIVERIES", message["deliveries"].to_string())
-        .stdin(std::process::Stdio::piped())
+        .stdin(input)
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
