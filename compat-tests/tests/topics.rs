@@ -103,6 +103,10 @@ fn published_and_read(_: &mut Holdfast, endpoint: &Endpoint, _: &Path) -> Result
     let all = json(&ask(&mut raw, "GET", "", &[], b"")?.expect(200)?)?;
     let names: Vec<_> = all["topics"].as_array().context("no topics")?.iter().map(|topic| &topic["topic"]).collect();
     ensure!(names == ["orders", "other"], "{all}");
+    let fence = [("x-holdfast-fence", "nobody-holds-it=1")];
+    let fenced =
+        Call { method: "POST", bucket: "_holdfast", key: "v1/topics/orders", query: &[], headers: &fence, body: b"x" };
+    ensure!(raw.send(&fenced)?.status == 412, "a stale fence published");
     ask(&mut raw, "DELETE", "orders", &[], b"")?.expect(200)?;
     ask(&mut raw, "GET", "orders/messages", &[], b"")?.expect(404)?;
     ensure!(publish(&mut raw, "orders", b"new")? == 0, "the new topic of the name is not another");

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -144,6 +145,7 @@ struct Inner {
     leaving: CancellationToken,
     feed: Feed,
     notifier: Notifier,
+    published: AtomicU64,
     background: TaskTracker,
     commits: TaskTracker,
 }
@@ -208,6 +210,7 @@ impl Gateway {
             leaving,
             feed,
             notifier,
+            published: AtomicU64::new(0),
             background,
             commits: TaskTracker::new(),
         })))
@@ -346,6 +349,11 @@ impl Gateway {
     /// Who waits for leases or messages on this node.
     pub(crate) fn notifier(&self) -> &Notifier {
         &self.0.notifier
+    }
+
+    /// Messages that were published through this node.
+    pub(crate) fn published(&self) -> &AtomicU64 {
+        &self.0.published
     }
 
     /// Runs something that the node waits for when it stops.

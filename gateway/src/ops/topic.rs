@@ -4,6 +4,7 @@
 //! nothing; only a claim that found something to claim is a command. A read or claim that waits began with a linearizable
 //! look, so its answer has everything that was acknowledged before it was asked.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_core::command::{
@@ -82,7 +83,10 @@ impl Gateway {
     /// [`Error::Refused`].
     pub async fn publish(&self, call: &Call, topic: String, messages: Vec<Message>) -> Result<Done<Published>, Error> {
         match self.topic_command(call, Op::Publish(Publish { topic, messages })).await? {
-            (revision, Reply::Published(value)) => Ok(Done { revision, value }),
+            (revision, Reply::Published(value)) => {
+                self.published().fetch_add(value.count.into(), Ordering::Relaxed);
+                Ok(Done { revision, value })
+            }
             _ => Err(Error::UnexpectedReply),
         }
     }
