@@ -2,6 +2,7 @@
 
 use holdfast_core::command::{Acknowledge, Claim, SetGroup};
 use holdfast_core::topic::{Message, Start};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::*;
@@ -59,9 +60,10 @@ async fn many_who_wait_get_each_message_once() {
         dead_letter: None,
     };
     node.gateway.set_group(&root(), group).await.unwrap();
-    let consumers = (0..20).map(|_| {
+    let mut consumers = JoinSet::new();
+    for _ in 0..20 {
         let gateway = node.gateway.clone();
-        tokio::spawn(async move {
+        consumers.spawn(async move {
             let mut got = Vec::new();
             loop {
                 let claimed = gateway.claim(&root(), want(3), Duration::from_secs(2)).await.unwrap().value;
@@ -70,16 +72,15 @@ async fn many_who_wait_get_each_message_once() {
                 let done = Acknowledge { topic: "t".into(), group: "g".into(), lease, offsets: None };
                 assert_eq!(gateway.acknowledge(&root(), done).await.unwrap().value.left, 0);
             }
-        })
-    });
-    let consumers: Vec<_> = consumers.collect();
+        });
+    }
     for _ in 0..50 {
         publish(&node, 2).await;
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let mut got = Vec::new();
-    for consumer in consumers {
-        got.extend(consumer.await.unwrap());
+    while let Some(consumer) = consumers.join_next().await {
+        got.extend(consumer.unwrap());
     }
     got.sort_unstable();
     assert_eq!(got, (1..=100).collect::<Vec<u64>>());
