@@ -18,7 +18,7 @@ use crate::id::{MILLIS_MAX, Millis, Place, RequestId, Revision};
 use crate::keyspace::{Keyspace, key};
 use crate::kv::{Batch, KeyRange, KvRead, Overlay};
 use crate::record::{Record, ReplyRow, StateRow};
-use crate::rules::{REPLIES_MAX, REPLIES_MS, bucket, lock, maintain, multipart, notify, object, range, rename};
+use crate::rules::{REPLIES_MAX, REPLIES_MS, bucket, lock, maintain, multipart, notify, object, range, rename, topic};
 use crate::state::{FEATURE_LEVEL, Reader, Stop};
 
 /// What a command came to.
@@ -110,6 +110,13 @@ fn run(txn: &mut Txn<'_>, op: &Op) -> Result<Reply, Stop> {
         Op::AdvanceTarget(op) => notify::advance_target(txn, op),
         Op::SetRange(op) => range::set(txn, op),
         Op::CancelRange(op) => range::cancel(txn, op),
+        Op::SetTopic(op) => topic::set(txn, op),
+        Op::DeleteTopic(op) => topic::delete(txn, op),
+        Op::Publish(op) => topic::publish(txn, op),
+        Op::SetGroup(op) => topic::group::set(txn, op),
+        Op::Claim(op) => topic::group::claim(txn, op),
+        Op::Acknowledge(op) => topic::group::acknowledge(txn, op),
+        Op::TrimTopic(op) => topic::trim(txn, op),
     }
 }
 

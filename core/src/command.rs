@@ -6,6 +6,7 @@
 mod lock;
 mod notify;
 mod range;
+mod topic;
 
 use std::collections::BTreeMap;
 
@@ -23,6 +24,9 @@ pub use self::lock::{
 };
 pub use self::notify::{AdvanceTarget, RemoveTarget, SetTarget};
 pub use self::range::{RangeHolder, Ranged, SetRange};
+pub use self::topic::{
+    Acknowledge, Acknowledged, Claim, Claimed, DeleteTopic, Delivery, Publish, Published, SetGroup, SetTopic, TrimTopic,
+};
 
 /// A mutation, replicated by the log.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -93,6 +97,9 @@ impl Command {
                 | Op::RemoveTarget(_)
                 | Op::SetRange(SetRange { mode: None, .. })
                 | Op::CancelRange(_)
+                | Op::DeleteTopic(_)
+                | Op::Acknowledge(_)
+                | Op::TrimTopic(_)
         )
     }
 }
@@ -202,6 +209,27 @@ pub enum Op {
     /// Gives up the wait that the same [`Op::SetRange`] began.
     #[n(40)]
     CancelRange(#[n(0)] SetRange),
+    /// Creates a topic, or changes how long its messages are kept.
+    #[n(32)]
+    SetTopic(#[n(0)] SetTopic),
+    /// Removes a topic with its messages and groups, or one of its groups.
+    #[n(33)]
+    DeleteTopic(#[n(0)] DeleteTopic),
+    /// Writes messages at the end of a topic.
+    #[n(34)]
+    Publish(#[n(0)] Publish),
+    /// Creates a group, changes its settings, or lets it begin anew.
+    #[n(35)]
+    SetGroup(#[n(0)] SetGroup),
+    /// Makes a lease that holds messages for a consumer.
+    #[n(36)]
+    Claim(#[n(0)] Claim),
+    /// Messages of a claim are done.
+    #[n(37)]
+    Acknowledge(#[n(0)] Acknowledge),
+    /// Removes messages that are too old or too many, or what deleted topics and groups left behind.
+    #[n(38)]
+    TrimTopic(#[n(0)] TrimTopic),
 }
 
 impl Op {
@@ -239,6 +267,13 @@ impl Op {
             | Self::AdvanceTarget(_)
             | Self::SetRange(_)
             | Self::CancelRange(_) => None,
+            Self::SetTopic(_)
+            | Self::DeleteTopic(_)
+            | Self::Publish(_)
+            | Self::SetGroup(_)
+            | Self::Claim(_)
+            | Self::Acknowledge(_)
+            | Self::TrimTopic(_) => None,
         }
     }
 }
@@ -821,6 +856,15 @@ pub enum Reply {
     /// A range of a file.
     #[n(30)]
     Ranged(#[n(0)] Ranged),
+    /// Messages were published.
+    #[n(20)]
+    Published(#[n(0)] Published),
+    /// What a claim got.
+    #[n(21)]
+    Claimed(#[n(0)] Claimed),
+    /// Messages of a claim were acknowledged.
+    #[n(22)]
+    Acknowledged(#[n(0)] Acknowledged),
 }
 
 /// A version that was written.

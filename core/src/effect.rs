@@ -15,4 +15,6 @@ pub enum Effect {
     RangeWait(crate::id::Revision),
     /// A target came to be, was changed or removed.
     TargetsChanged,
+    /// A topic, by its id, got messages, or a group of it can claim some.
+    Topic(crate::id::Revision),
 }

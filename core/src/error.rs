@@ -198,6 +198,22 @@ pub enum Error {
     #[n(36)]
     #[error("the target does not exist")]
     NoSuchTarget,
+    /// No topic of this name.
+    #[n(40)]
+    #[error("the topic does not exist")]
+    NoSuchTopic,
+    /// The topic has no group of this name, or the claim was of an earlier one.
+    #[n(41)]
+    #[error("the group does not exist")]
+    NoSuchGroup,
+    /// Messages from the offset that was asked for on are not all kept any more.
+    #[n(42)]
+    #[error("the oldest message that is kept has offset {oldest}")]
+    OffsetGone {
+        /// The topic can be read from here on.
+        #[n(0)]
+        oldest: u64,
+    },
 }
 
 /// A caller's one question: what now?
@@ -226,7 +242,9 @@ impl Error {
             | Self::IsDeleteMarker
             | Self::NoSuchUpload
             | Self::NoSuchLease
-            | Self::NoSuchTarget => Kind::NotFound,
+            | Self::NoSuchTarget
+            | Self::NoSuchTopic
+            | Self::NoSuchGroup => Kind::NotFound,
             Self::InvalidPart { .. }
             | Self::InvalidPartOrder
             | Self::PartTooSmall { .. }
@@ -251,7 +269,8 @@ impl Error {
             | Self::Deadlock
             | Self::NoLocks
             | Self::FenceLeaseEnded { .. }
-            | Self::Compacted { .. } => Kind::Conflict,
+            | Self::Compacted { .. }
+            | Self::OffsetGone { .. } => Kind::Conflict,
             Self::QueueFull | Self::BlobCondemned | Self::Expired | Self::Changed => Kind::Busy,
         }
     }

@@ -109,6 +109,8 @@ impl Keyspace {
 
 /// Builds and takes apart the keys of each keyspace.
 pub mod key {
+    pub mod topic;
+
     use super::{BlobId, BucketId, BucketName, ContentId, GROUP, Millis, ObjectId, Place, RequestId};
     use crate::record::DecodeError;
 

@@ -25,7 +25,7 @@
 //! - [`apply`]: one command on one view. [`rules`]: what each does, and who may ask ([`rules::authorize`]).
 //! - [`state`]: typed point reads. [`view`]: versions and where their bytes are. [`list`]: listings by seeking. [`resume`]:
 //!   reads that outlive their view. [`queue`]: what waits for jobs. [`lock`]: locks, leases, ephemeral keys. [`range`]: ranges of files that are locked. [`event`]: what
-//!   each commit tells. [`notify`]: where that goes.
+//!   each commit tells. [`notify`]: where that goes. [`topic`]: messages, and groups that consume them.
 //!
 //! A write in one breath: bytes are uploaded under a [`id::BlobId`] that nobody else has; a [`command::Op::PutObject`] names
 //! them; [`apply::apply`] decides the conditions, adds a row of history, moves the name to it and counts the blob's
@@ -73,4 +73,5 @@ pub mod resume;
 pub mod rules;
 pub mod snapshot;
 pub mod state;
+pub mod topic;
 pub mod view;

@@ -42,6 +42,10 @@ fn lived_in() -> Machine {
         let op = CreateUpload { bucket, key, attributes, checksum: None, checksum_type: None, nonce };
         machine.run(Op::CreateUpload(op));
     }
+    let message = holdfast_core::topic::Message::default();
+    machine.run(Op::Publish(Publish { topic: "orders".into(), messages: vec![message; 9] }));
+    let (topic, group, owner) = ("orders".into(), "billing".into(), String::new());
+    machine.run(Op::Claim(Claim { topic, group, owner, max: 3, ttl_ms: None }));
     machine
 }
 
@@ -88,7 +92,9 @@ proptest! {
         let _ = (key::due_ms(&bytes), key::ended_parts(&bytes), key::queued_blob_parts(&bytes));
         let _ = (key::queued_content_id(&bytes), key::queued_upload_parts(&bytes), key::queued_digest_parts(&bytes));
         let _ = (key::range_parts(&bytes), key::range_wait_parts(&bytes), key::range_count_resource(&bytes));
-        let _ = (key::range_wait_of_parts(&bytes), key::reply_stamp(&bytes));
+        let _ = key::range_wait_of_parts(&bytes);
+        let _ = (key::reply_stamp(&bytes), key::topic::topic_name(&bytes), key::topic::group_name(&bytes));
+        let _ = (key::topic::offset(&bytes), key::topic::doomed_id(&bytes));
     }
 }
 

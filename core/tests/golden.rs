@@ -118,6 +118,12 @@ fn keys_are_taken_apart_again() {
     assert_eq!(key::range_count_resource(&key::range_count(258)).unwrap(), "");
     assert_eq!(key::range_wait_of_parts(&key::range_wait_of(258, 7, 260, "a/b")).unwrap(), (260, "a/b".to_owned()));
     assert_eq!(key::event_place(&key::event(place)).unwrap(), place);
+    assert_eq!(key::topic::topic_name(&key::topic::topic("a b")).unwrap(), "a b");
+    assert_eq!(key::topic::group_name(&key::topic::group(258, "a b")).unwrap(), "a b");
+    for row_key in [key::topic::message(258, 7), key::topic::pending(260, 7), key::topic::redelivery(259, 7)] {
+        assert_eq!(key::topic::offset(&row_key).unwrap(), 7);
+    }
+    assert_eq!(key::topic::doomed_id(&key::topic::doomed(258)).unwrap(), 258);
     assert_eq!(key::reply_stamp(&key::reply(ms, RequestId::new(ms, [8; 10]))), Some(ms));
 }
 
@@ -189,6 +195,7 @@ fn an_unknown_variant_is_refused_wherever_it_is() {
     check("reply-written", &[0]); // Reply
     check("reply-deleted", &[1, 0, 1, 2, 0, 0]); // Error of an entry
     check("refused-no-such-key", &[1, 0, 0]); // Error
+    check("command-set-group", &[2, 1, 0, 2, 0, 0]); // Start
 }
 
 /// Envelope and location say how bytes are to be read: absent is not a way.

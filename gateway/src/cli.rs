@@ -3,6 +3,8 @@
 //! `serve`'s flags come from the table of settings. A command of the contract that is not built is known here and refused, so
 //! that it is not mistaken for a typing error.
 
+pub mod topic;
+
 use std::collections::HashMap;
 use std::ffi::OsString;
 
@@ -103,6 +105,8 @@ pub enum Action {
         /// As it came.
         json: bool,
     },
+    /// Something with a topic.
+    Topic(topic::TopicWords),
     /// Print this, and be done.
     Print(String),
 }
@@ -261,6 +265,7 @@ pub fn command() -> Command {
         )
         .subcommand(lock_command())
         .subcommand(target_command())
+        .subcommand(topic::command())
         .subcommand(Command::new("version").about("The version"));
     for name in NOT_BUILT {
         command = command.subcommand(not_built(name));
@@ -508,6 +513,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>, environment: HashMap<Str
         "watch" => watch(matches),
         "lock" => Ok(Action::Lock(lock(matches))),
         "target" => target(matches),
+        "topic" => Ok(Action::Topic(topic::words(matches))),
         "version" => Ok(Action::Print(format!("holdfast {}", env!("CARGO_PKG_VERSION")))),
         other => {
             let name = NOT_BUILT.iter().find(|name| **name == other).expect("clap knows the commands");

@@ -166,7 +166,23 @@ impl Client {
         body: Option<&serde_json::Value>,
     ) -> Result<serde_json::Value, Error> {
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-        let answer = timeout(deadline, self.send(method, path, body, None, read_whole)).await;
+        let answer = timeout(deadline, self.send(method, path, body, &[], read_whole)).await;
+        let (status, headers, bytes) = answer.map_err(|late| self.unreachable(late))??;
+        self.answered(status, &headers, &bytes)
+    }
+
+    /// As [`Client::json`], for a body of any bytes, and headers that say what it is.
+    ///
+    /// # Errors
+    /// As [`Client::json`].
+    pub async fn json_bytes(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: Vec<u8>,
+    ) -> Result<serde_json::Value, Error> {
+        let answer = timeout(DEADLINE, self.send(method, path, body.into(), headers, read_whole)).await;
         let (status, headers, bytes) = answer.map_err(|late| self.unreachable(late))??;
         self.answered(status, &headers, &bytes)
     }
@@ -220,7 +236,9 @@ impl Client {
             }
             Ok(None)
         };
-        match self.send(Method::GET, path, Bytes::new(), last_event_id, read).await? {
+        let mut headers = vec![("accept", "text/event-stream")];
+        headers.extend(last_event_id.map(|id| ("last-event-id", id)));
+        match self.send(Method::GET, path, Bytes::new(), &headers, read).await? {
             Some((status, headers, bytes)) => self.answered(status, &headers, &bytes).map(drop),
             None => Ok(()),
         }
@@ -235,7 +253,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
-        last_event_id: Option<&str>,
+        further: &[(&'static str, &str)],
         read: impl AsyncFnOnce(http::Response<hyper::body::Incoming>) -> Result<T, Cause>,
     ) -> Result<T, Error> {
         let authority = self.endpoint.authority().expect("checked when the client was made");
@@ -246,8 +264,10 @@ impl Client {
         let headers = request.headers_mut();
         headers.insert(header::HOST, authority.as_str().parse().map_err(|_| Error::Endpoint(self.text.clone()))?);
         headers.insert(header::CONTENT_LENGTH, body.len().into());
-        if let Some(id) = last_event_id.and_then(|id| id.parse().ok()) {
-            headers.insert("last-event-id", id);
+        for (name, value) in further {
+            if let Ok(value) = value.parse() {
+                headers.insert(*name, value);
+            }
         }
         self.signer.sign(&method, &uri, headers, &sha256_hex(&body), OffsetDateTime::now_utc());
         let secure = self.endpoint.scheme_str() == Some("https");

@@ -1,4 +1,6 @@
-//! The commands that do more than ask once: following events, and running something under a lock.
+//! The commands that do more than ask once: following events, running something under a lock, consuming messages.
+
+pub(super) mod topic;
 
 use std::io::Write as _;
 use std::time::Duration;

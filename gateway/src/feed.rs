@@ -13,7 +13,7 @@
 //! any more is an error with the oldest position, never a hole.
 
 pub mod forms;
-pub(crate) mod lease_notifier;
+pub(crate) mod notifier;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ use crate::cluster::{
 };
 use crate::error::Error;
 use crate::feed::Feed;
-use crate::feed::lease_notifier::LeaseNotifier;
+use crate::feed::notifier::Notifier;
 
 /// How long a command may take from proposal to reply.
 pub const COMMIT_DEADLINE: Duration = Duration::from_secs(30);
@@ -143,7 +144,8 @@ struct Inner {
     /// Cancelled when the node leaves: streams without an end end then.
     leaving: CancellationToken,
     feed: Feed,
-    lease_notifier: LeaseNotifier,
+    notifier: Notifier,
+    published: AtomicU64,
     background: TaskTracker,
     commits: TaskTracker,
 }
@@ -195,7 +197,7 @@ impl Gateway {
         let facts: Arc<dyn Facts> = Arc::new(ClusterFacts(Arc::clone(&cluster)));
         let (leaving, background) = (CancellationToken::new(), TaskTracker::new());
         let feed = Feed::start(Arc::clone(&cluster), &background, leaving.clone());
-        let lease_notifier = LeaseNotifier::start(cluster.effects(), &background, leaving.clone());
+        let notifier = Notifier::start(cluster.effects(), &background, leaving.clone());
         let blobs = Blobs::new(backend, Arc::clone(&facts), settings);
         Ok(Self(Arc::new(Inner {
             cluster,
@@ -207,7 +209,8 @@ impl Gateway {
             inline_always: matches!(options.backend, BackendUrl::File { .. }),
             leaving,
             feed,
-            lease_notifier,
+            notifier,
+            published: AtomicU64::new(0),
             background,
             commits: TaskTracker::new(),
         })))
@@ -343,9 +346,14 @@ impl Gateway {
         &self.0.feed
     }
 
-    /// Who waits for leases on this node.
-    pub(crate) fn lease_notifier(&self) -> &LeaseNotifier {
-        &self.0.lease_notifier
+    /// Who waits for leases or messages on this node.
+    pub(crate) fn notifier(&self) -> &Notifier {
+        &self.0.notifier
+    }
+
+    /// Messages that were published through this node.
+    pub(crate) fn published(&self) -> &AtomicU64 {
+        &self.0.published
     }
 
     /// Runs something that the node waits for when it stops.

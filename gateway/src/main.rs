@@ -101,6 +101,7 @@ async fn run(action: Action) -> ExitCode {
         },
         Action::Target { verb, name, json } => commands::target(verb, &name, json).await,
         Action::Lock(words) => commands::lock(words).await,
+        Action::Topic(words) => commands::topic::run(words).await,
         Action::Print(text) => {
             println!("{text}");
             ExitCode::SUCCESS

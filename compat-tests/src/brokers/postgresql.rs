@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use tokio_postgres::NoTls;
 
 use super::{Broker, Server, block_on, free_port};
@@ -77,15 +78,20 @@ impl PostgreSql {
         Ok(own)
     }
 
-    async fn client(&self) -> Result<tokio_postgres::Client> {
+    async fn client(&self) -> Result<(tokio_postgres::Client, JoinSet<()>)> {
         let config = format!("host=127.0.0.1 port={} user=holdfast dbname=postgres", self.server.port);
         let (client, connection) = tokio_postgres::connect(&config, NoTls).await?;
-        tokio::spawn(connection);
-        Ok(client)
+        let mut driver = JoinSet::new();
+        // Its end shows at the client.
+        driver.spawn(async move { drop(connection.await) });
+        Ok((client, driver))
     }
 
     fn execute(&self, sql: &str) -> Result<()> {
-        block_on(async { Ok(self.client().await?.batch_execute(sql).await?) })
+        block_on(async {
+            let (client, _driver) = self.client().await?;
+            Ok(client.batch_execute(sql).await?)
+        })
     }
 }
 
@@ -97,7 +103,8 @@ impl Broker for PostgreSql {
 
     fn messages(&mut self) -> Result<Vec<Value>> {
         block_on(async {
-            let rows = self.client().await?.query("SELECT event::text FROM audit.events ORDER BY id", &[]).await?;
+            let (client, _driver) = self.client().await?;
+            let rows = client.query("SELECT event::text FROM audit.events ORDER BY id", &[]).await?;
             rows.iter().map(|row| Ok(serde_json::from_str(row.get::<_, &str>(0))?)).collect()
         })
     }

@@ -15,3 +15,4 @@ pub mod rclone;
 pub mod s3fs;
 pub mod sdk;
 pub mod sign;
+pub mod topic;

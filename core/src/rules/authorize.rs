@@ -67,6 +67,8 @@ pub enum Action {
     UseLocks,
     /// `s3:PutBucketNotification` of the service: the targets of events.
     ManageTargets,
+    /// Topics: publish, read, claim.
+    UseTopics,
     /// What jobs do.
     Maintain,
 }
@@ -238,6 +240,9 @@ pub fn needs(op: &Op) -> Vec<(Action, Resource)> {
         | Op::SetRange(_)
         | Op::CancelRange(_) => vec![(Action::UseLocks, Resource::Service)],
         Op::SetTarget(_) | Op::RemoveTarget(_) => vec![(Action::ManageTargets, Resource::Service)],
+        Op::SetTopic(_) | Op::DeleteTopic(_) | Op::Publish(_) | Op::SetGroup(_) | Op::Claim(_) | Op::Acknowledge(_) => {
+            vec![(Action::UseTopics, Resource::Service)]
+        }
         Op::Condemn(_)
         | Op::Forget(_)
         | Op::Trim(_)
@@ -245,7 +250,8 @@ pub fn needs(op: &Op) -> Vec<(Action, Resource)> {
         | Op::SetDigest(_)
         | Op::ExpireLease(_)
         | Op::TrimEvents(_)
-        | Op::AdvanceTarget(_) => {
+        | Op::AdvanceTarget(_)
+        | Op::TrimTopic(_) => {
             vec![(Action::Maintain, Resource::Service)]
         }
     }

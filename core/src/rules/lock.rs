@@ -20,7 +20,7 @@ use crate::id::Revision;
 use crate::keyspace::{Keyspace, key};
 use crate::kv::KeyRange;
 use crate::lock::{EphemeralRow, LeaseLock, LeaseRow, LockMode};
-use crate::rules::range;
+use crate::rules::{range, topic};
 use crate::state::Stop;
 
 /// Bytes of the name of a lock or of an ephemeral key.
@@ -47,7 +47,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_lease(owner: &str, ttl_ms: u64) -> Result<(), Error> {
+pub(crate) fn check_lease(owner: &str, ttl_ms: u64) -> Result<(), Error> {
     if owner.len() > LOCK_OWNER_BYTES_MAX || owner.chars().any(char::is_control) {
         return Err(Error::invalid("an owner has at most 256 bytes and no control characters"));
     }
@@ -88,7 +88,7 @@ pub(crate) fn acquire(txn: &mut Txn<'_>, op: &AcquireLock) -> Result<Reply, Stop
     Ok(Reply::Granted(Granted { lease, token: granted.then_some(lease), ttl_ms: op.ttl_ms }))
 }
 
-fn save_lease(txn: &mut Txn<'_>, lease: Revision, row: &LeaseRow) {
+pub(crate) fn save_lease(txn: &mut Txn<'_>, lease: Revision, row: &LeaseRow) {
     txn.put(Keyspace::Locks, key::lease(lease), row);
     txn.effect(Effect::Lease(lease));
 }
@@ -110,7 +110,7 @@ fn tell(txn: &mut Txn<'_>, kind: EventKind, name: &str, token: Revision, owner: 
     txn.event(EventRow { key: Some(name.to_owned()), token: Some(token), owner, ..EventRow::new(kind) });
 }
 
-fn load(txn: &Txn<'_>, lease: Revision) -> Result<LeaseRow, Stop> {
+pub(crate) fn load(txn: &Txn<'_>, lease: Revision) -> Result<LeaseRow, Stop> {
     Ok(txn.reader().lease(lease)?.ok_or(Error::NoSuchLease)?)
 }
 
@@ -156,7 +156,7 @@ pub(crate) fn expire(txn: &mut Txn<'_>, op: &ExpireLease) -> Result<Reply, Stop>
     Ok(Reply::Done)
 }
 
-fn end(txn: &mut Txn<'_>, lease: Revision, row: LeaseRow, kind: EventKind) -> Result<(), Stop> {
+pub(crate) fn end(txn: &mut Txn<'_>, lease: Revision, row: LeaseRow, kind: EventKind) -> Result<(), Stop> {
     txn.delete(Keyspace::Locks, key::lease(lease));
     txn.effect(Effect::Lease(lease));
     let mut keys = Vec::new();
@@ -167,6 +167,7 @@ fn end(txn: &mut Txn<'_>, lease: Revision, row: LeaseRow, kind: EventKind) -> Re
         remove_key(txn, lease, &name);
     }
     range::end_of_lease(txn, lease)?;
+    topic::group::end_claim(txn, lease)?;
     let Some(lock) = row.lock else { return Ok(()) };
     let mut state = txn.reader().lock(&lock.name)?;
     match lock.token {

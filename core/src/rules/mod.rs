@@ -11,6 +11,7 @@ pub mod notify;
 pub(crate) mod object;
 pub mod range;
 pub(crate) mod rename;
+pub mod topic;
 
 /// Entries of one DeleteObjects. Source: S3 API, DeleteObjects.
 pub const DELETE_ENTRIES_MAX: usize = 1000;

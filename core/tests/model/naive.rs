@@ -248,7 +248,14 @@ impl Naive {
             | Op::TrimEvents(_)
             | Op::SetTarget(_)
             | Op::RemoveTarget(_)
-            | Op::AdvanceTarget(_) => unreachable!("the generator makes none"),
+            | Op::AdvanceTarget(_)
+            | Op::SetTopic(_)
+            | Op::DeleteTopic(_)
+            | Op::Publish(_)
+            | Op::SetGroup(_)
+            | Op::Claim(_)
+            | Op::Acknowledge(_)
+            | Op::TrimTopic(_) => unreachable!("the generator makes none"),
         }
     }
 

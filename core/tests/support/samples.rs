@@ -1,5 +1,7 @@
 //! One value of each stored kind, with every field set; and the plainest form where fields may be absent.
 
+mod topics;
+
 use std::collections::BTreeMap;
 
 use holdfast_core::command::*;
@@ -107,6 +109,7 @@ pub fn records() -> Vec<Sample> {
         records_of_state(),
         records_of_locks_and_events(),
         records_of_ranges(),
+        topics::records(),
     ];
     all.into_iter().flatten().collect()
 }
@@ -286,6 +289,10 @@ fn records_of_state() -> Vec<Sample> {
 }
 
 pub fn keys() -> Vec<(&'static str, Vec<u8>)> {
+    [keys_of_objects_and_locks(), topics::keys()].into_iter().flatten().collect()
+}
+
+fn keys_of_objects_and_locks() -> Vec<(&'static str, Vec<u8>)> {
     let bucket = BucketId(5);
     let object = "a\0é";
     vec![
@@ -384,7 +391,8 @@ fn upload() -> UploadRef {
 
 /// Each mutation, some in two forms.
 pub fn ops() -> Vec<(&'static str, Op)> {
-    [object_ops(), upload_and_job_ops(), lock_and_feed_ops(), range_ops()].into_iter().flatten().collect()
+    let all = [object_ops(), upload_and_job_ops(), lock_and_feed_ops(), range_ops(), topics::ops()];
+    all.into_iter().flatten().collect()
 }
 
 fn object_ops() -> Vec<(&'static str, Op)> {
@@ -662,9 +670,10 @@ pub fn errors() -> Vec<Sample> {
         ("fence-lease-ended", Error::FenceLeaseEnded { lease: 258 }),
         ("no-such-target", Error::NoSuchTarget),
     ];
-    errors.into_iter().map(|(name, error)| sample(&format!("refused-{name}"), Reply::Refused(error))).collect()
+    let errors = errors.into_iter().chain(topics::errors());
+    errors.map(|(name, error)| sample(&format!("refused-{name}"), Reply::Refused(error))).collect()
 }
 
 pub fn all() -> Vec<Sample> {
-    [records(), commands(), replies(), errors()].into_iter().flatten().collect()
+    [records(), commands(), replies(), topics::replies(), errors()].into_iter().flatten().collect()
 }

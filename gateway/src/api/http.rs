@@ -1,4 +1,5 @@
-//! Holdfast's own HTTP API, `/_holdfast/...`, on the S3 listener: health, metrics, status, objects, buckets, locks, feed.
+//! Holdfast's own HTTP API, `/_holdfast/...`, on the S3 listener: health, metrics, status, objects, buckets, locks, feed,
+//! topics.
 //!
 //! Signed like S3, except health, which tells no details. The gate marks requests whose path is ours and whose Host names no
 //! bucket (`gate::Internal`); s3s verifies the signature; errors leave here as S3 errors and the gate writes them as JSON
@@ -13,6 +14,7 @@ mod objects;
 mod ranges;
 mod status;
 mod targets;
+mod topics;
 mod watch;
 
 use std::sync::Arc;
@@ -121,6 +123,11 @@ impl S3Route for HttpRoute {
             (_, path) if path.starts_with("v1/keys/") => {
                 let name = path["v1/keys/".len()..].to_owned();
                 leases::key(&self.gateway, request, &name).await
+            }
+            ("GET", "v1/topics") => topics::list(&self.gateway, &request).await,
+            (_, path) if path.starts_with("v1/topics/") => {
+                let rest = path["v1/topics/".len()..].to_owned();
+                topics::of_topic(&self.gateway, request, &rest).await
             }
             (_, path) if NOT_BUILT.iter().any(|part| is_under(path, part)) => Err(not_built(path)),
             _ => Err(no_route()),

@@ -12,6 +12,7 @@
 //! - [`join`]: a content of many blobs becomes one, when clients are quiet.
 //! - [`digest`]: SHA-256 of what was put together without reading it.
 //! - [`trim`]: rows whose time is over. [`feed`]: events beyond what is kept.
+//! - [`topics`]: messages beyond what their topic keeps.
 //! - `leases`: leases that were not renewed.
 //!
 //! Absent: schedules, priorities, jobs on a node that does not lead.
@@ -24,6 +25,7 @@ pub mod join;
 mod leases;
 mod ledger;
 pub mod orphans;
+pub mod topics;
 pub mod trim;
 
 use std::sync::Arc;
@@ -130,6 +132,7 @@ impl Jobs {
         }
         jobs.spawn(&context, trim::Trim);
         jobs.spawn(&context, feed::TrimFeed);
+        jobs.spawn(&context, topics::TrimTopics::default());
         let (own, stop) = (context, jobs.stop.clone());
         jobs.tasks.spawn(async move {
             stop.run_until_cancelled(leases::run(own)).await;

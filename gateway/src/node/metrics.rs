@@ -91,7 +91,9 @@ impl Parts {
     fn feed(&self, page: &mut Page<'_>) -> std::fmt::Result {
         let (watchers, lagged) = self.gateway.feed().counts();
         page.gauge("holdfast_feed_watchers", "Who follows events on this node", watchers as u64)?;
-        page.counter("holdfast_feed_watchers_lagged", "Times a watcher was too slow for its queue", lagged)
+        page.counter("holdfast_feed_watchers_lagged", "Times a watcher was too slow for its queue", lagged)?;
+        let published = self.gateway.published().load(Ordering::Relaxed);
+        page.counter("holdfast_topics_messages_published", "Messages published through this node", published)
     }
 
     fn archive(&self, page: &mut Page<'_>) -> std::fmt::Result {

@@ -249,7 +249,10 @@ impl Delivery {
     ) -> Result<(), Broken> {
         let messages: Vec<Message> = batch.iter().map(|(_, message)| message.clone()).collect();
         match self.attempt(settings, sender, &messages).await {
-            Ok(()) => return Ok(self.arrived(messages.len()).await),
+            Ok(()) => {
+                self.arrived(messages.len()).await;
+                return Ok(());
+            }
             // One by one: the others are not held up by the one that is refused.
             Err(error) => self.failed(&error).await?,
         }

@@ -312,8 +312,11 @@ fn check_own(kind: Kind, settings: &Map<String, Value>) -> Result<(), SettingsEr
     }
 }
 
-/// Hosts, whether TLS is spoken, and the path of a URL.
-fn address(kind: Kind, text: &str) -> Result<(Vec<(String, u16)>, bool, String), SettingsError> {
+/// Hosts with ports, whether TLS is spoken, and the path of a URL.
+type Address = (Vec<(String, u16)>, bool, String);
+
+/// Takes a URL apart.
+fn address(kind: Kind, text: &str) -> Result<Address, SettingsError> {
     let schemes = kind.schemes();
     let wrong = || {
         let [(plain, _), (secure, _)] = schemes;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use holdfast_core::command::{
     AcquireLock, GrantLease, Granted, Op, PutEphemeral, ReleaseLease, RemoveEphemeral, RenewLease, Reply,
 };
+use holdfast_core::effect::Effect;
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{Millis, Revision};
 use holdfast_core::lock::{Claim, EphemeralRow, LeaseRow, LockMode, LockState};
@@ -105,7 +106,7 @@ impl Gateway {
             let Some(row) = view.lease(&permit, lease)? else { return Ok(Look::Gone) };
             Ok(row.lock.and_then(|lock| lock.token).map_or(Look::Waits, Look::Granted))
         };
-        Ok(self.await_grant(lease, deadline, look).await)
+        Ok(self.await_grant(Effect::Lease(lease), lease, deadline, look).await)
     }
 
     async fn held(&self, call: &Call, name: &str) -> Result<Done<Acquired>, Error> {

@@ -22,6 +22,7 @@ pub mod range;
 pub mod rename;
 pub mod tagging;
 pub mod target;
+pub mod topic;
 mod wait;
 
 use holdfast_core::command::{BucketRef, Conditions, Fence, Match, Reply, Written};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use holdfast_core::command::{Op, RangeHolder, Ranged, Reply, SetRange};
+use holdfast_core::effect::Effect;
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::Revision;
 use holdfast_core::range::{RangeFamily, RangeStanding, RangeState, WantedRange};
@@ -90,7 +91,7 @@ impl Gateway {
     ) -> Result<Done<RangeSet>, Error> {
         let permit = call.permit(Action::UseLocks, Resource::Service)?;
         let granted = self
-            .await_grant(waits, deadline, |view| {
+            .await_grant(Effect::RangeWait(waits), waits, deadline, |view| {
                 Ok(match view.range_standing(&permit, &asked, waits)? {
                     RangeStanding::Waits => Look::Waits,
                     RangeStanding::Holds(token) => Look::Granted(token),

@@ -1,5 +1,7 @@
 //! The verbs over a real cluster and a real directory.
 
+mod topics;
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use holdfast_core::command::{Op, Reply};
+use holdfast_core::effect::Effect;
 use holdfast_core::id::Revision;
 use holdfast_core::rules::authorize::AuthorizedOp;
 use holdfast_core::view::View;
@@ -83,16 +84,17 @@ impl Gateway {
         place.await.map_err(|_| Error::Stopping)?
     }
 
-    /// Looks at this node's own state, which has `wait` from that revision on, until something is granted: the revision that
+    /// Looks at this node's own state, which has what waits from revision `wait` on, whenever `told_by` says so, until something is granted: the revision that
     /// was looked at and what was granted; nothing when it is gone, when its time is over, or when the node leaves.
     pub(super) async fn await_grant<T>(
         &self,
+        told_by: Effect,
         wait: Revision,
         deadline: Instant,
         look: impl Fn(&View<'_>) -> Result<Look<T>, Error>,
     ) -> Option<(Revision, T)> {
         let waiting = async {
-            let subscription = self.lease_notifier().subscribe(wait);
+            let subscription = self.notifier().subscribe(told_by);
             loop {
                 let changed = subscription.notify.notified();
                 // The node's own state: that is what the notifier tells of.

@@ -129,6 +129,9 @@ fn refused(refusal: &Refusal) -> Answer {
         Refusal::NoLocks => custom("NoLocks", StatusCode::CONFLICT),
         Refusal::FenceLeaseEnded { .. } => custom("FencingTokenStale", StatusCode::PRECONDITION_FAILED),
         Refusal::Compacted { .. } => custom("Compacted", StatusCode::GONE),
+        Refusal::NoSuchTopic => custom("NoSuchTopic", StatusCode::NOT_FOUND),
+        Refusal::NoSuchGroup => custom("NoSuchGroup", StatusCode::NOT_FOUND),
+        Refusal::OffsetGone { .. } => custom("OffsetGone", StatusCode::GONE),
     }
 }
 
@@ -261,7 +264,10 @@ fn refusal_message(refusal: &Refusal) -> Option<String> {
         | Refusal::Deadlock
         | Refusal::NoLocks
         | Refusal::FenceLeaseEnded { .. }
-        | Refusal::Compacted { .. } => {
+        | Refusal::Compacted { .. }
+        | Refusal::NoSuchTopic
+        | Refusal::NoSuchGroup
+        | Refusal::OffsetGone { .. } => {
             Some(sentence(&refusal.to_string()))
         }
         Refusal::NoSuchBucket
@@ -335,7 +341,7 @@ mod tests {
 
     #[test]
     fn each_refusal_has_the_code_that_aws_gives() {
-        let table: [(Refusal, &str, u16); 32] = [
+        let table: [(Refusal, &str, u16); 35] = [
             (Refusal::NoSuchBucket, "NoSuchBucket", 404),
             (Refusal::BucketExists, "BucketAlreadyOwnedByYou", 409),
             (Refusal::BucketNotEmpty, "BucketNotEmpty", 409),
@@ -368,6 +374,9 @@ mod tests {
             (Refusal::NoSuchTarget, "NoSuchTarget", 404),
             (Refusal::FencingTokenStale { name: "x".into() }, "FencingTokenStale", 412),
             (Refusal::Compacted { oldest: 1 }, "Compacted", 410),
+            (Refusal::NoSuchTopic, "NoSuchTopic", 404),
+            (Refusal::NoSuchGroup, "NoSuchGroup", 404),
+            (Refusal::OffsetGone { oldest: 1 }, "OffsetGone", 410),
         ];
         for (refusal, code, status) in table {
             check(Error::Refused(refusal), code, status);

@@ -27,16 +27,19 @@ pub(super) struct Amqp {
 impl Amqp {
     pub(super) async fn connect(settings: &TargetSettings, reach: Reach) -> Result<Self, SendError> {
         let (host, port) = pinned(settings, reach).await?;
-        let mut uri = AMQPUri::default();
-        uri.scheme = if settings.secure { AMQPScheme::AMQPS } else { AMQPScheme::AMQP };
-        uri.authority = AMQPAuthority { host, port, userinfo: AMQPUserInfo::default() };
-        if let (Some(user), Some(password)) = (&settings.user, &settings.password) {
-            uri.authority.userinfo = AMQPUserInfo { username: user.clone(), password: password.expose().to_owned() };
-        }
-        if !settings.path.is_empty() {
-            let vhost = percent_encoding::percent_decode_str(&settings.path).decode_utf8_lossy();
-            uri.vhost = vhost.into_owned();
-        }
+        let userinfo = match (&settings.user, &settings.password) {
+            (Some(user), Some(password)) => {
+                AMQPUserInfo { username: user.clone(), password: password.expose().to_owned() }
+            }
+            _ => AMQPUserInfo::default(),
+        };
+        let vhost = match settings.path.as_str() {
+            "" => "/".to_owned(),
+            path => percent_encoding::percent_decode_str(path).decode_utf8_lossy().into_owned(),
+        };
+        let scheme = if settings.secure { AMQPScheme::AMQPS } else { AMQPScheme::AMQP };
+        let authority = AMQPAuthority { host, port, userinfo };
+        let uri = AMQPUri { scheme, authority, vhost, ..AMQPUri::default() };
         let tls = OwnedTLSConfig { identity: None, cert_chain: settings.ca.clone() };
         let properties = ConnectionProperties::default().with_connection_name("holdfast".into());
         let builder = DefaultConnectionBuilder::new().map_err(SendError::failed)?;

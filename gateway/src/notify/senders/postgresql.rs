@@ -2,6 +2,7 @@
 //! the table, so that a copy adds no row. The table is made when it is not there.
 
 use async_trait::async_trait;
+use tokio::task::JoinSet;
 use tokio_postgres::types::Json;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -13,6 +14,8 @@ use crate::outbound::{self, Reach};
 pub(super) struct PostgreSql {
     client: Client,
     table: String,
+    /// Drives the connection; ends with this.
+    _driver: JoinSet<()>,
 }
 
 impl PostgreSql {
@@ -25,16 +28,17 @@ impl PostgreSql {
             config.password(password.expose());
         }
         let stream = reach.connect(&host, port).await?;
+        let mut driver = JoinSet::new();
         let client = if settings.secure {
             let tls = tokio_postgres_rustls::MakeRustlsConnect::new(outbound::tls(settings.ca.as_deref())?);
             config.ssl_mode(tokio_postgres::config::SslMode::Require);
             let tls = tls_for(tls, host.trim_matches(['[', ']']))?;
             let (client, connection) = config.connect_raw(stream, tls).await.map_err(SendError::failed)?;
-            drive(connection);
+            drive(&mut driver, connection);
             client
         } else {
             let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(SendError::failed)?;
-            drive(connection);
+            drive(&mut driver, connection);
             client
         };
         let table = quoted(&settings.name);
@@ -43,7 +47,7 @@ impl PostgreSql {
              object_key text NOT NULL, event jsonb NOT NULL)"
         );
         client.batch_execute(&make).await.map_err(SendError::failed)?;
-        Ok(Self { client, table })
+        Ok(Self { client, table, _driver: driver })
     }
 }
 
@@ -58,11 +62,11 @@ fn tls_for(
 }
 
 /// Runs a connection until its client is dropped.
-fn drive<S, T>(connection: tokio_postgres::Connection<S, T>)
+fn drive<S, T>(driver: &mut JoinSet<()>, connection: tokio_postgres::Connection<S, T>)
 where
     tokio_postgres::Connection<S, T>: Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static,
 {
-    tokio::spawn(async move {
+    driver.spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "the connection to a database ended");
         }

@@ -11,6 +11,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
 
 use super::{SendError, Sender};
 use crate::notify::message::Message;
@@ -29,7 +30,13 @@ pub(super) struct Webhook {
     authorization: Option<HeaderValue>,
     tls: Option<Arc<rustls::ClientConfig>>,
     reach: Reach,
-    open: Option<SendRequest<Full<Bytes>>>,
+    open: Option<Open>,
+}
+
+/// An open connection, and what drives it.
+struct Open {
+    requests: SendRequest<Full<Bytes>>,
+    _driver: JoinSet<()>,
 }
 
 impl Webhook {
@@ -52,9 +59,9 @@ impl Webhook {
         Ok(Self { host, port, authority, path, authorization, tls, reach, open: None })
     }
 
-    async fn connection(&mut self) -> Result<SendRequest<Full<Bytes>>, SendError> {
+    async fn connection(&mut self) -> Result<Open, SendError> {
         if let Some(mut open) = self.open.take()
-            && open.ready().await.is_ok()
+            && open.requests.ready().await.is_ok()
         {
             return Ok(open);
         }
@@ -76,7 +83,7 @@ impl Webhook {
             request = request.header(header::AUTHORIZATION, authorization);
         }
         let request = request.body(Full::new(body)).map_err(SendError::failed)?;
-        let answer = connection.send_request(request).await.map_err(SendError::failed)?;
+        let answer = connection.requests.send_request(request).await.map_err(SendError::failed)?;
         let status = answer.status();
         let read = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
         if !status.is_success() {
@@ -101,18 +108,18 @@ fn refusal(status: StatusCode, said: &str) -> SendError {
     }
 }
 
-async fn begin<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, SendError>
+async fn begin<S>(stream: S) -> Result<Open, SendError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(SendError::failed)?;
-    // Ends with its sender.
-    tokio::spawn(async move {
+    let (requests, connection) = handshake(TokioIo::new(stream)).await.map_err(SendError::failed)?;
+    let mut driver = JoinSet::new();
+    driver.spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "the connection of a webhook ended");
         }
     });
-    Ok(sender)
+    Ok(Open { requests, _driver: driver })
 }
 
 #[async_trait]
