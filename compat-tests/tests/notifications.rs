@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use holdfast_compat_tests::brokers::webhook::Webhook;
-use holdfast_compat_tests::brokers::{Amqp, Broker, Kafka, Mqtt, Nats, PostgreSql, Redis};
+use holdfast_compat_tests::brokers::{Amqp, Broker, Kafka, Mqtt, Nats, PostgreSql, Redis, secure_brokers};
 use holdfast_compat_tests::client::aws_cli::AwsCli;
 use holdfast_compat_tests::client::cli::command;
 use holdfast_compat_tests::client::mc::Mc;
 use holdfast_compat_tests::client::raw::{Call, Reply};
 use holdfast_compat_tests::process::{Holdfast, HoldfastOptions, wait_until};
+use holdfast_compat_tests::skip;
 use holdfast_compat_tests::suite::Suite;
 use holdfast_compat_tests::target::{Endpoint, Target};
 use serde_json::{Value, json};
@@ -37,6 +38,7 @@ const CASES: &[Case] = &[
     ("a_gap_is_counted_and_what_follows_is_delivered", gap),
     ("targets_on_this_machine_are_refused_unless_allowed", refused_addresses),
     ("secrets_of_targets_are_sealed", sealed),
+    ("targets_are_reached_over_tls_by_a_given_authority", over_tls),
     ("events_come_in_the_envelope_that_was_asked_for", envelopes),
     ("aws_and_mc_configure_notifications", clients),
     ("configurations_that_would_send_nothing_are_refused", refused_configurations),
@@ -320,6 +322,39 @@ fn sealed(endpoint: &Endpoint, dir: &Path) -> Result<()> {
     ask(endpoint, "DELETE", "v1/targets/t", &Value::Null)?.expect(200)?;
     ask(endpoint, "GET", "v1/targets/t", &Value::Null)?.expect(404)?;
     Ok(())
+}
+
+fn over_tls(endpoint: &Endpoint, dir: &Path) -> Result<()> {
+    let (key, certificate) = (dir.join("tls.key"), dir.join("tls.crt"));
+    let authority = make_certificates(dir)?;
+    for mut broker in secure_brokers(dir, &key, &certificate)? {
+        let settings = broker.settings();
+        set_target(endpoint, "t", &settings)?;
+        let refused = ask(endpoint, "POST", "v1/targets/t/test", &Value::Null)?;
+        ensure!(refused.status == 502, "{settings} is trusted by nobody: {} {}", refused.status, refused.text());
+        set_target(endpoint, "t", &json!({ "ca": authority }))?;
+        let sent = ask(endpoint, "POST", "v1/targets/t/test", &Value::Null)?;
+        ensure!(sent.status == 200, "{settings}: {} {}", sent.status, sent.text());
+        ask(endpoint, "DELETE", "v1/targets/t", &Value::Null)?.expect(200)?;
+        broker.stop()?;
+    }
+    Ok(())
+}
+
+/// An authority, which is given back, and a certificate by it in `tls.crt`.
+fn make_certificates(dir: &Path) -> Result<String> {
+    let openssl = skip::program(&["openssl"], "apt-get install openssl")?;
+    std::fs::write(dir.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")?;
+    let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    for words in [
+        format!("req -x509 {new_key} -days 2 -subj /CN=authority -keyout ca.key -out ca.crt"),
+        format!("req {new_key} -subj /CN=localhost -keyout tls.key -out tls.csr"),
+        "x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out tls.crt".to_owned(),
+    ] {
+        let made = std::process::Command::new(&openssl).args(words.split(' ')).current_dir(dir).output()?;
+        ensure!(made.status.success(), "{words}: {}", String::from_utf8_lossy(&made.stderr));
+    }
+    Ok(std::fs::read_to_string(dir.join("ca.crt"))?)
 }
 
 fn files_with(dir: &Path, needle: &[u8]) -> Result<Vec<String>> {

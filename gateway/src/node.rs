@@ -42,7 +42,7 @@ use crate::gateway::{CLUSTER_DIR, Gateway, OWNER_ACCOUNT, Options, StartError};
 use crate::jobs::{Jobs, JobsConfig};
 use crate::notify::settings::Sealer;
 use crate::notify::{Notifications, NotifyContext};
-use crate::outbound::Reach;
+use crate::outbound::{self, Reach};
 use crate::server::tls::{Tls, TlsError};
 use crate::server::{self, Limits, Server};
 use crate::telemetry::{self, Metrics};
@@ -144,6 +144,7 @@ pub async fn serve(config: Config, announce: impl Fn(&str)) -> Result<(), Error>
         tracing::info!("{notice}");
     }
     server::raise_file_limit();
+    outbound::use_one_provider();
     let _lock = take_directory(&config.data)?;
     let root = credentials::root(config.root.clone(), &config.data)?;
     let notify = notify_context(&config, &root);

@@ -30,6 +30,13 @@ pub enum OutboundError {
     Tls(String),
 }
 
+/// Makes aws-lc-rs the provider of cryptography of libraries that ask for the process's default: where two are compiled in,
+/// rustls picks none.
+pub fn use_one_provider() {
+    // A second call finds the first one's.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
 /// The settings of a TLS client: the machine's roots, or `authority` (PEM) alone.
 ///
 /// # Errors

@@ -51,6 +51,45 @@ pub trait Broker: Send {
     fn start(&mut self) -> Result<()>;
 }
 
+/// Servers that speak TLS only, by a certificate for `localhost`.
+///
+/// # Errors
+/// A skip when one is not installed.
+pub fn secure_brokers(dir: &Path, key: &Path, certificate: &Path) -> Result<Vec<Box<dyn Broker>>> {
+    let (key, certificate) = (key.display().to_string(), certificate.display().to_string());
+    let brokers: [Box<dyn Broker>; 4] = [
+        Box::new(nats::over_tls(dir, &key, &certificate)?),
+        Box::new(redis::over_tls(dir, &key, &certificate)?),
+        Box::new(mqtt::over_tls(dir, &key, &certificate)?),
+        Box::new(webhook::over_tls(dir, &key, &certificate)?),
+    ];
+    Ok(brokers.into())
+}
+
+/// A server that only says that it takes messages.
+struct Only {
+    server: Server,
+    settings: Value,
+}
+
+impl Broker for Only {
+    fn settings(&self) -> Value {
+        self.settings.clone()
+    }
+
+    fn messages(&mut self) -> Result<Vec<Value>> {
+        anyhow::bail!("it is not read")
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.server.stop()
+    }
+
+    fn start(&mut self) -> Result<()> {
+        self.server.start()
+    }
+}
+
 /// A server process at a port.
 struct Server {
     launch: Launch,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::{Broker, Server, free_port, value};
+use super::{Broker, Only, Server, free_port, value};
 use crate::process::{Launch, Process, wait_until};
 use crate::skip;
 
@@ -14,6 +14,20 @@ pub struct Mqtt {
     server: Server,
     received: PathBuf,
     _subscriber: Process,
+}
+
+/// One over TLS.
+pub(super) fn over_tls(dir: &Path, key: &str, certificate: &str) -> Result<Only> {
+    let program = skip::program(&["/usr/sbin/mosquitto", "mosquitto"], "apt-get install mosquitto")?;
+    let port = free_port()?;
+    let config = dir.join("mosquitto-tls.conf");
+    let text =
+        format!("listener {port} 127.0.0.1\nallow_anonymous true\nuser root\ncertfile {certificate}\nkeyfile {key}\n");
+    std::fs::write(&config, text)?;
+    let mut server = Server::new(program, dir, "mosquitto-tls", port).args(&["-c", &config.display().to_string()]);
+    server.start()?;
+    let url = format!("mqtts://localhost:{port}");
+    Ok(Only { server, settings: json!({ "kind": "mqtt", "url": url, "topic": "events" }) })
 }
 
 impl Mqtt {

@@ -7,12 +7,23 @@ use async_nats::jetstream::{self, consumer, stream};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
-use super::{Broker, Server, block_on, free_port, value};
+use super::{Broker, Only, Server, block_on, free_port, value};
 use crate::skip;
 
 /// A NATS server with a stream over `events.>`.
 pub struct Nats {
     server: Server,
+}
+
+/// One over TLS.
+pub(super) fn over_tls(dir: &Path, key: &str, certificate: &str) -> Result<Only> {
+    let program = skip::program(&["/usr/sbin/nats-server", "nats-server"], "apt-get install nats-server")?;
+    let port = free_port()?;
+    let server = Server::new(program, dir, "nats-tls", port).args(&["-a", "127.0.0.1", "-p", &port.to_string()]);
+    let mut server = server.args(&["--tls", "--tlscert", certificate, "--tlskey", key]);
+    server.start()?;
+    let url = format!("tls://localhost:{port}");
+    Ok(Only { server, settings: json!({ "kind": "nats", "url": url, "subject": "events" }) })
 }
 
 impl Nats {

@@ -6,12 +6,24 @@ use ::redis::{Client, Value as Found, cmd, from_redis_value};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{Broker, Server, block_on, free_port, value};
+use super::{Broker, Only, Server, block_on, free_port, value};
 use crate::skip;
 
 /// A Redis server; messages go to a stream.
 pub struct Redis {
     server: Server,
+}
+
+/// One over TLS.
+pub(super) fn over_tls(dir: &Path, key: &str, certificate: &str) -> Result<Only> {
+    let program = skip::program(&["/usr/bin/redis-server", "redis-server"], "apt-get install redis-server")?;
+    let port = free_port()?;
+    let server = Server::new(program, dir, "redis-tls", port).args(&["--port", "0", "--tls-port", &port.to_string()]);
+    let server = server.args(&["--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no"]);
+    let mut server = server.args(&["--save", "", "--bind", "127.0.0.1"]);
+    server.start()?;
+    let url = format!("rediss://localhost:{port}");
+    Ok(Only { server, settings: json!({ "kind": "redis", "url": url, "key": "events", "mode": "list" }) })
 }
 
 impl Redis {

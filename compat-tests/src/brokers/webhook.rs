@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,7 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{Broker, value};
+use super::{Broker, Only, Server, free_port, value};
+use crate::skip;
 
 /// A request that came.
 #[derive(Clone, Debug)]
@@ -42,6 +44,30 @@ pub struct Webhook {
     received: Arc<Mutex<Vec<Received>>>,
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Answers every POST with 200, over TLS.
+const SECURE: &str = "import http.server, ssl, sys
+class H(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def do_POST(self):
+        self.rfile.read(int(self.headers['content-length']))
+        self.send_response(200); self.send_header('content-length', '0'); self.end_headers()
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[2], sys.argv[3])
+server = http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), H)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+";
+
+/// One over TLS.
+pub(super) fn over_tls(dir: &Path, key: &str, certificate: &str) -> Result<Only> {
+    let program = skip::program(&["python3"], "apt-get install python3")?;
+    let port = free_port()?;
+    let server = Server::new(program, dir, "webhook-tls", port);
+    let mut server = server.args(&["-c", SECURE, &port.to_string(), certificate, key]);
+    server.start()?;
+    Ok(Only { server, settings: json!({ "kind": "webhook", "url": format!("https://localhost:{port}/in") }) })
 }
 
 impl Webhook {
