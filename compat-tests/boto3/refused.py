@@ -15,7 +15,6 @@ refused = [
     (s3.put_bucket_policy, dict(Policy="{}")),
     (s3.put_bucket_website, dict(WebsiteConfiguration={"IndexDocument": {"Suffix": "i"}})),
     (s3.put_bucket_logging, dict(BucketLoggingStatus={})),
-    (s3.put_bucket_notification_configuration, dict(NotificationConfiguration={})),
     (s3.get_object_torrent, dict(Key="k")),
     (s3.restore_object, dict(Key="k", RestoreRequest={"Days": 1})),
     (s3.put_object_retention, dict(Key="k", Retention={"Mode": "GOVERNANCE"})),
