@@ -26,7 +26,8 @@ type Case = (&'static str, fn(&Endpoint, &Path) -> Result<()>);
 
 const CASES: &[Case] = &[
     ("a_webhook_gets_every_event_in_order_through_its_failures", failing_webhook),
-    ("nats_gets_every_event_in_order", |endpoint, dir| away_and_back(endpoint, Nats::new(dir)?)),
+    ("nats_gets_every_event_in_order", |endpoint, dir| away_and_back(endpoint, Nats::new(dir, false)?)),
+    ("jetstream_gets_every_event_in_order_and_once", |endpoint, dir| once(endpoint, Nats::new(dir, true)?)),
     ("kafka_gets_every_event_in_order", |endpoint, dir| away_and_back(endpoint, Kafka::new(dir)?)),
     ("rabbitmq_gets_every_event_in_order", |endpoint, dir| away_and_back(endpoint, Amqp::new(dir)?)),
     ("mosquitto_gets_every_event_in_order", |endpoint, dir| away_and_back(endpoint, Mqtt::new(dir)?)),

@@ -146,6 +146,10 @@ fn rules_that_change_too_often_are_refused() {
         assert_eq!(set(&mut machine), Reply::Done);
     }
     assert!(matches!(set(&mut machine), Reply::Refused(Error::InvalidArgument { .. })));
+    set_document(&mut machine, &bucket, None);
+    let before = rows(&machine);
+    set_document(&mut machine, &bucket, None);
+    assert_eq!(rows(&machine), before, "nothing is removed twice");
     for _ in 0..20 {
         machine.run(Op::TrimEvents(TrimEvents { before_ms: u64::MAX, keep_bytes: 0, rows: 1000 }));
         machine.put(&bucket, "k", 1);

@@ -109,11 +109,15 @@ fn is_local(address: IpAddr) -> bool {
                 || v4.is_multicast()
                 || v4.is_broadcast()
                 || v4.octets()[0] == 0
+                // Where clouds answer with keys.
+                || [[100, 100, 100, 200], [192, 0, 0, 192]].contains(&v4.octets())
         }
         IpAddr::V6(v6) => {
-            // A translator to IPv4 would reach it all the same: 64:ff9b::/96 and 2002::/16 carry an IPv4 address.
+            // A translator to IPv4 would reach it all the same: 64:ff9b::/96, 64:ff9b:1::/48, 2002::/16 and
+            // ::/96 carry an IPv4 address.
             let inner = match v6.segments() {
-                [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some((high, low)),
+                [0x64, 0xff9b, 0 | 1, _, _, _, high, low] => Some((high, low)),
+                [0, 0, 0, 0, 0, 0, high, low] if high > 0 => Some((high, low)),
                 [0x2002, high, low, ..] => Some((high, low)),
                 _ => None,
             };
@@ -122,6 +126,7 @@ fn is_local(address: IpAddr) -> bool {
                 || v6.is_unspecified()
                 || v6.is_multicast()
                 || v6.segments()[0] & 0xffc0 == 0xfe80
+                || v6.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254]
                 || inner.is_some_and(|v4| is_local(IpAddr::V4(v4)))
         }
     }
@@ -150,6 +155,10 @@ mod tests {
             "::ffff:169.254.169.254",
             "64:ff9b::7f00:1",
             "2002:7f00:1::",
+            "64:ff9b:1::a9fe:a9fe",
+            "::7f00:1",
+            "fd00:ec2::254",
+            "100.100.100.200",
         ];
         for text in local {
             assert!(is_local(text.parse().unwrap()), "{text}");

@@ -13,6 +13,7 @@ use crate::skip;
 /// A NATS server with a stream over `events.>`.
 pub struct Nats {
     server: Server,
+    jetstream: bool,
 }
 
 /// One over TLS.
@@ -27,18 +28,18 @@ pub(super) fn over_tls(dir: &Path, key: &str, certificate: &str) -> Result<Only>
 }
 
 impl Nats {
-    /// Starts it.
+    /// Starts it. Messages come by JetStream's protocol, or as core NATS has them; the stream takes both.
     ///
     /// # Errors
     /// A skip when it is not installed.
-    pub fn new(dir: &Path) -> Result<Self> {
+    pub fn new(dir: &Path, jetstream: bool) -> Result<Self> {
         let program = skip::program(&["/usr/sbin/nats-server", "nats-server"], "apt-get install nats-server")?;
         let (port, store) = (free_port()?, dir.join("jetstream"));
         let server = Server::new(program, dir, "nats", port);
         let mut server =
             server.args(&["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd", &store.display().to_string()]);
         server.start()?;
-        let own = Self { server };
+        let own = Self { server, jetstream };
         block_on(async {
             let subjects = vec!["events.>".to_owned()];
             let config = stream::Config { name: "EVENTS".into(), subjects, ..stream::Config::default() };
@@ -56,7 +57,7 @@ impl Nats {
 impl Broker for Nats {
     fn settings(&self) -> Value {
         let url = format!("nats://127.0.0.1:{}", self.server.port);
-        json!({ "kind": "nats", "url": url, "subject": "events.photos", "jetstream": true, "batch": 10 })
+        json!({ "kind": "nats", "url": url, "subject": "events.photos", "jetstream": self.jetstream, "batch": 10 })
     }
 
     fn messages(&mut self) -> Result<Vec<Value>> {

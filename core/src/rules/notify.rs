@@ -87,14 +87,18 @@ pub(crate) fn set_notification(txn: &mut Txn<'_>, bucket: &BucketName, document:
     }
     let revision = txn.revision();
     let kept = txn.reader().rows(Keyspace::Targets, KeyRange::prefix(&key::notifications(bucket)));
-    let kept = kept.take(NOTIFICATIONS_MAX).map(|row| Ok(key::notification_revision(&row?.0)?));
-    let kept = kept.collect::<Result<Vec<Revision>, Stop>>()?;
-    if kept.len() >= NOTIFICATIONS_MAX {
+    let kept = kept.take(NOTIFICATIONS_MAX).map(|row| {
+        let (row_key, value) = row?;
+        Ok((key::notification_revision(&row_key)?, value.is_empty()))
+    });
+    let kept = kept.collect::<Result<Vec<(Revision, bool)>, Stop>>()?;
+    // Removing one is always possible, so that a bucket can be removed.
+    if kept.len() >= NOTIFICATIONS_MAX && !document.is_empty() {
         let what = "the configuration was changed 1,000 times within the time that events are kept";
         return Err(Error::invalid(what).into());
     }
-    let newest = kept.first().copied();
-    if newest.is_none() && document.is_empty() {
+    let newest = kept.first().map(|(revision, _)| *revision);
+    if document.is_empty() && kept.first().is_none_or(|(_, empty)| *empty) {
         return Ok(());
     }
     txn.put_bytes(Keyspace::Targets, key::notification(bucket, revision), document.to_vec());

@@ -89,10 +89,11 @@ fn check_message(message: &Message) -> Result<usize, Error> {
     Ok(message.value.len() + key + attributes)
 }
 
-/// The topic, or a new one with the default settings.
-fn load_or_new(txn: &Txn<'_>, name: &str) -> Result<TopicRow, Stop> {
+/// The topic, or a new one with the default settings. Topics of dead letters, one for each group at most, are not counted
+/// against the bound: a lease that could not end would hold up all others.
+fn load_or_new(txn: &Txn<'_>, name: &str, bounded: bool) -> Result<TopicRow, Stop> {
     match txn.reader().topic(name) {
-        Err(Stop::Refused(Error::NoSuchTopic)) if is_full(txn)? => {
+        Err(Stop::Refused(Error::NoSuchTopic)) if bounded && is_full(txn)? => {
             Err(Error::invalid("there are 10,000 topics already").into())
         }
         Err(Stop::Refused(Error::NoSuchTopic)) => Ok(TopicRow {
@@ -123,7 +124,7 @@ fn save(txn: &mut Txn<'_>, name: &str, row: &TopicRow) {
 
 pub(crate) fn set(txn: &mut Txn<'_>, op: &SetTopic) -> Result<Reply, Stop> {
     check_name(&op.topic)?;
-    let mut row = load_or_new(txn, &op.topic)?;
+    let mut row = load_or_new(txn, &op.topic, true)?;
     row.keep_ms = op.keep_ms.unwrap_or(row.keep_ms);
     row.keep_bytes = op.keep_bytes.unwrap_or(row.keep_bytes);
     if !(TOPIC_KEEP_MS_MIN..=TOPIC_KEEP_MS_MAX).contains(&row.keep_ms) {
@@ -149,7 +150,7 @@ pub(crate) fn publish(txn: &mut Txn<'_>, op: &Publish) -> Result<Reply, Stop> {
         return Err(Error::TooLarge.into());
     }
     let count = u32::try_from(op.messages.len()).unwrap_or(u32::MAX);
-    let first = append(txn, &op.topic, op.messages.iter().map(|message| (message.clone(), None)))?;
+    let first = append(txn, &op.topic, true, op.messages.iter().map(|message| (message.clone(), None)))?;
     Ok(Reply::Published(Published { first, count }))
 }
 
@@ -157,9 +158,10 @@ pub(crate) fn publish(txn: &mut Txn<'_>, op: &Publish) -> Result<Reply, Stop> {
 fn append(
     txn: &mut Txn<'_>,
     name: &str,
+    bounded: bool,
     messages: impl IntoIterator<Item = (Message, Option<DeadLetter>)>,
 ) -> Result<u64, Stop> {
-    let mut row = load_or_new(txn, name)?;
+    let mut row = load_or_new(txn, name, bounded)?;
     let first = row.next;
     if row.oldest == row.next {
         row.oldest_ms = txn.now_ms();

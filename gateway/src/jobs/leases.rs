@@ -81,12 +81,16 @@ pub(super) async fn run(context: Context) {
                     tracing::info!(lease, "a lease was not renewed and has ended");
                 }
                 Err(error) => {
+                    // One that the rules will not end holds up no other.
+                    let refused = matches!(error, Error::Refused(_));
                     tracing::warn!(
                         error = crate::backend::chain(&error),
                         lease,
                         "a lease cannot be ended; tried again"
                     );
-                    break;
+                    if !refused {
+                        break;
+                    }
                 }
             }
         }

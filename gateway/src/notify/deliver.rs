@@ -68,6 +68,10 @@ pub(super) struct Delivery {
     problem: Option<String>,
     written_at: Instant,
     rules: Vec<((BucketName, Revision), Option<Rules>)>,
+    /// Tells this cluster's events from those of others.
+    origin: String,
+    /// When something was last sent to a target that does not take events.
+    probed: Instant,
 }
 
 /// Why a delivery begins again.
@@ -92,6 +96,7 @@ impl From<Error> for Broken {
 
 impl Delivery {
     pub(super) fn new(gateway: Gateway, context: NotifyContext, name: String, row: TargetRow) -> Self {
+        let origin = gateway.cluster().identity().cluster_id.to_string();
         Self {
             gateway,
             context,
@@ -107,6 +112,8 @@ impl Delivery {
             problem: row.problem,
             written_at: Instant::now(),
             rules: Vec::new(),
+            origin,
+            probed: Instant::now(),
         }
     }
 
@@ -197,18 +204,18 @@ impl Delivery {
     /// The message that an event becomes, if a rule of its bucket, at its time, sends it here.
     fn message(&mut self, settings: &TargetSettings, event: &Event) -> Result<Option<Message>, Broken> {
         let Some(bucket) = event.row.bucket.clone() else { return Ok(None) };
-        // What is put under the dead-letter prefix would come back, and fail again.
+        // What is put under the dead-letter prefix, by whichever target, would come back and fail again.
         if let (Some((dead, prefix)), Some(key)) = (&settings.dead_letter, &event.row.key)
             && *dead == bucket
-            && key.starts_with(&format!("{prefix}{}/", self.name))
+            && key.starts_with(prefix.as_str())
         {
             return Ok(None);
         }
         let name = self.name.clone();
-        let region = self.gateway.region().to_owned();
+        let (region, origin) = (self.gateway.region().to_owned(), self.origin.clone());
         let Some(rules) = self.rules_at(&bucket, event.place.revision)? else { return Ok(None) };
         let rule = rules.rule_for(&name, &event.row);
-        Ok(rule.map(|rule| Message::of(event, settings.format, &region, rule)))
+        Ok(rule.map(|rule| Message::of(event, settings.format, (&region, &origin), rule)))
     }
 
     fn rules_at(&mut self, bucket: &BucketName, at: Revision) -> Result<Option<&Rules>, Broken> {
@@ -248,13 +255,15 @@ impl Delivery {
         batch: &[(Event, Message)],
     ) -> Result<(), Broken> {
         let messages: Vec<Message> = batch.iter().map(|(_, message)| message.clone()).collect();
-        match self.attempt(settings, sender, &messages).await {
-            Ok(()) => {
-                self.arrived(messages.len()).await;
-                return Ok(());
+        if !batch.iter().any(|(event, _)| self.is_hopeless(settings, event)) {
+            match self.attempt(settings, sender, &messages).await {
+                Ok(()) => {
+                    self.arrived(messages.len()).await;
+                    return Ok(());
+                }
+                // One by one: the others are not held up by the one that is refused.
+                Err(error) => self.failed(&error).await?,
             }
-            // One by one: the others are not held up by the one that is refused.
-            Err(error) => self.failed(&error).await?,
         }
         for (event, message) in batch {
             self.deliver_one(settings, sender, event, message).await?;
@@ -271,6 +280,11 @@ impl Delivery {
     ) -> Result<(), Broken> {
         let (mut pause, mut refusals) = (PAUSE_MIN, 0);
         loop {
+            if let Some((bucket, prefix)) = settings.dead_letter.as_ref().filter(|_| self.is_hopeless(settings, event))
+            {
+                let problem = self.problem.clone().unwrap_or_default();
+                return Ok(self.bury(bucket, prefix, event, message, &SendError::Failed(problem)).await?);
+            }
             let error = match self.attempt(settings, sender, std::slice::from_ref(message)).await {
                 Ok(()) => {
                     self.arrived(1).await;
@@ -289,22 +303,41 @@ impl Delivery {
                     Err(error) => self.failed(&SendError::Failed(format!("dead letter: {}", chain(&error)))).await?,
                 }
             }
-            self.still_kept(event.place.revision)?;
+            if let Err(broken) = self.still_kept(event.place.revision) {
+                // The last moment at which there is something to put there.
+                if let Some((bucket, prefix)) = &settings.dead_letter {
+                    self.bury(bucket, prefix, event, message, &error).await?;
+                }
+                return Err(broken);
+            }
             sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
+    /// Whether an event is past its time, and the target has failed a short while ago: trying each such event would take
+    /// longer than the feed keeps the next ones.
+    fn is_hopeless(&self, settings: &TargetSettings, event: &Event) -> bool {
+        let age = Duration::from_millis(now_ms().saturating_sub(event.row.at_ms));
+        let given_up = settings.dead_letter.is_some() && age >= settings.give_up;
+        given_up && self.problem.is_some() && self.probed.elapsed() < PAUSE_MAX
+    }
+
     async fn attempt(
-        &self,
+        &mut self,
         settings: &TargetSettings,
         sender: &mut Option<Box<dyn Sender>>,
         messages: &[Message],
     ) -> Result<(), SendError> {
+        self.probed = Instant::now();
         let late = |_| SendError::Failed(format!("no answer within {:?}", settings.timeout));
         let mut open = match sender.take() {
             Some(open) => open,
-            None => timeout(settings.timeout, senders::connect(settings, self.context.reach)).await.map_err(late)??,
+            None => {
+                let source = format!("{}/{}", self.origin, self.name);
+                let connect = senders::connect(settings, self.context.reach, &source);
+                timeout(settings.timeout, connect).await.map_err(late)??
+            }
         };
         timeout(settings.timeout, open.send(messages)).await.map_err(late)??;
         *sender = Some(open);

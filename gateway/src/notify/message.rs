@@ -30,6 +30,8 @@ pub enum Format {
 pub struct Message {
     /// The same at every attempt, in the order of events: a target may tell copies by it.
     pub id: String,
+    /// As `id`, and of no other cluster.
+    pub unique: String,
     /// Revision and ordinal of the event.
     pub place: (u64, u16),
     /// `bucket/key`: what belongs to one object has one.
@@ -45,9 +47,9 @@ pub struct Message {
 }
 
 impl Message {
-    /// An event in a form. `rule` is the id of the rule that asked for it.
+    /// An event in a form, of a region and cluster. `rule` is the id of the rule that asked for it.
     #[must_use]
-    pub fn of(event: &Event, format: Format, region: &str, rule: &str) -> Self {
+    pub fn of(event: &Event, format: Format, (region, cluster): (&str, &str), rule: &str) -> Self {
         let bucket = event.row.bucket.as_ref().map_or("", |bucket| bucket.as_str());
         let key = format!("{bucket}/{}", event.row.key.as_deref().unwrap_or_default());
         let name = event.row.kind.name();
@@ -61,8 +63,10 @@ impl Message {
         };
         let body = Bytes::from(value.to_string());
         let place = (event.place.revision, event.place.ordinal);
+        let id = forms::sequencer(event.place);
         Self {
-            id: forms::sequencer(event.place),
+            unique: format!("{cluster}-{id}"),
+            id,
             place,
             key,
             name,
@@ -190,7 +194,7 @@ mod tests {
     }
 
     fn value(format: Format, kind: EventKind) -> (Message, Value) {
-        let message = Message::of(&event(kind), format, "eu-west-1", "rule-1");
+        let message = Message::of(&event(kind), format, ("eu-west-1", "a-cluster"), "rule-1");
         let value = serde_json::from_slice(&message.body).unwrap();
         (message, value)
     }

@@ -107,7 +107,7 @@ pub enum Sasl {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RedisMode {
-    /// `XADD` with the place of the event as its id: a copy is not added.
+    /// `XADD`.
     #[default]
     Stream,
     /// `RPUSH`.
@@ -193,7 +193,7 @@ pub struct TargetSettings {
     pub exchange: String,
     /// Whether NATS keeps what it gets.
     pub jetstream: bool,
-    /// MQTT's quality of service.
+    /// MQTT's quality of service, 1 or 2.
     pub qos: u8,
     /// Redis's form.
     pub mode: RedisMode,
@@ -231,6 +231,11 @@ impl TargetSettings {
         };
         check_own(given.kind, settings)?;
         let (hosts, secure, path) = address(given.kind, &given.url)?;
+        // As AMQP has them, in one byte of length.
+        let short = [Some(&path), given.exchange.as_ref(), given.routing_key.as_ref()];
+        if given.kind == Kind::Amqp && short.into_iter().flatten().any(|text| text.len() > 255) {
+            return refused("a virtual host, exchange or routing_key has at most 255 bytes");
+        }
         let duration = |text: &Option<String>, default_ms: u64| match text {
             None => Ok(default_ms),
             Some(text) => parse_duration(text)
@@ -244,8 +249,8 @@ impl TargetSettings {
         if !(1..=BATCH_MAX as u64).contains(&batch) || (batch > 1 && !batches(given.kind, given.format)) {
             return refused("batch is from 1 to 100, and 1 for a webhook with another format than s3");
         }
-        if given.qos.is_some_and(|qos| qos > 2) {
-            return refused("qos is 0, 1 or 2");
+        if given.qos.is_some_and(|qos| !(1..=2).contains(&qos)) {
+            return refused("qos is 1 or 2: with 0 nobody says that an event has arrived");
         }
         if given.dead_letter.is_none() && (given.give_up.is_some() || given.attempts.is_some()) {
             return refused(
@@ -514,6 +519,8 @@ mod tests {
             json!({"kind": "mqtt", "url": "mqtt://m", "topic": "a/#"}),
             json!({"kind": "mqtt", "url": "mqtt://m", "topic": "a", "qos": 3}),
             json!({"kind": "amqp", "url": "amqp://r"}),
+            json!({"kind": "amqp", "url": "amqp://r", "exchange": "e".repeat(256)}),
+            json!({"kind": "mqtt", "url": "mqtt://m", "topic": "a", "qos": 0}),
             json!({"kind": "other", "url": "http://x"}),
         ];
         for value in bad {

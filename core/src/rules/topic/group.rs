@@ -282,7 +282,7 @@ pub(crate) fn end_claim(txn: &mut Txn<'_>, lease: Revision) -> Result<(), Stop> 
     save_group(txn, claim.topic_id, &claim.group, &group);
     txn.effect(Effect::Topic(claim.topic_id));
     if let Some(name) = group.dead_letter.filter(|_| !dead.is_empty()) {
-        append(txn, &name, dead)?;
+        append(txn, &name, false, dead)?;
     }
     Ok(())
 }

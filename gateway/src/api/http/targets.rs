@@ -129,6 +129,7 @@ async fn send_test(settings: &TargetSettings, context: &NotifyContext, name: &st
     let time = iso_8601(now_ms());
     let body = object!({ "Service": "Holdfast", "Event": "s3:TestEvent", "Time": time, "Target": name });
     let message = Message {
+        unique: format!("test-{:032x}", rand::random::<u128>()),
         id: format!("test-{:016x}", rand::random::<u64>()),
         place: (0, 0),
         key: "test".into(),
@@ -137,7 +138,8 @@ async fn send_test(settings: &TargetSettings, context: &NotifyContext, name: &st
         content_type: "application/json",
         body: Bytes::from(body.to_string()),
     };
-    let mut sender = timeout(settings.timeout, senders::connect(settings, context.reach)).await.map_err(late)??;
+    let mut sender =
+        timeout(settings.timeout, senders::connect(settings, context.reach, name)).await.map_err(late)??;
     timeout(settings.timeout, sender.send_test(&message)).await.map_err(late)?
 }
 

@@ -27,8 +27,12 @@ impl Kafka {
     pub(super) async fn connect(settings: &TargetSettings, reach: Reach) -> Result<Self, SendError> {
         let mut brokers = Vec::new();
         for (host, port) in &settings.hosts {
-            reach.resolve(host, *port).await?;
-            brokers.push(format!("{host}:{port}"));
+            let addresses = reach.resolve(host, *port).await?;
+            // A name may lead elsewhere later; under TLS a certificate has to fit it.
+            match settings.secure {
+                true => brokers.push(format!("{host}:{port}")),
+                false => brokers.extend(addresses.iter().map(ToString::to_string)),
+            }
         }
         // The attempts are counted outside.
         let backoff = BackoffConfig { deadline: Some(settings.timeout), ..BackoffConfig::default() };

@@ -59,18 +59,18 @@ pub trait Sender: Send {
     }
 }
 
-/// Connects to a target.
+/// Connects to a target. `source` tells this target's messages from those of others.
 ///
 /// # Errors
 /// [`SendError::Failed`].
-pub async fn connect(settings: &TargetSettings, reach: Reach) -> Result<Box<dyn Sender>, SendError> {
+pub async fn connect(settings: &TargetSettings, reach: Reach, source: &str) -> Result<Box<dyn Sender>, SendError> {
     Ok(match settings.kind {
         Kind::Webhook => Box::new(webhook::Webhook::new(settings, reach)?),
         Kind::Nats => Box::new(nats::Nats::connect(settings, reach).await?),
         Kind::Kafka => Box::new(kafka::Kafka::connect(settings, reach).await?),
         Kind::Amqp => Box::new(amqp::Amqp::connect(settings, reach).await?),
         Kind::Mqtt => Box::new(mqtt::Mqtt::connect(settings, reach).await?),
-        Kind::Redis => Box::new(redis::Redis::connect(settings, reach).await?),
+        Kind::Redis => Box::new(redis::Redis::connect(settings, reach, source).await?),
         Kind::PostgreSql => Box::new(postgresql::PostgreSql::connect(settings, reach).await?),
     })
 }

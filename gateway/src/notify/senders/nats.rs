@@ -1,9 +1,12 @@
-//! NATS: a core message has arrived when the server answered the ping behind it; with JetStream, when the stream has
-//! acknowledged it. `Nats-Msg-Id` is the place of the event, by which a stream drops copies.
+//! NATS: a core message has arrived when a message to an inbox of ours, sent behind it on the same connection, has come back:
+//! the server handles a connection in order. With JetStream it has arrived when the stream has acknowledged it, one after
+//! the other so that none overtakes. `Nats-Msg-Id` is the event's id, by which a stream drops copies.
 
-use async_nats::jetstream::{self, context::PublishAckFuture};
-use async_nats::{Client, ConnectOptions, HeaderMap};
+use async_nats::jetstream;
+use async_nats::{Client, ConnectOptions, HeaderMap, Subscriber};
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt as _;
 
 use super::{SendError, Sender, pinned};
 use crate::notify::message::Message;
@@ -14,6 +17,10 @@ pub(super) struct Nats {
     client: Client,
     stream: Option<jetstream::Context>,
     subject: String,
+    inbox: String,
+    echoes: Subscriber,
+    /// The server's number of the connection: another one has not had the messages before.
+    connection: u64,
 }
 
 impl Nats {
@@ -39,13 +46,16 @@ impl Nats {
         let scheme = if settings.secure { "tls" } else { "nats" };
         let client = options.connect(format!("{scheme}://{host}:{port}")).await.map_err(SendError::failed)?;
         let stream = settings.jetstream.then(|| jetstream::new(client.clone()));
-        Ok(Self { client, stream, subject: settings.name.clone() })
+        let inbox = client.new_inbox();
+        let echoes = client.subscribe(inbox.clone()).await.map_err(SendError::failed)?;
+        let connection = client.server_info().client_id;
+        Ok(Self { client, stream, subject: settings.name.clone(), inbox, echoes, connection })
     }
 }
 
 fn headers(message: &Message) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert("Nats-Msg-Id", message.id.as_str());
+    headers.insert("Nats-Msg-Id", message.unique.as_str());
     headers.insert("Content-Type", message.content_type);
     headers
 }
@@ -59,15 +69,16 @@ impl Sender for Nats {
                 let sent = self.client.publish_with_headers(subject, headers(message), body).await;
                 sent.map_err(SendError::failed)?;
             }
-            return self.client.flush().await.map_err(SendError::failed);
+            let echo = self.client.publish(self.inbox.clone(), Bytes::new()).await;
+            echo.map_err(SendError::failed)?;
+            let came = self.echoes.next().await.is_some();
+            let same = self.client.server_info().client_id == self.connection;
+            let lost = || SendError::Failed("the connection was lost on the way".into());
+            return (came && same).then_some(()).ok_or_else(lost);
         };
-        let mut acknowledgements: Vec<PublishAckFuture> = Vec::new();
         for message in messages {
             let sent = stream.publish_with_headers(self.subject.clone(), headers(message), message.body.clone()).await;
-            acknowledgements.push(sent.map_err(SendError::failed)?);
-        }
-        for acknowledgement in acknowledgements {
-            acknowledgement.await.map_err(SendError::failed)?;
+            sent.map_err(SendError::failed)?.await.map_err(SendError::failed)?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! the table, so that a copy adds no row. The table is made when it is not there.
 
 use async_trait::async_trait;
+use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_postgres::types::Json;
 use tokio_postgres::{Client, Config, NoTls};
@@ -46,7 +47,11 @@ impl PostgreSql {
             "CREATE TABLE IF NOT EXISTS {table} (id text PRIMARY KEY, event_time timestamptz NOT NULL, event_name text NOT NULL, \
              object_key text NOT NULL, event jsonb NOT NULL)"
         );
-        client.batch_execute(&make).await.map_err(SendError::failed)?;
+        // Who may only insert must find it made.
+        let found = client.query_one("SELECT to_regclass($1)::text", &[&table]).await.map_err(SendError::failed)?;
+        if found.get::<_, Option<String>>(0).is_none() {
+            client.batch_execute(&make).await.map_err(SendError::failed)?;
+        }
         Ok(Self { client, table, _driver: driver })
     }
 }
@@ -78,6 +83,22 @@ fn quoted(name: &str) -> String {
     name.splitn(2, '.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect::<Vec<_>>().join(".")
 }
 
+/// Neither text nor JSON of PostgreSQL can hold a zero byte; an object's key can. It becomes the picture of one.
+fn without_zero(text: &str) -> String {
+    text.replace('\0', "\u{2400}")
+}
+
+fn storable(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(without_zero(&text)),
+        Value::Array(items) => items.into_iter().map(storable).collect(),
+        Value::Object(fields) => {
+            fields.into_iter().map(|(name, value)| (without_zero(&name), storable(value))).collect()
+        }
+        other => other,
+    }
+}
+
 #[async_trait]
 impl Sender for PostgreSql {
     async fn send(&mut self, messages: &[Message]) -> Result<(), SendError> {
@@ -86,15 +107,14 @@ impl Sender for PostgreSql {
              SELECT * FROM unnest($1::text[], $2::text[]::timestamptz[], $3::text[], $4::text[], $5::jsonb[]) ON CONFLICT (id) DO NOTHING",
             self.table
         );
-        let ids: Vec<&str> = messages.iter().map(|message| message.id.as_str()).collect();
+        let ids: Vec<&str> = messages.iter().map(|message| message.unique.as_str()).collect();
         let times: Vec<&str> = messages.iter().map(|message| message.time.as_str()).collect();
         let names: Vec<&str> = messages.iter().map(|message| message.name).collect();
-        // Text of PostgreSQL cannot hold a zero byte; an object's key can.
-        let keys: Vec<String> = messages.iter().map(|message| message.key.replace('\0', "\u{2400}")).collect();
+        let keys: Vec<String> = messages.iter().map(|message| without_zero(&message.key)).collect();
         let mut events = Vec::new();
         for message in messages {
-            let value: serde_json::Value = serde_json::from_slice(&message.body).map_err(SendError::failed)?;
-            events.push(Json(value));
+            let value: Value = serde_json::from_slice(&message.body).map_err(SendError::failed)?;
+            events.push(Json(storable(value)));
         }
         let inserted = self.client.execute(&insert, &[&ids, &times, &names, &keys, &events]).await;
         match inserted {
@@ -110,7 +130,15 @@ impl Sender for PostgreSql {
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use serde_json::json;
+
+    use super::{quoted, storable};
+
+    #[test]
+    fn a_zero_byte_stops_no_event() {
+        let value = json!({ "a\0": ["b\0c", 1, null], "d": { "e": "\0" } });
+        assert!(!storable(value).to_string().contains("u0000"));
+    }
 
     #[test]
     fn names_of_tables_are_quoted() {

@@ -1,5 +1,6 @@
-//! Redis: a message has arrived when the server has answered. In a stream its id is the place of the event, so that a copy is
-//! not added; a list gets copies.
+//! Redis: a message has arrived when the server has answered. Beside the stream or list a key holds the place of the last event
+//! that this target added, moved by the same script: a copy is not added, whatever consumers have removed meanwhile and
+//! whoever else writes there.
 
 use std::net::SocketAddr;
 
@@ -7,7 +8,7 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::io::AsyncDNSResolver;
 use ::redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo, RedisError,
-    RedisFuture, TlsCertificates, Value, cmd,
+    RedisFuture, TlsCertificates, cmd,
 };
 use async_trait::async_trait;
 use futures::FutureExt as _;
@@ -21,7 +22,24 @@ pub(super) struct Redis {
     connection: MultiplexedConnection,
     key: String,
     mode: RedisMode,
+    mark: String,
 }
+
+/// Adds a message and moves the mark, both or neither; a place that is not above the mark is a copy.
+const ADD: &str = "local mark = redis.call('GET', KEYS[2])
+if mark then
+  local revision, ordinal = string.match(mark, '^(%d+) (%d+)$')
+  revision, ordinal = tonumber(revision), tonumber(ordinal)
+  local r, o = tonumber(ARGV[1]), tonumber(ARGV[2])
+  if r < revision or (r == revision and o <= ordinal) then return 'copy' end
+end
+if ARGV[3] == 'stream' then
+  redis.call('XADD', KEYS[1], '*', 'event', ARGV[5], 'key', ARGV[6], 'time', ARGV[7], 'body', ARGV[4])
+else
+  redis.call('RPUSH', KEYS[1], ARGV[4])
+end
+redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. ARGV[2])
+return 'added'";
 
 /// Names lead only where the node may connect to.
 struct Resolver(Reach);
@@ -43,7 +61,7 @@ impl AsyncDNSResolver for Resolver {
 }
 
 impl Redis {
-    pub(super) async fn connect(settings: &TargetSettings, reach: Reach) -> Result<Self, SendError> {
+    pub(super) async fn connect(settings: &TargetSettings, reach: Reach, source: &str) -> Result<Self, SendError> {
         let (host, port) = settings.hosts[0].clone();
         let host = host.trim_matches(['[', ']']).to_owned();
         let mut redis = RedisConnectionInfo::default();
@@ -74,60 +92,41 @@ impl Redis {
             .set_response_timeout(Some(settings.timeout))
             .set_dns_resolver(Resolver(reach));
         let connection = client.map_err(SendError::failed)?.get_multiplexed_async_connection_with_config(&config).await;
-        Ok(Self { connection: connection.map_err(SendError::failed)?, key: settings.name.clone(), mode: settings.mode })
+        let (connection, key) = (connection.map_err(SendError::failed)?, settings.name.clone());
+        let mark = format!("{key}:holdfast:{source}");
+        Ok(Self { connection, key, mode: settings.mode, mark })
     }
 
+    /// Adds it, unless the mark says that it was added before.
     async fn add(&mut self, message: &Message) -> Result<(), SendError> {
         let (revision, ordinal) = message.place;
-        // Ordinals begin at 0, and 0-0 is no id.
-        let id = format!("{revision}-{}", u32::from(ordinal) + 1);
-        let mut add = cmd("XADD");
-        add.arg(&self.key).arg(&id);
-        for (name, value) in [("event", message.name), ("key", &message.key), ("time", &message.time)] {
-            add.arg(name).arg(value);
-        }
-        add.arg("body").arg(message.body.as_ref());
-        let error = match add.query_async::<String>(&mut self.connection).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
+        let mut add = cmd("EVAL");
+        add.arg(ADD).arg(2).arg(&self.key).arg(&self.mark).arg(revision).arg(ordinal);
+        match self.mode {
+            RedisMode::Stream => add.arg("stream"),
+            RedisMode::List => add.arg("list"),
         };
-        // Not above the last id: it is there already, unless somebody else writes to this stream.
-        let found = cmd("XRANGE").arg(&self.key).arg(&id).arg(&id).query_async::<Value>(&mut self.connection).await;
-        match found {
-            Ok(Value::Array(entries)) if !entries.is_empty() => Ok(()),
-            _ => Err(SendError::failed(error)),
-        }
+        add.arg(message.body.as_ref()).arg(message.name).arg(&message.key).arg(&message.time);
+        add.query_async::<String>(&mut self.connection).await.map(drop).map_err(SendError::failed)
     }
 }
 
 #[async_trait]
 impl Sender for Redis {
-    /// Only a ping: an entry with a place of its own would be above the places of events.
-    async fn send_test(&mut self, message: &Message) -> Result<(), SendError> {
-        match self.mode {
-            RedisMode::List => self.send(std::slice::from_ref(message)).await,
-            RedisMode::Stream => {
-                let typed = cmd("TYPE").arg(&self.key).query_async::<String>(&mut self.connection).await;
-                match typed.map_err(SendError::failed)?.as_str() {
-                    "none" | "stream" => Ok(()),
-                    other => Err(SendError::Failed(format!("the key {} holds a {other}", self.key))),
-                }
-            }
+    /// Only looks: a message that is no event would move the mark.
+    async fn send_test(&mut self, _: &Message) -> Result<(), SendError> {
+        let wanted = if self.mode == RedisMode::Stream { "stream" } else { "list" };
+        let typed = cmd("TYPE").arg(&self.key).query_async::<String>(&mut self.connection).await;
+        match typed.map_err(SendError::failed)?.as_str() {
+            found if found == "none" || found == wanted => Ok(()),
+            other => Err(SendError::Failed(format!("the key {} holds a {other}", self.key))),
         }
     }
 
     async fn send(&mut self, messages: &[Message]) -> Result<(), SendError> {
-        if self.mode == RedisMode::Stream {
-            for message in messages {
-                self.add(message).await?;
-            }
-            return Ok(());
-        }
-        let mut push = cmd("RPUSH");
-        push.arg(&self.key);
         for message in messages {
-            push.arg(message.body.as_ref());
+            self.add(message).await?;
         }
-        push.query_async::<u64>(&mut self.connection).await.map(drop).map_err(SendError::failed)
+        Ok(())
     }
 }
