@@ -28,10 +28,10 @@ TORTURE_SIM_SEEDS ?= 5000
 DATA ?= ./holdfast-data
 LISTEN ?= 127.0.0.1:9900
 
-.PHONY: help run build test torture bench bench-cluster lint format tools
+.PHONY: help run build test torture bench bench-cluster bench-coordination lint format tools
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 run: ## build and start a gateway on an embedded store in ./holdfast-data, S3 on 127.0.0.1:9900
 	@$(CARGO) build $(RUST_VERSION_FLAG) --release -p holdfast --bin holdfast
@@ -58,6 +58,11 @@ bench-cluster: export HOLDFAST_TOOLS_ETCD := true
 bench-cluster: tools ## three nodes side by side with three of etcd; results in bench/results
 	$(CARGO) build $(RUST_VERSION_FLAG) --release -p holdfast -p holdfast-bench
 	$(CARGO) run $(RUST_VERSION_FLAG) --release -p holdfast-bench -- cluster
+
+bench-coordination: export HOLDFAST_TOOLS_ETCD := true
+bench-coordination: tools ## locks and events of three nodes side by side with etcd's; results in bench/results
+	$(CARGO) build $(RUST_VERSION_FLAG) --release -p holdfast -p holdfast-bench
+	$(CARGO) run $(RUST_VERSION_FLAG) --release -p holdfast-bench -- coordination
 
 lint: ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check

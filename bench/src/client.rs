@@ -113,6 +113,26 @@ impl Client {
         reply.collect().await
     }
 
+    /// A request without a body; gives the reply's, and the revision that it names.
+    ///
+    /// # Errors
+    /// When the reply is not 200, is cut short, or names no revision.
+    pub async fn ask(&mut self, method: Method, path: &str, query: &str) -> Result<(u64, Bytes)> {
+        let reply = self.call(method, path, query, &Payload::empty(), StatusCode::OK).await?;
+        let revision = reply.headers.get("x-holdfast-revision").context("the reply names no revision")?;
+        let revision = revision.to_str()?.parse()?;
+        Ok((revision, reply.collect().await?))
+    }
+
+    /// A GET whose reply has no end, such as a feed: the connection is its own from then on.
+    ///
+    /// # Errors
+    /// When the reply is not 200.
+    pub async fn stream(mut self, path: &str, query: &str) -> Result<Stream> {
+        let reply = self.call(Method::GET, path, query, &Payload::empty(), StatusCode::OK).await?;
+        Ok(Stream { body: reply.body, _client: self })
+    }
+
     /// The size that HEAD tells.
     ///
     /// # Errors
@@ -227,6 +247,28 @@ impl Reply {
             length += frame.data_ref().map_or(0, |data| data.len() as u64);
         }
         Ok(length)
+    }
+}
+
+/// A reply that goes on.
+pub struct Stream {
+    body: Incoming,
+    /// Owns the connection.
+    _client: Client,
+}
+
+impl Stream {
+    /// The next bytes. Dropped before it returns, nothing is lost.
+    ///
+    /// # Errors
+    /// When the server ends the reply, or the connection breaks.
+    pub async fn next(&mut self) -> Result<Bytes> {
+        loop {
+            let frame = self.body.frame().await.context("the server ended the stream")?;
+            if let Ok(data) = frame.context("the stream broke off")?.into_data() {
+                return Ok(data);
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! main ── experiment (rounds that alternate) ── load (clients) ── client ── sign
 //!   │          ├── target (servers that are started, or URLs) ── system (/proc, disk)
 //!   ├──────────┴── report (JSON, table) ── chart (SVG), stats
-//!   └── cluster (three nodes beside three of etcd: rates, losses) ── its own report
+//!   └── cluster (three nodes beside three of etcd: rates, losses; coordination: locks, events) ── their own reports
 //! ```
 //!
 //! Promises: both sides get the same requests from the same one-threaded generator; servers run with their defaults; a

@@ -9,13 +9,14 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use holdfast_bench::chart;
 use holdfast_bench::client::Endpoint;
-use holdfast_bench::cluster;
+use holdfast_bench::cluster::{self, coordination};
 use holdfast_bench::experiment::{self, LIST_OBJECTS_MIN, Options};
 use holdfast_bench::report::{self, Report};
 use holdfast_bench::scenario::{self, LIST_OBJECTS, Scenario};
 use holdfast_bench::sign::Credentials;
 use holdfast_bench::system::{self, Machine};
 use holdfast_bench::target::{Kind, Programs, Target};
+use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures S3 servers side by side.
@@ -36,6 +37,8 @@ enum Command {
     Load(Load),
     /// Measures three nodes of Holdfast beside three of etcd
     Cluster(ClusterRun),
+    /// Measures locks and events of three nodes of Holdfast beside three of etcd
+    Coordination(CoordinationRun),
     /// Lists the scenarios
     List,
 }
@@ -58,8 +61,9 @@ struct Run {
     measure: Measure,
 }
 
+/// What runs as three nodes, and where.
 #[derive(Args)]
-struct ClusterRun {
+struct Nodes {
     /// The holdfast program [default: beside this program]
     #[arg(long)]
     holdfast: Option<PathBuf>,
@@ -75,6 +79,12 @@ struct ClusterRun {
     /// Where nodes keep their data; a new directory is made in it and removed at the end
     #[arg(long, default_value = ".")]
     dir: PathBuf,
+}
+
+#[derive(Args)]
+struct ClusterRun {
+    #[command(flatten)]
+    nodes: Nodes,
     /// One round of 1 s, 3 kills, 20,000 keys: a first look, not a result
     #[arg(long)]
     quick: bool,
@@ -92,6 +102,33 @@ struct ClusterRun {
     results: PathBuf,
     /// Name of the result
     #[arg(long, default_value = "cluster")]
+    name: String,
+}
+
+#[derive(Args)]
+struct CoordinationRun {
+    #[command(flatten)]
+    nodes: Nodes,
+    /// One round of 1 s, 100 watchers and 1,000 quiet ones: a first look, not a result
+    #[arg(long)]
+    quick: bool,
+    /// Rounds of each kind and side
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Watchers of the same prefix
+    #[arg(long)]
+    watchers: Option<usize>,
+    /// Watchers of prefixes that do not change
+    #[arg(long)]
+    quiet_watchers: Option<usize>,
+    /// Watchers of etcd that share a connection; those of Holdfast have one each
+    #[arg(long, default_value_t = 1)]
+    etcd_streams: usize,
+    /// Where NAME.json and NAME.md are written
+    #[arg(long, default_value = "bench/results")]
+    results: PathBuf,
+    /// Name of the result
+    #[arg(long, default_value = "coordination")]
     name: String,
 }
 
@@ -162,6 +199,7 @@ async fn main() -> ExitCode {
             Command::Run(args) => run(args).await,
             Command::Load(args) => load(args).await,
             Command::Cluster(args) => run_cluster(args).await,
+            Command::Coordination(args) => run_coordination(args).await,
             Command::List => {
                 list();
                 Ok(())
@@ -240,23 +278,31 @@ async fn load(args: Load) -> Result<()> {
     measure(&targets, &options, report, &args.measure.results).await
 }
 
+impl Nodes {
+    /// The programs, which are all there, and the new directory.
+    fn prepare(self) -> Result<(cluster::nodes::Programs, TempDir)> {
+        let programs = cluster::nodes::Programs {
+            holdfast: holdfast_program(self.holdfast)?,
+            minio: installed(self.minio, "minio"),
+            etcd: installed(self.etcd, "etcd"),
+            etcdctl: installed(self.etcdctl, "etcdctl"),
+        };
+        let all = [&programs.holdfast, &programs.minio, &programs.etcd, &programs.etcdctl];
+        if let Some(missing) = all.into_iter().find(|program| !program.is_file()) {
+            return usage(format!(
+                "{} is not there: `make tools` installs it, or name another by a flag",
+                missing.display()
+            ));
+        }
+        let parent =
+            self.dir.canonicalize().or_else(|_| usage(format!("{} is not a directory", self.dir.display())))?;
+        Ok((programs, tempfile::Builder::new().prefix("holdfast-bench-").tempdir_in(&parent)?))
+    }
+}
+
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 async fn run_cluster(args: ClusterRun) -> Result<()> {
-    let programs = cluster::nodes::Programs {
-        holdfast: holdfast_program(args.holdfast)?,
-        minio: installed(args.minio, "minio"),
-        etcd: installed(args.etcd, "etcd"),
-        etcdctl: installed(args.etcdctl, "etcdctl"),
-    };
-    let all = [&programs.holdfast, &programs.minio, &programs.etcd, &programs.etcdctl];
-    if let Some(missing) = all.into_iter().find(|program| !program.is_file()) {
-        return usage(format!(
-            "{} is not there: `make tools` installs it, or name another by a flag",
-            missing.display()
-        ));
-    }
-    let parent = args.dir.canonicalize().or_else(|_| usage(format!("{} is not a directory", args.dir.display())))?;
-    let directory = tempfile::Builder::new().prefix("holdfast-bench-").tempdir_in(&parent)?;
+    let (programs, directory) = args.nodes.prepare()?;
     let seconds = |long, quick| Duration::from_secs(if args.quick { quick } else { long });
     let options = cluster::Options {
         rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }),
@@ -278,6 +324,39 @@ async fn run_cluster(args: ClusterRun) -> Result<()> {
     println!("{}", cluster::report::markdown(&report));
     done?;
     cluster::save(&report, &args.results)
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+async fn run_coordination(args: CoordinationRun) -> Result<()> {
+    const DISK_BYTES: u64 = 6 << 30;
+    let (programs, directory) = args.nodes.prepare()?;
+    let seconds = |long, quick| Duration::from_secs(if args.quick { quick } else { long });
+    let options = coordination::Options {
+        rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }),
+        round_time: seconds(3, 1),
+        // Holdfast tells each quiet watcher every 10 s how far it is.
+        idle_time: seconds(20, 10),
+        settle: seconds(5, 2),
+        watchers: args.watchers.unwrap_or(if args.quick { 100 } else { 1000 }),
+        quiet_watchers: args.quiet_watchers.unwrap_or(if args.quick { 1000 } else { 10_000 }),
+        streams: args.etcd_streams,
+        directory: directory.path().to_owned(),
+    };
+    if options.rounds == 0 || options.watchers == 0 || options.quiet_watchers == 0 || options.streams == 0 {
+        return usage("a run has at least one round, one watcher of each kind and one stream on a connection");
+    }
+    let (files, needed) = (coordination::raise_file_limit()?, coordination::files_needed(&options));
+    if files < needed {
+        return usage(format!("{files} files may be open and {needed} are needed: raise `ulimit -Hn`, or watch less"));
+    }
+    check_free(directory.path(), DISK_BYTES)?;
+    let machine = Machine::here(directory.path());
+    let disk = system::probe(directory.path())?;
+    let mut report = coordination::report::Report::new(&args.name, machine, disk, &options);
+    let done = coordination::run(&programs, &options, &mut report).await;
+    println!("{}", coordination::report::markdown(&report));
+    done?;
+    coordination::save(&report, &args.results)
 }
 
 /// Measures, prints the table, and writes the results when nothing failed.

@@ -31,7 +31,7 @@ impl Spread {
 
 /// The nearest-rank percentile of `sorted`: the least sample that at least `percent` of all do not exceed.
 #[must_use]
-pub fn percentile(sorted: &[Duration], percent: u32) -> Option<Duration> {
+pub fn percentile<T: Copy>(sorted: &[T], percent: u32) -> Option<T> {
     let rank = (sorted.len() * percent as usize).div_ceil(100).max(1);
     sorted.get(rank - 1).copied()
 }

@@ -1,11 +1,15 @@
-//! One etcd client: one HTTP/2 connection that is kept alive, the two calls of the v3 API that are measured.
+//! One etcd client: one HTTP/2 connection that is kept alive, and the calls of the v3 API that are measured: put and range
+//! here, leases and locks in [`lock`], watches in [`watch`].
 //!
 //! It is as lean as the S3 client beside it, so that neither side pays for its client library. A call is one gRPC message
 //! each way: five bytes of prefix, then a protobuf message of which only the needed fields are written and read.
 //!
-//! Deliberately absent: TLS, several calls in flight on a connection, authentication, every other call.
+//! Deliberately absent: TLS, several unary calls in flight on a connection, authentication, every other call.
 //!
 //! Source: gRPC over HTTP/2 ("PROTOCOL-HTTP2"), Protocol Buffers "Encoding", etcd `rpc.proto`.
+
+pub mod lock;
+pub mod watch;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -40,9 +44,7 @@ impl Client {
     /// # Errors
     /// When nobody listens there.
     pub async fn connect(address: &str) -> Result<Self> {
-        let stream = TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), socket(address).await?).await?;
         let mut driver = JoinSet::new();
         // What ends the connection early also fails the call that is under way, which reports it.
         driver.spawn(async move { drop(connection.await) });
@@ -75,14 +77,7 @@ impl Client {
 
     /// One unary call; gives the reply's message.
     async fn call(&mut self, path: &str, message: &[u8]) -> Result<Bytes> {
-        let mut body = BytesMut::with_capacity(PREFIX_BYTES + message.len());
-        body.put_u8(0);
-        body.put_u32(u32::try_from(message.len()).context("a message of more than 4 GiB")?);
-        body.put_slice(message);
-        let request = Request::post(format!("http://{}{path}", self.address))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(Full::new(body.freeze()))?;
+        let request = request(&self.address, path, Full::new(framed(message)?))?;
         self.sender.ready().await?;
         let response = self.sender.send_request(request).await.with_context(|| path.to_owned())?;
         let (head, body) = response.into_parts();
@@ -94,6 +89,26 @@ impl Client {
         ensure!(bytes.len() >= PREFIX_BYTES && bytes[0] == 0, "{path} gave no plain message");
         Ok(bytes.split_off(PREFIX_BYTES))
     }
+}
+
+async fn socket(address: &str) -> Result<TokioIo<TcpStream>> {
+    let stream = TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
+    stream.set_nodelay(true)?;
+    Ok(TokioIo::new(stream))
+}
+
+/// A message behind its prefix.
+fn framed(message: &[u8]) -> Result<Bytes> {
+    let mut body = BytesMut::with_capacity(PREFIX_BYTES + message.len());
+    body.put_u8(0);
+    body.put_u32(u32::try_from(message.len()).context("a message of more than 4 GiB")?);
+    body.put_slice(message);
+    Ok(body.freeze())
+}
+
+fn request<B>(address: &str, path: &str, body: B) -> Result<Request<B>> {
+    let request = Request::post(format!("http://{address}{path}"));
+    Ok(request.header("content-type", "application/grpc").header("te", "trailers").body(body)?)
 }
 
 fn succeeded(path: &str, trailers: &HeaderMap) -> Result<()> {
@@ -119,25 +134,53 @@ fn varint(message: &mut BytesMut, mut value: u64) {
     message.put_u8(value as u8);
 }
 
+/// Writes a field that is a number.
+fn number(message: &mut BytesMut, field: u64, value: u64) {
+    varint(message, field << 3 | VARINT);
+    varint(message, value);
+}
+
+/// What a field holds. Fixed numbers are not read by anybody here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Value<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+    Fixed,
+}
+
+/// Takes the next field off a message that is not empty; `None` when it is broken.
+fn take_field<'a>(message: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
+    let tag = take_varint(message)?;
+    let length = match tag & 7 {
+        VARINT => return Some((tag >> 3, Value::Number(take_varint(message)?))),
+        FIXED_64 => 8,
+        FIXED_32 => 4,
+        LENGTH => usize::try_from(take_varint(message)?).ok()?,
+        _ => return None,
+    };
+    let (bytes, rest) = message.split_at_checked(length)?;
+    *message = rest;
+    Some((tag >> 3, if tag & 7 == LENGTH { Value::Bytes(bytes) } else { Value::Fixed }))
+}
+
 /// The first field of bytes with this number; `None` when there is none or the message is broken before it.
 fn bytes_of(mut message: &[u8], wanted: u64) -> Option<&[u8]> {
     while !message.is_empty() {
-        let tag = take_varint(&mut message)?;
-        let length = match tag & 7 {
-            VARINT => {
-                take_varint(&mut message)?;
-                continue;
-            }
-            FIXED_64 => 8,
-            FIXED_32 => 4,
-            LENGTH => usize::try_from(take_varint(&mut message)?).ok()?,
-            _ => return None,
-        };
-        let (bytes, rest) = message.split_at_checked(length)?;
-        if tag == wanted << 3 | LENGTH {
-            return Some(bytes);
+        match take_field(&mut message)? {
+            (found, Value::Bytes(bytes)) if found == wanted => return Some(bytes),
+            _ => {}
         }
-        message = rest;
+    }
+    None
+}
+
+/// The same of a field that is a number.
+fn number_of(mut message: &[u8], wanted: u64) -> Option<u64> {
+    while !message.is_empty() {
+        match take_field(&mut message)? {
+            (found, Value::Number(value)) if found == wanted => return Some(value),
+            _ => {}
+        }
     }
     None
 }
@@ -162,14 +205,14 @@ mod tests {
     #[test]
     fn a_field_is_found_behind_others() {
         let mut message = BytesMut::new();
-        varint(&mut message, 3 << 3 | VARINT);
-        varint(&mut message, 300);
+        number(&mut message, 3, 300);
         message.put_slice(&[0x21, 1, 2, 3, 4, 5, 6, 7, 8, 0x2d, 1, 2, 3, 4]);
         field(&mut message, 1, b"key");
         field(&mut message, 2, &[7; 200]);
         assert_eq!(bytes_of(&message, 1), Some(&b"key"[..]));
         assert_eq!(bytes_of(&message, 2).map(<[u8]>::len), Some(200));
         assert_eq!(bytes_of(&message, 9), None);
+        assert_eq!((number_of(&message, 3), number_of(&message, 4), number_of(&message, 2)), (Some(300), None, None));
         assert_eq!(bytes_of(&message[..message.len() - 1], 2), None, "cut short");
     }
 
@@ -179,5 +222,9 @@ mod tests {
         field(&mut message, 2, b"testing");
         // The example of the encoding's documentation: field 2, the string "testing".
         assert_eq!(&message[..], [0x12, 0x07, 0x74, 0x65, 0x73, 0x74, 0x69, 0x6e, 0x67]);
+        message.clear();
+        // And its first: field 1, the number 150.
+        number(&mut message, 1, 150);
+        assert_eq!(&message[..], [0x08, 0x96, 0x01]);
     }
 }

@@ -7,8 +7,10 @@
 //!
 //! Promises: both sides run at the same time, so each pays for the other's idling; clients are alike, of one thread, with
 //! one request under way each; a failed request ends the run, except while a leader is dead. Deliberately absent: more
-//! than one machine, so no network and three syncs on one disk; assertions on times.
+//! than one machine, so no network and three syncs on one disk; assertions on times. [`coordination`] is an experiment of its
+//! own, on the same nodes.
 
+pub mod coordination;
 pub mod etcd;
 pub mod faults;
 pub mod nodes;
@@ -69,7 +71,7 @@ pub async fn run(programs: &Programs, options: &Options, report: &mut Report) ->
         fill(&cluster.doors(), 1, "hot", HOT_KEYS, &bodies).await?;
     }
     clusters[0].check_inline(&rates::name("hot", 0)).await?;
-    report.idle.extend(idle(&clusters, "empty", options).await?);
+    report.idle.extend(idle(&clusters, "empty", options.settle, options.idle_time).await?);
     for (what, write) in [("put", true), ("read", false)] {
         for clients in CLIENTS {
             let rate = rate(&clusters, what, write, clients, options, &bodies).await?;
@@ -83,7 +85,7 @@ pub async fn run(programs: &Programs, options: &Options, report: &mut Report) ->
         eprintln!("{}: {} keys loaded, {:.0}/s", load.system, load.objects, load.per_s);
         report.loads.push(load);
     }
-    report.idle.extend(idle(&clusters, "loaded", options).await?);
+    report.idle.extend(idle(&clusters, "loaded", options.settle, options.idle_time).await?);
     returns(&mut clusters, report, &bodies).await?;
     eprintln!("recovering from the backend");
     faults::await_archive(&clusters[0]).await?;
@@ -93,14 +95,14 @@ pub async fn run(programs: &Programs, options: &Options, report: &mut Report) ->
 }
 
 /// Processor time and memory of nodes that nobody asks anything.
-async fn idle(clusters: &[Cluster], state: &'static str, options: &Options) -> Result<Vec<Idle>> {
-    tokio::time::sleep(options.settle).await;
+async fn idle(clusters: &[Cluster], state: &'static str, settle: Duration, time: Duration) -> Result<Vec<Idle>> {
+    tokio::time::sleep(settle).await;
     let before = clusters.iter().map(Cluster::cpu).collect::<Result<Vec<_>>>()?;
-    tokio::time::sleep(options.idle_time).await;
+    tokio::time::sleep(time).await;
     let mut found = Vec::new();
     for (cluster, before) in clusters.iter().zip(before) {
         let after = cluster.cpu()?;
-        let percent = |spent: Duration| spent.as_secs_f64() * 100.0 / options.idle_time.as_secs_f64();
+        let percent = |spent: Duration| spent.as_secs_f64() * 100.0 / time.as_secs_f64();
         let (node_mib, backend_mib) = cluster.memory()?;
         let nodes = after.front.saturating_sub(before.front);
         let idle = Idle {

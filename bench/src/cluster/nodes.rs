@@ -32,6 +32,8 @@ pub const BUCKET: &str = "bench";
 pub const READY_WITHIN: Duration = Duration::from_secs(120);
 /// Longest single question to a node.
 const ASK_WITHIN: Duration = Duration::from_secs(5);
+/// How long a node may take to find out that watchers have left.
+const WATCHERS_WITHIN: Duration = Duration::from_secs(30);
 /// Pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 const SHOWN_LINES: usize = 20;
@@ -341,6 +343,46 @@ impl Cluster {
         let status = async { Client::connect(&endpoint).await?.get("/_holdfast/v1/status", "").await };
         let status = tokio::time::timeout(ASK_WITHIN, status).await.context("no status in time")??;
         Ok(serde_json::from_slice(&status)?)
+    }
+
+    /// A number of the nodes' pages of metrics, added up.
+    ///
+    /// # Errors
+    /// When a node does not answer, or its page does not name it.
+    pub async fn metric(&self, name: &str) -> Result<u64> {
+        let mut sum = 0.0;
+        for door in self.doors() {
+            let page = match door {
+                Door::Holdfast(endpoint) => Client::connect(&endpoint).await?.get("/_holdfast/metrics", "").await?,
+                Door::Etcd(address) => ask(&address, "/metrics").await?.1,
+            };
+            let page = String::from_utf8_lossy(&page);
+            let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            let value = value.with_context(|| format!("{} has no metric {name}", self.kind.name()))?;
+            // Large numbers of etcd have an exponent.
+            sum += value.trim().parse::<f64>()?;
+        }
+        Ok(sum as u64)
+    }
+
+    /// Waits until the nodes have so many watchers.
+    ///
+    /// # Errors
+    /// When they have another number for too long.
+    pub async fn await_watchers(&self, wanted: usize) -> Result<()> {
+        let name = match self.kind {
+            Kind::Holdfast => "holdfast_feed_watchers",
+            Kind::Etcd => "etcd_debugging_mvcc_watcher_total",
+        };
+        let ends = Instant::now() + WATCHERS_WITHIN;
+        loop {
+            let found = self.metric(name).await?;
+            if found == wanted as u64 {
+                return Ok(());
+            }
+            ensure!(Instant::now() < ends, "{} has {found} watchers and not {wanted}", self.kind.name());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Ends the process of a node at once.
