@@ -321,9 +321,10 @@ async fn run_cluster(args: ClusterRun) -> Result<()> {
     let disk = system::probe(directory.path())?;
     let mut report = cluster::report::Report::new(&args.name, machine, disk, options.rounds, options.round_time);
     let done = cluster::run(&programs, &options, &mut report).await;
-    println!("{}", cluster::report::markdown(&report));
+    let markdown = cluster::report::markdown(&report);
+    println!("{markdown}");
     done?;
-    cluster::save(&report, &args.results)
+    cluster::save(&args.results, &report.name, &report, &markdown)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
@@ -354,9 +355,10 @@ async fn run_coordination(args: CoordinationRun) -> Result<()> {
     let disk = system::probe(directory.path())?;
     let mut report = coordination::report::Report::new(&args.name, machine, disk, &options);
     let done = coordination::run(&programs, &options, &mut report).await;
-    println!("{}", coordination::report::markdown(&report));
+    let markdown = coordination::report::markdown(&report);
+    println!("{markdown}");
     done?;
-    coordination::save(&report, &args.results)
+    cluster::save(&args.results, &report.name, &report, &markdown)
 }
 
 /// Measures, prints the table, and writes the results when nothing failed.

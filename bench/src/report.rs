@@ -398,5 +398,48 @@ pub fn number(value: f64) -> String {
     }
 }
 
+/// Lowest and highest.
+#[must_use]
+pub fn range(spread: Spread) -> String {
+    format!("{}..{}", number(spread.low), number(spread.high))
+}
+
+/// A value, or the sign for none.
+#[must_use]
+pub fn or_dash(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "–".to_owned())
+}
+
+/// The last cells of a row: processor time for 1,000, of the front, of the generator, and what disturbed.
+#[must_use]
+pub fn costs(all: Option<f64>, front: Option<f64>, generator: f64, disturbed: Option<f64>) -> String {
+    let all = or_dash(all.map(number));
+    let front = front.map_or_else(|| all.clone(), number);
+    let disturbed = or_dash(disturbed.map(|percent| format!("{percent:.0} %")));
+    format!("{all} | {front} | {} | {disturbed}", number(generator))
+}
+
+/// See [`costs`].
+#[must_use]
+pub fn costs_of(row: &Row) -> String {
+    costs(row.cpu_ms_per_1000, row.cpu_front_ms_per_1000, row.generator_cpu_ms_per_1000, row.disturbed_percent)
+}
+
+/// Cells of a rate: target, median, spread, ratio, its spread, p50, p99, [`costs`].
+#[must_use]
+pub fn cells(row: &Row) -> String {
+    let ratio = or_dash(row.ratio.map(|ratio| number(ratio.median)));
+    let ratios = or_dash(row.ratio.map(range));
+    format!(
+        "{} | {} | {} | {ratio} | {ratios} | {} | {} | {}",
+        row.target,
+        number(row.ops_per_s.median),
+        range(row.ops_per_s),
+        number(row.p50_ms),
+        number(row.p99_ms),
+        costs_of(row)
+    )
+}
+
 #[cfg(test)]
 pub(crate) mod tests;

@@ -18,6 +18,7 @@ use super::{ExitCode, FAILED, IN_PATH, USAGE, ask, no_answer, print_value};
 
 /// Pause before a lost connection is made again.
 const RECONNECT: Duration = Duration::from_millis(500);
+const NOT_RELEASED: &str = "the lock could not be released";
 /// How long a command may take to end when it is told to.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -31,18 +32,31 @@ pub(super) async fn watch(bucket: &str, prefix: &str, from: &str, json: bool) ->
     if !bucket.is_empty() {
         path.push_str(&format!("&bucket={}", in_query(bucket)));
     }
-    let mut last = (!from.is_empty()).then(|| from.to_owned());
+    let from = (!from.is_empty()).then(|| from.to_owned());
+    let print = |id: &str, data: &str| {
+        let line = if json { data.to_owned() } else { line(id, data) };
+        writeln!(std::io::stdout(), "{line}").is_ok()
+    };
+    follow(&client, &path, from, "change", print).await
+}
+
+/// Follows a stream after `last` and goes on after a lost connection where it was, until `print` says that nobody reads what
+/// it gets: the id and data of each message of a kind.
+async fn follow(
+    client: &Client,
+    path: &str,
+    mut last: Option<String>,
+    wanted: &str,
+    print: impl Fn(&str, &str) -> bool,
+) -> Result<(), Error> {
     let (mut connected, mut is_read) = (false, true);
     loop {
         let mut ended = None;
         let after = last.clone();
-        let followed = client.follow(&path, after.as_deref(), |id, kind, data| {
+        let followed = client.follow(path, after.as_deref(), |id, kind, data| {
             connected = true;
             match kind {
-                "change" => {
-                    let line = if json { data.to_owned() } else { line(id, data) };
-                    is_read = writeln!(std::io::stdout(), "{line}").is_ok();
-                }
+                kind if kind == wanted => is_read = print(id, data),
                 "error" => ended = Some(data.to_owned()),
                 _ => {}
             }
@@ -182,7 +196,7 @@ async fn run(want: &LockWant, command: &[String]) -> ExitCode {
     // How long the grant was on its way is not known; how long this renewal is asked for is.
     let mut valid_from = Instant::now();
     if let Err(error) = client.json(Method::POST, &path, None).await {
-        release(&client, &path).await;
+        release(&client, &path, NOT_RELEASED).await;
         return refused(&error);
     }
     let started = Command::new(program)
@@ -197,7 +211,7 @@ async fn run(want: &LockWant, command: &[String]) -> ExitCode {
         Ok(child) => child,
         Err(error) => {
             eprintln!("holdfast: cannot run {program}: {error}");
-            release(&client, &path).await;
+            release(&client, &path, NOT_RELEASED).await;
             return ExitCode::from(FAILED);
         }
     };
@@ -211,7 +225,7 @@ async fn run(want: &LockWant, command: &[String]) -> ExitCode {
     loop {
         tokio::select! {
             ended = child.wait() => {
-                release(&client, &path).await;
+                release(&client, &path, NOT_RELEASED).await;
                 return match ended.ok().and_then(|status| status.code()) {
                     Some(code) => ExitCode::from(u8::try_from(code).unwrap_or(FAILED)),
                     None => ExitCode::from(FAILED),
@@ -260,11 +274,12 @@ async fn renew(client: &Client, path: &str, at: Instant, ends: Instant) -> Renew
     }
 }
 
-async fn release(client: &Client, path: &str) {
+/// Ends a lease; `otherwise` says what is the matter when that fails.
+async fn release(client: &Client, path: &str, otherwise: &str) {
     match client.json(Method::DELETE, path, None).await {
         Ok(_) => {}
         Err(Error::Refused { code, .. }) if code == "NoSuchLease" => {}
-        Err(error) => eprintln!("holdfast: the lock could not be released and ends by itself: {error}"),
+        Err(error) => eprintln!("holdfast: {otherwise} and ends by itself: {error}"),
     }
 }
 

@@ -16,7 +16,7 @@ pub mod report;
 pub mod tally;
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ use self::locks::{Contenders, Contest};
 use self::report::{Quiet, Report};
 use super::nodes::{Cluster, Kind, NODES, Programs};
 use super::rates::bodies;
-use super::{KINDS, idle, times};
+use super::{idle, start_both, times};
 use crate::client::Payload;
 use crate::report::{Measured, number};
 use crate::stats::Spread;
@@ -92,11 +92,7 @@ pub fn files_needed(options: &Options) -> u64 {
 /// # Errors
 /// When any request fails, or an event or lock is not what it must be.
 pub async fn run(programs: &Programs, options: &Options, report: &mut Report) -> Result<()> {
-    let mut clusters = Vec::new();
-    for kind in KINDS {
-        eprintln!("starting three nodes of {}", kind.name());
-        clusters.push(Cluster::start(kind, programs, &options.directory).await?);
-    }
+    let clusters = start_both(programs, &options.directory).await?;
     report.versions = clusters.iter().map(|cluster| (cluster.kind.name(), cluster.version.clone())).collect();
     for contest in CONTESTS {
         let result = contend(&clusters, contest, options).await?;
@@ -297,16 +293,4 @@ fn quiet_of(system: &'static str, options: &Options, rounds: &[QuietRound], with
         cpu_percent: spread(|round| round.cpu_percent)?,
         generator_percent: spread(|round| round.generator_percent)?,
     })
-}
-
-/// Writes the results.
-///
-/// # Errors
-/// When the directory cannot be written.
-pub fn save(report: &Report, results: &Path) -> Result<()> {
-    std::fs::create_dir_all(results).context("the directory of results cannot be made")?;
-    let json = serde_json::to_string_pretty(report)?;
-    std::fs::write(results.join(format!("{}.json", report.name)), json + "\n")?;
-    std::fs::write(results.join(format!("{}.md", report.name)), report::markdown(report))?;
-    Ok(())
 }

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 
 use self::nodes::{Cluster, Kind, Programs};
 use self::rates::{Crew, HOT_KEYS, Limit, Work, bodies, fill};
@@ -60,11 +61,7 @@ pub struct Options {
 /// # Errors
 /// When any request fails, or a node does not come back.
 pub async fn run(programs: &Programs, options: &Options, report: &mut Report) -> Result<()> {
-    let mut clusters = Vec::new();
-    for kind in KINDS {
-        eprintln!("starting three nodes of {}", kind.name());
-        clusters.push(Cluster::start(kind, programs, &options.directory).await?);
-    }
+    let mut clusters = start_both(programs, &options.directory).await?;
     report.versions = clusters.iter().map(|cluster| (cluster.kind.name(), cluster.version.clone())).collect();
     let bodies = bodies();
     for cluster in &clusters {
@@ -221,14 +218,24 @@ pub fn bytes_max(options: &Options) -> u64 {
     options.objects * OBJECT_BYTES + REST_BYTES
 }
 
-/// Writes the results.
+/// Starts both sides, the reference last.
+async fn start_both(programs: &Programs, directory: &Path) -> Result<Vec<Cluster>> {
+    let mut clusters = Vec::new();
+    for kind in KINDS {
+        eprintln!("starting three nodes of {}", kind.name());
+        clusters.push(Cluster::start(kind, programs, directory).await?);
+    }
+    Ok(clusters)
+}
+
+/// Writes results as JSON, and as Markdown.
 ///
 /// # Errors
 /// When the directory cannot be written.
-pub fn save(report: &Report, results: &Path) -> Result<()> {
+pub fn save(results: &Path, name: &str, report: &impl Serialize, markdown: &str) -> Result<()> {
     std::fs::create_dir_all(results).context("the directory of results cannot be made")?;
     let json = serde_json::to_string_pretty(report)?;
-    std::fs::write(results.join(format!("{}.json", report.name)), json + "\n")?;
-    std::fs::write(results.join(format!("{}.md", report.name)), report::markdown(report))?;
+    std::fs::write(results.join(format!("{name}.json")), json + "\n")?;
+    std::fs::write(results.join(format!("{name}.md")), markdown)?;
     Ok(())
 }

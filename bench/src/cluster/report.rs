@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::faults::{MISSED_KEYS, Recovery};
 use super::nodes::READY_WITHIN;
 use super::rates::VALUE_BYTES;
-use crate::report::{Row, number};
+use crate::report::{Row, cells, number, or_dash};
 use crate::stats::{Spread, ms};
 use crate::system::{Disk, Machine};
 
@@ -144,23 +144,12 @@ pub fn progress(rate: &Rate) -> String {
 /// The whole report.
 #[must_use]
 pub fn markdown(report: &Report) -> String {
-    let (machine, disk) = (&report.machine, &report.disk);
     let mut text = format!("# Three nodes beside etcd: {}\n\n", report.name);
-    let versions: Vec<_> = report.versions.values().cloned().collect();
+    text += &circumstances(&report.machine, &report.disk, report.load_after, report.versions.values());
     let _ = writeln!(
         text,
-        "{} cores ({}), {} MiB, Linux {}, {}; {:.0} fdatasync of 4 KiB a second; load average {:.1} before, {:.1} after.\n{}. Values of {VALUE_BYTES} bytes; {} rounds of {} s, alternating.",
-        machine.cores,
-        machine.cpu,
-        machine.memory_mib,
-        machine.kernel,
-        machine.filesystem,
-        disk.fdatasync_per_s,
-        machine.load_before,
-        report.load_after,
-        versions.join("; "),
-        report.rounds,
-        report.round_s
+        " Values of {VALUE_BYTES} bytes; {} rounds of {} s, alternating.",
+        report.rounds, report.round_s
     );
     text += &rates(report);
     text += &losses(report);
@@ -168,31 +157,33 @@ pub fn markdown(report: &Report) -> String {
     text
 }
 
+/// What a run was made on and with: two lines, the second not ended.
+pub(super) fn circumstances<'a>(
+    machine: &Machine,
+    disk: &Disk,
+    load_after: f64,
+    versions: impl Iterator<Item = &'a String>,
+) -> String {
+    format!(
+        "{} cores ({}), {} MiB, Linux {}, {}; {:.0} fdatasync of 4 KiB a second; load average {:.1} before, {load_after:.1} after.\n{}.",
+        machine.cores,
+        machine.cpu,
+        machine.memory_mib,
+        machine.kernel,
+        machine.filesystem,
+        disk.fdatasync_per_s,
+        machine.load_before,
+        versions.map(String::as_str).collect::<Vec<_>>().join("; ")
+    )
+}
+
 fn rates(report: &Report) -> String {
     let mut text = String::from(
         "\n| requests | clients | side | per s | low..high | x etcd | low..high | p50 ms | p99 ms | CPU ms/1000 | of nodes | generator | disturbed |\n| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
-    let range = |spread: Spread| format!("{}..{}", number(spread.low), number(spread.high));
-    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "–".to_owned());
     for rate in &report.rates {
         for row in &rate.rows {
-            let cpu = or_dash(row.cpu_ms_per_1000.map(number));
-            let _ = writeln!(
-                text,
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {cpu} | {} | {} | {} |",
-                rate.what,
-                rate.clients,
-                row.target,
-                number(row.ops_per_s.median),
-                range(row.ops_per_s),
-                or_dash(row.ratio.map(|ratio| number(ratio.median))),
-                or_dash(row.ratio.map(range)),
-                number(row.p50_ms),
-                number(row.p99_ms),
-                row.cpu_front_ms_per_1000.map_or_else(|| cpu.clone(), number),
-                number(row.generator_cpu_ms_per_1000),
-                or_dash(row.disturbed_percent.map(|percent| format!("{percent:.0} %"))),
-            );
+            let _ = writeln!(text, "| {} | {} | {} |", rate.what, rate.clients, cells(row));
         }
     }
     text
@@ -230,7 +221,7 @@ fn sizes(report: &Report) -> String {
     let mut text = String::from(
         "\n| idle | side | CPU of three nodes | of the backend | MiB of each node | of the backend |\n| --- | --- | ---: | ---: | --- | ---: |\n",
     );
-    let or_dash = |value: Option<f64>, unit: &str| value.map_or_else(|| "–".to_owned(), |value| number(value) + unit);
+    let or_dash = |value: Option<f64>, unit: &str| or_dash(value.map(|value| number(value) + unit));
     for idle in &report.idle {
         let nodes: Vec<_> = idle.node_mib.iter().copied().map(number).collect();
         let (cpu, backend) = (number(idle.nodes_cpu_percent), or_dash(idle.backend_cpu_percent, " %"));

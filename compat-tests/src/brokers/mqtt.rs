@@ -16,9 +16,13 @@ pub struct Mqtt {
     _subscriber: Process,
 }
 
+fn program() -> Result<PathBuf> {
+    skip::program(&["/usr/sbin/mosquitto", "mosquitto"], "apt-get install mosquitto")
+}
+
 /// One over TLS.
 pub(super) fn over_tls(dir: &Path, key: &str, certificate: &str) -> Result<Only> {
-    let program = skip::program(&["/usr/sbin/mosquitto", "mosquitto"], "apt-get install mosquitto")?;
+    let program = program()?;
     let port = free_port()?;
     let config = dir.join("mosquitto-tls.conf");
     let text =
@@ -36,7 +40,7 @@ impl Mqtt {
     /// # Errors
     /// A skip when it is not installed.
     pub fn new(dir: &Path) -> Result<Self> {
-        let program = skip::program(&["/usr/sbin/mosquitto", "mosquitto"], "apt-get install mosquitto")?;
+        let program = program()?;
         let subscriber = skip::program(&["mosquitto_sub"], "apt-get install mosquitto-clients")?;
         // Into a file it would write only when it has much to say.
         let unbuffered = skip::program(&["stdbuf"], "apt-get install coreutils")?;

@@ -1,6 +1,6 @@
 //! NATS with JetStream.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use async_nats::jetstream::{self, consumer, stream};
@@ -16,9 +16,13 @@ pub struct Nats {
     jetstream: bool,
 }
 
+fn program() -> Result<PathBuf> {
+    skip::program(&["/usr/sbin/nats-server", "nats-server"], "apt-get install nats-server")
+}
+
 /// One over TLS.
 pub(super) fn over_tls(dir: &Path, key: &str, certificate: &str) -> Result<Only> {
-    let program = skip::program(&["/usr/sbin/nats-server", "nats-server"], "apt-get install nats-server")?;
+    let program = program()?;
     let port = free_port()?;
     let server = Server::new(program, dir, "nats-tls", port).args(&["-a", "127.0.0.1", "-p", &port.to_string()]);
     let mut server = server.args(&["--tls", "--tlscert", certificate, "--tlskey", key]);
@@ -33,7 +37,7 @@ impl Nats {
     /// # Errors
     /// A skip when it is not installed.
     pub fn new(dir: &Path, jetstream: bool) -> Result<Self> {
-        let program = skip::program(&["/usr/sbin/nats-server", "nats-server"], "apt-get install nats-server")?;
+        let program = program()?;
         let (port, store) = (free_port()?, dir.join("jetstream"));
         let server = Server::new(program, dir, "nats", port);
         let mut server =

@@ -1,6 +1,6 @@
 //! Redis with an append-only file that is synced at each write.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ::redis::{Client, Value as Found, cmd, from_redis_value};
 use anyhow::{Context, Result};
@@ -14,9 +14,13 @@ pub struct Redis {
     server: Server,
 }
 
+fn program() -> Result<PathBuf> {
+    skip::program(&["/usr/bin/redis-server", "redis-server"], "apt-get install redis-server")
+}
+
 /// One over TLS.
 pub(super) fn over_tls(dir: &Path, key: &str, certificate: &str) -> Result<Only> {
-    let program = skip::program(&["/usr/bin/redis-server", "redis-server"], "apt-get install redis-server")?;
+    let program = program()?;
     let port = free_port()?;
     let server = Server::new(program, dir, "redis-tls", port).args(&["--port", "0", "--tls-port", &port.to_string()]);
     let server = server.args(&["--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no"]);
@@ -32,7 +36,7 @@ impl Redis {
     /// # Errors
     /// A skip when it is not installed.
     pub fn new(dir: &Path) -> Result<Self> {
-        let program = skip::program(&["/usr/bin/redis-server", "redis-server"], "apt-get install redis-server")?;
+        let program = program()?;
         let port = free_port()?;
         let (number, data) = (port.to_string(), dir.display().to_string());
         let server = Server::new(program, dir, "redis", port).args(&["--port", &number, "--bind", "127.0.0.1"]);

@@ -20,9 +20,12 @@ mod watch;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use holdfast_core::id::Revision;
 use holdfast_core::rules::authorize::{Action, Resource, authorize};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Limited, StreamBody};
 use percent_encoding::percent_decode_str;
 use s3s::route::S3Route;
 use s3s::{Body, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
@@ -185,6 +188,20 @@ fn json(value: Value, revision: Option<Revision>) -> S3Response<Body> {
     reply
 }
 
+/// A piece of a stream.
+type Chunk = Result<Frame<Bytes>, std::io::Error>;
+
+/// Server-sent events, of which no proxy keeps any back. Source: HTML, "Server-sent events".
+fn event_stream(events: impl futures::Stream<Item = Chunk> + Send + 'static, revision: Revision) -> S3Response<Body> {
+    let mut reply = S3Response::new(Body::http_body_unsync(StreamBody::new(events)));
+    let headers = &mut reply.headers;
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    headers.insert(REVISION, HeaderValue::from(revision));
+    reply
+}
+
 /// The query's names and values, each name once.
 struct Query(Vec<(String, String)>);
 
@@ -222,6 +239,12 @@ impl Query {
         };
         self.text(name).map(parse).transpose()
     }
+}
+
+/// The body, at most so many bytes of it; `otherwise` is the refusal of more, or of one that breaks off.
+async fn body(request: &mut S3Request<Body>, most: usize, otherwise: &str) -> S3Result<Bytes> {
+    let body = Limited::new(std::mem::take(&mut request.input), most).collect().await;
+    Ok(body.map_err(|_| invalid(otherwise))?.to_bytes())
 }
 
 /// A path segment or the rest of a path, decoded.

@@ -172,41 +172,8 @@ async fn read(topic: &str, from: &str, json: bool) -> Result<(), Failed> {
 async fn follow(topic: &str, from: &str, json: bool) -> Result<(), Failed> {
     let client = Client::from_environment().await?;
     let path = format!("{}/messages?from={}", path(topic), in_query(from));
-    let (mut last, mut connected, mut is_read) = (None::<String>, false, true);
-    loop {
-        let mut gone = None;
-        let after = last.clone();
-        let followed = client.follow(&path, after.as_deref(), |id, kind, data| {
-            connected = true;
-            match kind {
-                "message" => is_read = print(&serde_json::from_str(data).unwrap_or_default(), json),
-                "error" => gone = serde_json::from_str::<Value>(data).ok(),
-                _ => {}
-            }
-            if !id.is_empty() {
-                last = Some(id.to_owned());
-            }
-            is_read
-        });
-        let followed = followed.await;
-        if !is_read {
-            return Ok(());
-        }
-        if let Some(answer) = gone {
-            let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
-            let (code, message, request_id) = (text("code"), text("message"), String::new());
-            let (status, answer) = (StatusCode::GONE, Box::new(answer));
-            return Err(Error::Refused { status, code, message, request_id, answer }.into());
-        }
-        match followed {
-            // A node that is going, or one that was reached before and will be back.
-            Ok(()) => {}
-            Err(Error::Unreachable { .. }) if connected => {}
-            Err(Error::Refused { status, .. }) if connected && status == StatusCode::SERVICE_UNAVAILABLE => {}
-            Err(error) => return Err(error.into()),
-        }
-        sleep(RECONNECT).await;
-    }
+    let print = |_: &str, data: &str| print(&serde_json::from_str(data).unwrap_or_default(), json);
+    Ok(super::follow(&client, &path, None, "message", print).await?)
 }
 
 async fn list(json: bool) -> Result<(), Failed> {
@@ -439,9 +406,5 @@ async fn acknowledge(group: &str, claim: &Claim<'_>, offset: &Value) -> Result<(
 }
 
 async fn release(claim: &Claim<'_>) {
-    match claim.client.json(Method::DELETE, &claim.path(), None).await {
-        Ok(_) => {}
-        Err(Error::Refused { code, .. }) if code == "NoSuchLease" => {}
-        Err(error) => eprintln!("holdfast: the claim could not be given back and ends by itself: {error}"),
-    }
+    super::release(claim.client, &claim.path(), "the claim could not be given back").await;
 }

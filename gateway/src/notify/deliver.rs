@@ -1,5 +1,6 @@
 //! Delivers events to one target, from its cursor on.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -67,12 +68,15 @@ pub(super) struct Delivery {
     skipped: u64,
     problem: Option<String>,
     written_at: Instant,
-    rules: Vec<((BucketName, Revision), Option<Rules>)>,
+    rules: Vec<KnownRules>,
     /// Tells this cluster's events from those of others.
     origin: String,
     /// When something was last sent to a target that does not take events.
     probed: Instant,
 }
+
+/// The rules of a bucket by the revision that set them; none when they do not parse.
+type KnownRules = ((BucketName, Revision), Option<Arc<Rules>>);
 
 /// Why a delivery begins again.
 enum Broken {
@@ -211,40 +215,38 @@ impl Delivery {
         {
             return Ok(None);
         }
-        let name = self.name.clone();
-        let (region, origin) = (self.gateway.region().to_owned(), self.origin.clone());
         let Some(rules) = self.rules_at(&bucket, event.place.revision)? else { return Ok(None) };
-        let rule = rules.rule_for(&name, &event.row);
-        Ok(rule.map(|rule| Message::of(event, settings.format, (&region, &origin), rule)))
+        let rule = rules.rule_for(&self.name, &event.row);
+        let origin = (self.gateway.region(), self.origin.as_str());
+        Ok(rule.map(|rule| Message::of(event, settings.format, origin, rule)))
     }
 
-    fn rules_at(&mut self, bucket: &BucketName, at: Revision) -> Result<Option<&Rules>, Broken> {
+    fn rules_at(&mut self, bucket: &BucketName, at: Revision) -> Result<Option<Arc<Rules>>, Broken> {
         let (state, permit) = look(&self.gateway)?;
         let view = View::new(&state, state.revision());
+        // The rules of an event may go when it goes.
+        still_kept(&view, at)?;
         let found = view.notification_at(&permit, bucket, at).map_err(Error::from)?;
-        // The rules of an event may go when it goes, so it is looked at after them.
-        self.still_kept(at)?;
         let Some((revision, document)) = found else { return Ok(None) };
         let wanted = (bucket.clone(), revision);
-        if !self.rules.iter().any(|(known, _)| *known == wanted) {
-            let parsed = Rules::parse(&document);
-            if let Err(error) = &parsed {
-                tracing::error!(%bucket, %error, "the stored notification configuration does not parse");
-            }
-            if self.rules.len() >= RULES_KEPT {
-                self.rules.remove(0);
-            }
-            self.rules.push((wanted.clone(), parsed.ok()));
+        if let Some((_, rules)) = self.rules.iter().find(|(known, _)| *known == wanted) {
+            return Ok(rules.clone());
         }
-        let found = self.rules.iter().find(|(known, _)| *known == wanted);
-        Ok(found.and_then(|(_, rules)| rules.as_ref()))
+        let parsed = Rules::parse(&document);
+        if let Err(error) = &parsed {
+            tracing::error!(%bucket, %error, "the stored notification configuration does not parse");
+        }
+        if self.rules.len() >= RULES_KEPT {
+            self.rules.remove(0);
+        }
+        let rules = parsed.ok().map(Arc::new);
+        self.rules.push((wanted, rules.clone()));
+        Ok(rules)
     }
 
-    /// Fails when the event of a revision is kept no more: a cursor behind it would stand in a hole.
-    fn still_kept(&self, at: Revision) -> Result<(), Broken> {
+    fn is_kept(&self, at: Revision) -> Result<(), Broken> {
         let (state, _) = look(&self.gateway)?;
-        let feed = View::new(&state, state.revision()).feed().map_err(Error::from)?;
-        if feed.floor >= at { Err(Broken::Compacted(feed.floor)) } else { Ok(()) }
+        still_kept(&View::new(&state, state.revision()), at)
     }
 
     /// Returns once each message has arrived, or is a dead letter.
@@ -258,7 +260,7 @@ impl Delivery {
         if !batch.iter().any(|(event, _)| self.is_hopeless(settings, event)) {
             match self.attempt(settings, sender, &messages).await {
                 Ok(()) => {
-                    self.arrived(messages.len()).await;
+                    self.arrived(messages.len());
                     return Ok(());
                 }
                 // One by one: the others are not held up by the one that is refused.
@@ -287,23 +289,22 @@ impl Delivery {
             }
             let error = match self.attempt(settings, sender, std::slice::from_ref(message)).await {
                 Ok(()) => {
-                    self.arrived(1).await;
+                    self.arrived(1);
                     return Ok(());
                 }
                 Err(error) => error,
             };
             self.failed(&error).await?;
             refusals += u32::from(matches!(error, SendError::Refused(_)));
-            let age = Duration::from_millis(now_ms().saturating_sub(event.row.at_ms));
             if let Some((bucket, prefix)) = &settings.dead_letter
-                && (refusals >= settings.attempts || age >= settings.give_up)
+                && (refusals >= settings.attempts || is_past(settings, event))
             {
                 match self.bury(bucket, prefix, event, message, &error).await {
                     Ok(()) => return Ok(()),
                     Err(error) => self.failed(&SendError::Failed(format!("dead letter: {}", chain(&error)))).await?,
                 }
             }
-            if let Err(broken) = self.still_kept(event.place.revision) {
+            if let Err(broken) = self.is_kept(event.place.revision) {
                 // The last moment at which there is something to put there.
                 if let Some((bucket, prefix)) = &settings.dead_letter {
                     self.bury(bucket, prefix, event, message, &error).await?;
@@ -318,8 +319,7 @@ impl Delivery {
     /// Whether an event is past its time, and the target has failed a short while ago: trying each such event would take
     /// longer than the feed keeps the next ones.
     fn is_hopeless(&self, settings: &TargetSettings, event: &Event) -> bool {
-        let age = Duration::from_millis(now_ms().saturating_sub(event.row.at_ms));
-        let given_up = settings.dead_letter.is_some() && age >= settings.give_up;
+        let given_up = settings.dead_letter.is_some() && is_past(settings, event);
         given_up && self.problem.is_some() && self.probed.elapsed() < PAUSE_MAX
     }
 
@@ -330,21 +330,19 @@ impl Delivery {
         messages: &[Message],
     ) -> Result<(), SendError> {
         self.probed = Instant::now();
-        let late = |_| SendError::Failed(format!("no answer within {:?}", settings.timeout));
         let mut open = match sender.take() {
             Some(open) => open,
             None => {
                 let source = format!("{}/{}", self.origin, self.name);
-                let connect = senders::connect(settings, self.context.reach, &source);
-                timeout(settings.timeout, connect).await.map_err(late)??
+                senders::connect(settings, self.context.reach, &source).await?
             }
         };
-        timeout(settings.timeout, open.send(messages)).await.map_err(late)??;
+        senders::within(settings, open.send(messages)).await?;
         *sender = Some(open);
         Ok(())
     }
 
-    async fn arrived(&mut self, count_of: usize) {
+    fn arrived(&mut self, count_of: usize) {
         self.delivered += count_of as u64;
         count(&self.context.stats.delivered, count_of as u64);
         if self.problem.take().is_some() {
@@ -434,6 +432,17 @@ impl Delivery {
         (self.delivered, self.dead_lettered, self.lost, self.skipped) = (0, 0, 0, 0);
         Ok(())
     }
+}
+
+/// Fails when the event of a revision is kept no more: a cursor behind it would stand in a hole.
+fn still_kept(view: &View<'_>, at: Revision) -> Result<(), Broken> {
+    let feed = view.feed().map_err(Error::from)?;
+    if feed.floor >= at { Err(Broken::Compacted(feed.floor)) } else { Ok(()) }
+}
+
+/// Whether an event is older than it may be delivered.
+fn is_past(settings: &TargetSettings, event: &Event) -> bool {
+    Duration::from_millis(now_ms().saturating_sub(event.row.at_ms)) >= settings.give_up
 }
 
 fn cut(mut text: String) -> String {

@@ -48,6 +48,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    const ALL: [Self; 7] =
+        [Self::Webhook, Self::Nats, Self::Kafka, Self::Amqp, Self::Mqtt, Self::Redis, Self::PostgreSql];
+
     /// As ARNs name it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -296,22 +299,8 @@ fn batches(kind: Kind, format: Format) -> bool {
 /// A setting of another kind is a mistake, not something to leave out.
 fn check_own(kind: Kind, settings: &Map<String, Value>) -> Result<(), SettingsError> {
     let own = kind.own();
-    let of_some = [
-        "subject",
-        "topic",
-        "exchange",
-        "routing_key",
-        "key",
-        "table",
-        "jetstream",
-        "qos",
-        "mode",
-        "sasl",
-        "user",
-        "password",
-        "token",
-    ];
-    match of_some.iter().find(|name| settings.contains_key(**name) && !own.contains(name)) {
+    let mut of_some = Kind::ALL.iter().flat_map(|kind| kind.own());
+    match of_some.find(|name| settings.contains_key(**name) && !own.contains(name)) {
         Some(name) => refused(format!("{} has no {name}; it has {}", kind.name(), own.join(", "))),
         None => Ok(()),
     }

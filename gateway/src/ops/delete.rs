@@ -2,7 +2,7 @@
 
 use holdfast_core::command::{DeleteEntry, DeleteObjects, Deleted, Op, Reply};
 use holdfast_core::id::BucketName;
-use holdfast_core::rules::authorize::{Action, AuthorizedOp};
+use holdfast_core::rules::authorize::Action;
 
 use super::{Call, Done, bucket_ref};
 use crate::error::Error;
@@ -30,8 +30,7 @@ impl Gateway {
         let found = self.bucket_for(first).await?;
         let op = Op::DeleteObjects(DeleteObjects { bucket: bucket_ref(&found), entries, nonce: self.blobs().mint() });
         // `AuthorizedOp::new` looks each need up among all permits, which is quadratic for a thousand keys.
-        let op = AuthorizedOp::authorize(op, call.caller, &call.context)?;
-        match self.commit(op, call.origin()).await? {
+        match self.authorized(call, op).await? {
             (revision, Reply::Deleted(value)) => Ok(Done { revision, value }),
             _ => Err(Error::UnexpectedReply),
         }

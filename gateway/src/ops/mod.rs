@@ -25,10 +25,10 @@ pub mod target;
 pub mod topic;
 mod wait;
 
-use holdfast_core::command::{BucketRef, Conditions, Fence, Match, Reply, Written};
+use holdfast_core::command::{BucketRef, Conditions, Fence, Match, Op, Reply, Written};
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{BucketName, ObjectKey, RequestId, Revision};
-use holdfast_core::rules::authorize::{Action, Caller, Context, Permit, Resource, authorize};
+use holdfast_core::rules::authorize::{Action, AuthorizedOp, Caller, Context, Permit, Resource, authorize};
 use holdfast_core::view::{Bucket, View};
 
 use crate::clock::now_ms;
@@ -108,6 +108,11 @@ impl Call {
 }
 
 impl Gateway {
+    /// Commits `op` for `call`, when it may.
+    async fn authorized(&self, call: &Call, op: Op) -> Result<(Revision, Reply), Error> {
+        self.commit(AuthorizedOp::authorize(op, call.caller, &call.context)?, call.origin()).await
+    }
+
     /// The state that a read of this call sees.
     async fn read_view(&self, call: &Call) -> Result<StateView, Error> {
         let Freshness { local, min_revision } = call.freshness;

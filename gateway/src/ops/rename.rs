@@ -2,7 +2,7 @@
 
 use holdfast_core::command::{Conditions, Op, RenameObject, Reply, Source, SourceConditions, Target};
 use holdfast_core::id::{BucketName, ObjectKey};
-use holdfast_core::rules::authorize::{Action, AuthorizedOp};
+use holdfast_core::rules::authorize::Action;
 
 use super::{Call, Done, bucket_ref};
 use crate::error::Error;
@@ -41,8 +41,7 @@ impl Gateway {
         };
         let target = Target { bucket, key: rename.target, conditions: rename.conditions };
         let op = Op::RenameObject(RenameObject { source, target, prefix, nonce: self.blobs().mint() });
-        let op = AuthorizedOp::authorize(op, call.caller, &call.context)?;
-        match self.commit(op, call.origin()).await? {
+        match self.authorized(call, op).await? {
             (revision, Reply::Renamed(value)) => Ok(Done { revision, value }),
             _ => Err(Error::UnexpectedReply),
         }

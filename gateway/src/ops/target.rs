@@ -3,7 +3,7 @@
 use holdfast_core::command::{Op, RemoveTarget, SetTarget};
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::notify::TargetRow;
-use holdfast_core::rules::authorize::{Action, AuthorizedOp, Resource};
+use holdfast_core::rules::authorize::{Action, Resource};
 
 use super::{Call, Done, done, view_of};
 use crate::error::Error;
@@ -16,7 +16,7 @@ impl Gateway {
     /// [`Error::Refused`], [`Error::Cluster`].
     pub async fn set_target(&self, call: &Call, name: String, settings: Vec<u8>) -> Result<Done<()>, Error> {
         let op = Op::SetTarget(SetTarget { name, settings });
-        done(self.commit(AuthorizedOp::authorize(op, call.caller, &call.context)?, call.origin()).await?)
+        done(self.authorized(call, op).await?)
     }
 
     /// Removes a target; events that it did not get are nobody's.
@@ -25,7 +25,7 @@ impl Gateway {
     /// [`Error::Refused`] with [`Refusal::NoSuchTarget`]; [`Error::Cluster`].
     pub async fn remove_target(&self, call: &Call, name: String) -> Result<Done<()>, Error> {
         let op = Op::RemoveTarget(RemoveTarget { name });
-        done(self.commit(AuthorizedOp::authorize(op, call.caller, &call.context)?, call.origin()).await?)
+        done(self.authorized(call, op).await?)
     }
 
     /// A target.

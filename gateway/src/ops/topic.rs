@@ -14,7 +14,7 @@ use holdfast_core::command::{
 use holdfast_core::effect::Effect;
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::Revision;
-use holdfast_core::rules::authorize::{Action, AuthorizedOp, Permit, Resource};
+use holdfast_core::rules::authorize::{Action, Permit, Resource};
 use holdfast_core::topic::{GroupRow, Message, MessagePage, MessageRow, Much, Start, TopicRow};
 use tokio::time::{Instant, timeout_at};
 
@@ -56,16 +56,12 @@ pub struct Delivered {
 }
 
 impl Gateway {
-    async fn topic_command(&self, call: &Call, op: Op) -> Result<(Revision, Reply), Error> {
-        self.commit(AuthorizedOp::authorize(op, call.caller, &call.context)?, call.origin()).await
-    }
-
     /// Creates a topic, or changes how long its messages are kept.
     ///
     /// # Errors
     /// [`Error::Refused`].
     pub async fn set_topic(&self, call: &Call, op: SetTopic) -> Result<Done<()>, Error> {
-        done(self.topic_command(call, Op::SetTopic(op)).await?)
+        done(self.authorized(call, Op::SetTopic(op)).await?)
     }
 
     /// Removes a topic, or one of its groups.
@@ -73,7 +69,7 @@ impl Gateway {
     /// # Errors
     /// [`Error::Refused`] with [`Refusal::NoSuchTopic`] or [`Refusal::NoSuchGroup`].
     pub async fn delete_topic(&self, call: &Call, topic: String, group: Option<String>) -> Result<Done<()>, Error> {
-        done(self.topic_command(call, Op::DeleteTopic(DeleteTopic { topic, group })).await?)
+        done(self.authorized(call, Op::DeleteTopic(DeleteTopic { topic, group })).await?)
     }
 
     /// Writes messages at the end of a topic; durable when it returns.
@@ -81,7 +77,7 @@ impl Gateway {
     /// # Errors
     /// [`Error::Refused`].
     pub async fn publish(&self, call: &Call, topic: String, messages: Vec<Message>) -> Result<Done<Published>, Error> {
-        match self.topic_command(call, Op::Publish(Publish { topic, messages })).await? {
+        match self.authorized(call, Op::Publish(Publish { topic, messages })).await? {
             (revision, Reply::Published(value)) => {
                 self.published().fetch_add(value.count.into(), Ordering::Relaxed);
                 Ok(Done { revision, value })
@@ -95,7 +91,7 @@ impl Gateway {
     /// # Errors
     /// [`Error::Refused`].
     pub async fn set_group(&self, call: &Call, op: SetGroup) -> Result<Done<()>, Error> {
-        done(self.topic_command(call, Op::SetGroup(op)).await?)
+        done(self.authorized(call, Op::SetGroup(op)).await?)
     }
 
     /// Messages of a claim are done.
@@ -103,7 +99,7 @@ impl Gateway {
     /// # Errors
     /// [`Error::Refused`] with [`Refusal::NoSuchLease`] when the claim has ended: its messages may be delivered again.
     pub async fn acknowledge(&self, call: &Call, op: Acknowledge) -> Result<Done<Acknowledged>, Error> {
-        match self.topic_command(call, Op::Acknowledge(op)).await? {
+        match self.authorized(call, Op::Acknowledge(op)).await? {
             (revision, Reply::Acknowledged(value)) => Ok(Done { revision, value }),
             _ => Err(Error::UnexpectedReply),
         }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use holdfast_core::command::{Op, Reply};
 use holdfast_core::effect::Effect;
 use holdfast_core::id::Revision;
-use holdfast_core::rules::authorize::AuthorizedOp;
 use holdfast_core::view::View;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
@@ -56,11 +55,6 @@ impl Drop for Place {
 }
 
 impl Gateway {
-    /// Commits `op` for `call`, when it may.
-    pub(super) async fn authorized(&self, call: &Call, op: Op) -> Result<(Revision, Reply), Error> {
-        self.commit(AuthorizedOp::authorize(op, call.caller, &call.context)?, call.origin()).await
-    }
-
     /// Commits `op`, and holds on to what came of it: whoever goes away meanwhile gives it up. `read` says what the reply is
     /// and what gives it up.
     pub(super) async fn take_place<T: Send + 'static>(

@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::Options;
 use super::events::{FAN_OUT_WRITERS, FanOutRound, LatencyRound, PAUSE};
 use crate::cluster::rates::VALUE_BYTES;
-use crate::report::{Measured, Row, number, rows};
+use crate::cluster::report::circumstances;
+use crate::report::{Measured, Row, cells, costs, costs_of, number, or_dash, range, rows};
 use crate::stats::{Spread, ms, percentile, rate};
 use crate::system::{Disk, Machine};
 
@@ -224,24 +225,12 @@ pub fn fan_out(names: &[&str], watchers: usize, rounds: Vec<Vec<FanOutRound>>, l
 /// The whole report.
 #[must_use]
 pub fn markdown(report: &Report) -> String {
-    let (machine, disk) = (&report.machine, &report.disk);
     let mut text = format!("# Locks and events beside etcd: {}\n\n", report.name);
-    let versions: Vec<_> = report.versions.values().cloned().collect();
+    text += &circumstances(&report.machine, &report.disk, report.load_after, report.versions.values());
     let _ = writeln!(
         text,
-        "{} cores ({}), {} MiB, Linux {}, {}; {:.0} fdatasync of 4 KiB a second; load average {:.1} before, {:.1} after.\n{}. Values of {VALUE_BYTES} bytes; {} rounds of {} s, alternating; {} watchers of etcd on a connection, 1 of Holdfast.",
-        machine.cores,
-        machine.cpu,
-        machine.memory_mib,
-        machine.kernel,
-        machine.filesystem,
-        disk.fdatasync_per_s,
-        machine.load_before,
-        report.load_after,
-        versions.join("; "),
-        report.rounds,
-        report.round_s,
-        report.etcd_streams
+        " Values of {VALUE_BYTES} bytes; {} rounds of {} s, alternating; {} watchers of etcd on a connection, 1 of Holdfast.",
+        report.rounds, report.round_s, report.etcd_streams
     );
     text += &locks_text(report);
     text += &latencies_text(report);
@@ -250,46 +239,13 @@ pub fn markdown(report: &Report) -> String {
     text
 }
 
-fn range(spread: Spread) -> String {
-    format!("{}..{}", number(spread.low), number(spread.high))
-}
-
-fn or_dash(value: Option<String>) -> String {
-    value.unwrap_or_else(|| "–".to_owned())
-}
-
-/// The end of each table: processor time for 1,000, of the nodes, of the generator, and what disturbed.
-fn costs(all: Option<f64>, front: Option<f64>, generator: f64, disturbed: Option<f64>) -> String {
-    let all = or_dash(all.map(number));
-    let front = front.map_or_else(|| all.clone(), number);
-    let disturbed = or_dash(disturbed.map(|percent| format!("{percent:.0} %")));
-    format!("{all} | {front} | {} | {disturbed}", number(generator))
-}
-
-fn costs_of(row: &Row) -> String {
-    costs(row.cpu_ms_per_1000, row.cpu_front_ms_per_1000, row.generator_cpu_ms_per_1000, row.disturbed_percent)
-}
-
 fn locks_text(report: &Report) -> String {
     let mut text = String::from(
         "\n| contenders | locks | side | acquire and release, per s | low..high | x etcd | low..high | p50 ms | p99 ms | CPU ms/1000 | of nodes | generator | disturbed |\n| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
     for result in &report.locks {
         for row in &result.rows {
-            let _ = writeln!(
-                text,
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
-                result.contenders,
-                result.locks,
-                row.target,
-                number(row.ops_per_s.median),
-                range(row.ops_per_s),
-                or_dash(row.ratio.map(|ratio| number(ratio.median))),
-                or_dash(row.ratio.map(range)),
-                number(row.p50_ms),
-                number(row.p99_ms),
-                costs_of(row)
-            );
+            let _ = writeln!(text, "| {} | {} | {} |", result.contenders, result.locks, cells(row));
         }
     }
     text

@@ -7,7 +7,7 @@ use s3s::{Body, S3Request, S3Response, S3Result};
 use serde::Deserialize;
 use serde_json::json as object;
 
-use super::{DOCUMENT_BYTES_MAX, decoded, json};
+use super::{DOCUMENT_BYTES_MAX, body, decoded, json};
 use crate::api::s3::convert::bucket_name;
 use crate::api::s3::error::invalid;
 use crate::api::s3::{call_of, to_s3};
@@ -61,10 +61,8 @@ pub(super) async fn show(gateway: &Gateway, request: &S3Request<Body>, name: &st
 
 pub(super) async fn set(gateway: &Gateway, mut request: S3Request<Body>, name: &str) -> S3Result<S3Response<Body>> {
     let (name, call) = (bucket_name(&decoded(name)?)?, call_of(&request)?);
-    let body = std::mem::take(&mut request.input);
-    let body = http_body_util::Limited::new(body, DOCUMENT_BYTES_MAX);
-    let body = http_body_util::BodyExt::collect(body).await.map_err(|_| invalid("the settings cannot be read"))?;
-    let settings = understood(&body.to_bytes())?;
+    let body = body(&mut request, DOCUMENT_BYTES_MAX, "the settings cannot be read").await?;
+    let settings = understood(&body)?;
     gateway.set_settings(&call, &name, settings).await.map_err(|error| to_s3(&error, call.request))?;
     show(gateway, &request, name.as_str()).await
 }

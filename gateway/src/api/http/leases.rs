@@ -16,7 +16,7 @@ use s3s::{Body, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 use serde_json::{Value, json as object};
 
 use super::locks::{TTL_MS_DEFAULT, claim, granted, state};
-use super::{Query, REVISION, decoded, json, no_route};
+use super::{Query, REVISION, body, decoded, json, no_route};
 use crate::api::s3::error::invalid;
 use crate::api::s3::{call_of, to_s3};
 use crate::gateway::Gateway;
@@ -115,9 +115,8 @@ pub(super) async fn key(gateway: &Gateway, mut request: S3Request<Body>, name: &
                 Some(b"*") => true,
                 Some(_) => return Err(invalid("If-None-Match is * here")),
             };
-            let body = http_body_util::Limited::new(std::mem::take(&mut request.input), EPHEMERAL_BYTES_MAX);
-            let body = http_body_util::BodyExt::collect(body).await;
-            let value = body.map_err(|_| invalid("the value cannot be read, or has more than 64 KiB"))?.to_bytes();
+            let otherwise = "the value cannot be read, or has more than 64 KiB";
+            let value = body(&mut request, EPHEMERAL_BYTES_MAX, otherwise).await?;
             let done = gateway.put_ephemeral(&call, name.clone(), value, lease, if_absent).await.map_err(refused)?;
             Ok(json(object!({ "key": name, "lease": lease }), Some(done.revision)))
         }

@@ -11,9 +11,8 @@ use holdfast_core::notify::TargetRow;
 use http::StatusCode;
 use s3s::{Body, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 use serde_json::{Map, Value, json as object};
-use tokio::time::timeout;
 
-use super::{DOCUMENT_BYTES_MAX, Query, decoded, json, no_route};
+use super::{DOCUMENT_BYTES_MAX, Query, body, decoded, json, no_route};
 use crate::api::s3::error::invalid;
 use crate::api::s3::{call_of, to_s3};
 use crate::clock::{iso_8601, now_ms};
@@ -91,10 +90,8 @@ async fn set(
     if name.is_empty() || name.contains([':', '/']) {
         return Err(invalid("the name of a target is a part of its ARN: it has no colon and no slash"));
     }
-    let body = http_body_util::Limited::new(std::mem::take(&mut request.input), DOCUMENT_BYTES_MAX);
-    let body = http_body_util::BodyExt::collect(body).await.map_err(|_| invalid("the settings cannot be read"))?;
-    let changes: Map<String, Value> =
-        serde_json::from_slice(&body.to_bytes()).map_err(|error| invalid(error.to_string()))?;
+    let body = body(&mut request, DOCUMENT_BYTES_MAX, "the settings cannot be read").await?;
+    let changes: Map<String, Value> = serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;
     if changes.contains_key("sealed") {
         return Err(invalid("there is no setting sealed"));
     }
@@ -125,7 +122,6 @@ async fn set(
 }
 
 async fn send_test(settings: &TargetSettings, context: &NotifyContext, name: &str) -> Result<(), SendError> {
-    let late = |_| SendError::Failed(format!("no answer within {:?}", settings.timeout));
     let time = iso_8601(now_ms());
     let body = object!({ "Service": "Holdfast", "Event": "s3:TestEvent", "Time": time, "Target": name });
     let message = Message {
@@ -138,9 +134,8 @@ async fn send_test(settings: &TargetSettings, context: &NotifyContext, name: &st
         content_type: "application/json",
         body: Bytes::from(body.to_string()),
     };
-    let mut sender =
-        timeout(settings.timeout, senders::connect(settings, context.reach, name)).await.map_err(late)??;
-    timeout(settings.timeout, sender.send_test(&message)).await.map_err(late)?
+    let mut sender = senders::connect(settings, context.reach, name).await?;
+    senders::within(settings, sender.send_test(&message)).await
 }
 
 fn unreachable(error: SendError) -> S3Error {

@@ -150,9 +150,7 @@ fn wait(query: &Query) -> S3Result<Duration> {
 }
 
 async fn body(request: &mut S3Request<Body>, most: usize) -> S3Result<Bytes> {
-    let body = http_body_util::Limited::new(std::mem::take(&mut request.input), most);
-    let body = http_body_util::BodyExt::collect(body).await;
-    Ok(body.map_err(|_| invalid(format!("the body cannot be read, or has more than {most} bytes")))?.to_bytes())
+    super::body(request, most, &format!("the body cannot be read, or has more than {most} bytes")).await
 }
 
 /// The body as a JSON document; an empty one says nothing.

@@ -9,13 +9,11 @@ use bytes::Bytes;
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::Revision;
 use holdfast_core::rules::authorize::{Action, Resource, authorize};
-use http::{HeaderValue, header};
 use http_body::Frame;
-use http_body_util::StreamBody;
 use s3s::{Body, S3Request, S3Response, S3Result};
 use tokio::time::Instant;
 
-use super::{Query, REVISION};
+use super::{Chunk, Query, event_stream};
 use crate::api::s3::convert::bucket_name;
 use crate::api::s3::error::invalid;
 use crate::api::s3::{call_of, to_s3};
@@ -50,17 +48,8 @@ pub(super) async fn watch(gateway: &Gateway, request: &S3Request<Body>) -> S3Res
     let after = after.transpose()?;
     let watcher = gateway.feed().watch(&permit, filter, after).await.map_err(refused)?;
     let revision = gateway.status().revision;
-    let body = StreamBody::new(stream(gateway.clone(), watcher, after.is_none(), every));
-    let mut reply = S3Response::new(Body::http_body_unsync(body));
-    let headers = &mut reply.headers;
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    headers.insert(REVISION, HeaderValue::from(revision));
-    Ok(reply)
+    Ok(event_stream(stream(gateway.clone(), watcher, after.is_none(), every), revision))
 }
-
-type Chunk = Result<Frame<Bytes>, std::io::Error>;
 
 fn stream(
     gateway: Gateway,

@@ -1,7 +1,7 @@
 //! One file per kind of target: how a batch of messages gets there, and what counts as arrived.
 //!
-//! A sender owns one connection. After an error it is dropped and a new one is made, so none has to repair itself. Whoever
-//! calls gives each step a deadline.
+//! A sender owns one connection. After an error it is dropped and a new one is made, so none has to repair itself. Each step
+//! has a deadline ([`within`]).
 
 mod amqp;
 mod kafka;
@@ -12,6 +12,7 @@ mod redis;
 mod webhook;
 
 use async_trait::async_trait;
+use tokio::time::timeout;
 
 use super::message::Message;
 use super::settings::{Kind, TargetSettings};
@@ -59,11 +60,15 @@ pub trait Sender: Send {
     }
 }
 
-/// Connects to a target. `source` tells this target's messages from those of others.
+/// Connects to a target, within the time that an attempt has. `source` tells this target's messages from those of others.
 ///
 /// # Errors
 /// [`SendError::Failed`].
 pub async fn connect(settings: &TargetSettings, reach: Reach, source: &str) -> Result<Box<dyn Sender>, SendError> {
+    within(settings, open(settings, reach, source)).await
+}
+
+async fn open(settings: &TargetSettings, reach: Reach, source: &str) -> Result<Box<dyn Sender>, SendError> {
     Ok(match settings.kind {
         Kind::Webhook => Box::new(webhook::Webhook::new(settings, reach)?),
         Kind::Nats => Box::new(nats::Nats::connect(settings, reach).await?),
@@ -73,6 +78,18 @@ pub async fn connect(settings: &TargetSettings, reach: Reach, source: &str) -> R
         Kind::Redis => Box::new(redis::Redis::connect(settings, reach, source).await?),
         Kind::PostgreSql => Box::new(postgresql::PostgreSql::connect(settings, reach).await?),
     })
+}
+
+/// A step of an attempt, which fails when it takes longer than the target's settings say.
+///
+/// # Errors
+/// The step's, or [`SendError::Failed`] when it is late.
+pub async fn within<T>(
+    settings: &TargetSettings,
+    step: impl Future<Output = Result<T, SendError>>,
+) -> Result<T, SendError> {
+    let late = |_| SendError::Failed(format!("no answer within {:?}", settings.timeout));
+    timeout(settings.timeout, step).await.map_err(late)?
 }
 
 /// The first host as a client should be told: its address, when no certificate has to fit the name, so that the name cannot

@@ -14,14 +14,13 @@ use holdfast_core::rules::topic::{MESSAGE_BYTES_MAX, PUBLISH_BYTES_MAX};
 use holdfast_core::topic::{Message, MessagePage, MessageRow, Start};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::Frame;
-use http_body_util::StreamBody;
 use s3s::{Body, S3Request, S3Response, S3Result};
 use serde::Deserialize;
 use serde_json::{Value, json as object};
 
 use super::groups::start;
 use super::{body, wait};
-use crate::api::http::{Query, REVISION, json};
+use crate::api::http::{Chunk, Query, event_stream, json};
 use crate::api::s3::error::invalid;
 use crate::api::s3::{call_of, to_s3};
 use crate::clock::iso_8601;
@@ -181,7 +180,8 @@ pub(super) async fn read(gateway: &Gateway, request: &S3Request<Body>, topic: &s
     };
     if streams {
         let every = query.duration_ms("mark")?.map_or(MARK_EVERY, Duration::from_millis).max(MARK_EVERY_MIN);
-        return Ok(event_stream(gateway.clone(), call, topic.to_owned(), page, every));
+        let revision = page.revision;
+        return Ok(event_stream(stream(gateway.clone(), call, topic.to_owned(), page, every), revision));
     }
     let Done { revision, value: MessagePage { messages, next, topic } } = page;
     let messages: Vec<Value> = messages.iter().map(|(offset, row)| plain(*offset, row)).collect();
@@ -196,31 +196,13 @@ fn gone(refusal: &Refusal) -> Value {
     answer
 }
 
-fn event_stream(
-    gateway: Gateway,
-    call: Call,
-    topic: String,
-    first: Done<MessagePage>,
-    every: Duration,
-) -> S3Response<Body> {
-    let revision = first.revision;
-    let body = StreamBody::new(stream(gateway, call, topic, first, every));
-    let mut reply = S3Response::new(Body::http_body_unsync(body));
-    let headers = &mut reply.headers;
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    headers.insert(REVISION, HeaderValue::from(revision));
-    reply
-}
-
 fn stream(
     gateway: Gateway,
     call: Call,
     topic: String,
     first: Done<MessagePage>,
     every: Duration,
-) -> impl futures::Stream<Item = Result<Frame<Bytes>, std::io::Error>> {
+) -> impl futures::Stream<Item = Chunk> {
     let chunk = |text: String| Ok(Frame::data(Bytes::from(text)));
     async_stream::stream! {
         yield chunk(format!("retry: {RETRY_MS}\n\n"));
