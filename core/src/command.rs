@@ -203,12 +203,6 @@ pub enum Op {
     /// Moves the cursor of a target.
     #[n(31)]
     AdvanceTarget(#[n(0)] AdvanceTarget),
-    /// Locks, converts or unlocks a range of a file, or waits for it.
-    #[n(39)]
-    SetRange(#[n(0)] SetRange),
-    /// Gives up the wait that the same [`Op::SetRange`] began.
-    #[n(40)]
-    CancelRange(#[n(0)] SetRange),
     /// Creates a topic, or changes how long its messages are kept.
     #[n(32)]
     SetTopic(#[n(0)] SetTopic),
@@ -230,6 +224,12 @@ pub enum Op {
     /// Removes messages that are too old or too many, or what deleted topics and groups left behind.
     #[n(38)]
     TrimTopic(#[n(0)] TrimTopic),
+    /// Locks, converts or unlocks a range of a file, or waits for it.
+    #[n(39)]
+    SetRange(#[n(0)] SetRange),
+    /// Gives up the wait that the same [`Op::SetRange`] began.
+    #[n(40)]
+    CancelRange(#[n(0)] SetRange),
 }
 
 impl Op {
@@ -266,8 +266,8 @@ impl Op {
             | Self::RemoveTarget(_)
             | Self::AdvanceTarget(_)
             | Self::SetRange(_)
-            | Self::CancelRange(_) => None,
-            Self::SetTopic(_)
+            | Self::CancelRange(_)
+            | Self::SetTopic(_)
             | Self::DeleteTopic(_)
             | Self::Publish(_)
             | Self::SetGroup(_)
@@ -853,9 +853,6 @@ pub enum Reply {
     /// A lease.
     #[n(10)]
     Granted(#[n(0)] Granted),
-    /// A range of a file.
-    #[n(30)]
-    Ranged(#[n(0)] Ranged),
     /// Messages were published.
     #[n(20)]
     Published(#[n(0)] Published),
@@ -865,6 +862,9 @@ pub enum Reply {
     /// Messages of a claim were acknowledged.
     #[n(22)]
     Acknowledged(#[n(0)] Acknowledged),
+    /// A range of a file.
+    #[n(30)]
+    Ranged(#[n(0)] Ranged),
 }
 
 /// A version that was written.
