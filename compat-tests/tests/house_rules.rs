@@ -18,7 +18,8 @@ const ROOMS: &[&[&str]] =
 /// Workspace crates and the workspace crates that each may depend on.
 const CRATES: &[(&str, &[&str])] = &[
     ("holdfast-core", &[]),
-    ("holdfast", &["holdfast-core"]),
+    ("holdfast-query", &["holdfast-core"]),
+    ("holdfast", &["holdfast-query", "holdfast-core"]),
     ("holdfast-compat-tests", &["holdfast", "holdfast-core"]),
     ("holdfast-bench", &["holdfast-compat-tests", "holdfast-core"]),
 ];

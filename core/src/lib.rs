@@ -60,6 +60,7 @@ pub mod effect;
 pub mod error;
 pub mod event;
 pub mod id;
+pub mod index;
 pub mod keyspace;
 pub mod kv;
 pub mod list;

@@ -1,0 +1,8 @@
+//! Queries: the bucket answers questions.
+//!
+//! Two engines over one seam: S3 Select as AWS specifies it ([`select`]), and SQL by DataFusion ([`sql`]). A crate of its
+//! own, so that the rest builds fast. It opens no file and no socket: versions and bytes come through [`repository`].
+
+pub mod repository;
+pub mod select;
+pub mod sql;
