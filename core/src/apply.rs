@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::command::{Command, Op, Reply};
+use crate::command::{Command, Extracted, Op, Reply};
 use crate::effect::Effect;
 use crate::error::Error;
 use crate::event::EventRow;
@@ -18,7 +18,9 @@ use crate::id::{MILLIS_MAX, Millis, Place, RequestId, Revision};
 use crate::keyspace::{Keyspace, key};
 use crate::kv::{Batch, KeyRange, KvRead, Overlay};
 use crate::record::{Record, ReplyRow, StateRow};
-use crate::rules::{REPLIES_MAX, REPLIES_MS, bucket, lock, maintain, multipart, notify, object, range, rename, topic};
+use crate::rules::{
+    REPLIES_MAX, REPLIES_MS, bucket, index, lock, maintain, multipart, notify, object, range, rename, topic,
+};
 use crate::state::{FEATURE_LEVEL, Reader, Stop};
 
 /// What a command came to.
@@ -38,7 +40,7 @@ pub struct Applied {
 ///
 /// # Errors
 /// [`Stop::Engine`] and [`Stop::Corrupt`], after which the node must stop; never [`Stop::Refused`].
-pub fn apply(view: &dyn KvRead, revision: Revision, command: &Command) -> Result<Applied, Stop> {
+pub fn apply<'a>(view: &'a dyn KvRead, revision: Revision, command: &'a Command) -> Result<Applied, Stop> {
     let reader = Reader(view);
     let reply_key = key::reply(command.stamp_ms, command.request);
     if let Some(row) = reader.row::<ReplyRow>(Keyspace::Dedupe, &reply_key)? {
@@ -52,16 +54,18 @@ pub fn apply(view: &dyn KvRead, revision: Revision, command: &Command) -> Result
         return Ok(unchanged(revision, Reply::Refused(Error::Expired)));
     }
     state.now_ms = state.now_ms.max(command.stamp_ms);
-    let mut txn = Txn::new(view, revision, state);
+    let extracted = command.extracted.as_deref().unwrap_or_default();
+    let mut txn = Txn::new(view, revision, state, extracted);
     let fenced = lock::check_fences(&txn, command.fences.as_deref().unwrap_or_default());
     let reply = match fenced.and_then(|()| run(&mut txn, &command.op)) {
         Ok(reply) => reply,
         Err(Stop::Refused(refusal)) => {
-            txn = Txn::new(view, revision, state);
+            txn = Txn::new(view, revision, state, &[]);
             Reply::Refused(refusal)
         }
         Err(fatal) => return Err(fatal),
     };
+    index::flush(&mut txn);
     txn.write_events(command.request)?;
     txn.remember(reply_key, &reply)?;
     Ok(txn.finish(reply))
@@ -117,6 +121,10 @@ fn run(txn: &mut Txn<'_>, op: &Op) -> Result<Reply, Stop> {
         Op::Claim(op) => topic::group::claim(txn, op),
         Op::Acknowledge(op) => topic::group::acknowledge(txn, op),
         Op::TrimTopic(op) => topic::trim(txn, op),
+        Op::CreateIndex(op) => index::create(txn, op),
+        Op::DropIndex(op) => index::drop(txn, op),
+        Op::IndexObjects(op) => index::index_objects(txn, op),
+        Op::TrimIndexes(op) => index::trim(txn, op),
     }
 }
 
@@ -129,6 +137,16 @@ pub(crate) struct Txn<'a> {
     effects: BTreeSet<Effect>,
     events: Vec<EventRow>,
     writes: u64,
+    /// What the command brings for indexes on content.
+    pub(crate) extracted: &'a [Extracted],
+    /// The name that the next one is a copy of.
+    pub(crate) carried: Option<index::Carried>,
+    /// Indexes of the buckets that were touched.
+    pub(crate) indexes: index::Indexes,
+    /// Entries that the command may still bring in.
+    pub(crate) entries_left: usize,
+    /// Postings of indexes so far.
+    pub(crate) next_posting: u32,
 }
 
 /// Every how many revisions old replies are looked for, and how many rows are removed then. The second is the larger,
@@ -137,7 +155,7 @@ const REPLIES_TRIM_EVERY: u64 = 32;
 const REPLIES_TRIM_ROWS: usize = 128;
 
 impl<'a> Txn<'a> {
-    fn new(view: &'a dyn KvRead, revision: Revision, state: StateRow) -> Self {
+    fn new(view: &'a dyn KvRead, revision: Revision, state: StateRow, extracted: &'a [Extracted]) -> Self {
         Self {
             rows: Overlay::new(view),
             revision,
@@ -146,6 +164,11 @@ impl<'a> Txn<'a> {
             effects: BTreeSet::new(),
             events: Vec::new(),
             writes: 0,
+            extracted,
+            carried: None,
+            indexes: index::Indexes::new(),
+            entries_left: index::ENTRIES_OF_COMMAND,
+            next_posting: 0,
         }
     }
 

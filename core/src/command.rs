@@ -3,6 +3,7 @@
 //! A command carries all that `apply` may not find out by itself: the time, random bits and ids, all stamped by its
 //! proposer. Numbers of variants and fields never change meaning; new ones are added at the end.
 
+mod index;
 mod lock;
 mod notify;
 mod range;
@@ -19,6 +20,7 @@ use crate::record::{
     Attributes, BucketSettings, Checksum, ChecksumAlgorithm, ChecksumType, ContentId, known, record, stored_enum,
 };
 
+pub use self::index::{CreateIndex, DropIndex, Extracted, IndexObjects, Outcome, ReadObject, TrimIndexes};
 pub use self::lock::{
     AcquireLock, ExpireLease, GrantLease, Granted, PutEphemeral, ReleaseLease, RemoveEphemeral, RenewLease,
 };
@@ -44,6 +46,9 @@ pub struct Command {
     /// Grants of locks that must be live when it is applied.
     #[n(3)]
     pub fences: Option<Vec<Fence>>,
+    /// What its proposer read in the bytes that it brings in, for each index on content of the partition.
+    #[n(4)]
+    pub extracted: Option<Vec<Extracted>>,
 }
 
 /// A grant of a lock, or a lease, as a fenced request names it.
@@ -100,6 +105,8 @@ impl Command {
                 | Op::DeleteTopic(_)
                 | Op::Acknowledge(_)
                 | Op::TrimTopic(_)
+                | Op::DropIndex(_)
+                | Op::TrimIndexes(_)
         )
     }
 }
@@ -230,6 +237,18 @@ pub enum Op {
     /// Gives up the wait that the same [`Op::SetRange`] began.
     #[n(40)]
     CancelRange(#[n(0)] SetRange),
+    /// Creates an index.
+    #[n(41)]
+    CreateIndex(#[n(0)] CreateIndex),
+    /// Removes an index.
+    #[n(42)]
+    DropIndex(#[n(0)] DropIndex),
+    /// What was read of objects for an index that is built, or that they wait for.
+    #[n(43)]
+    IndexObjects(#[n(0)] IndexObjects),
+    /// Removes rows of objects and indexes that are gone.
+    #[n(44)]
+    TrimIndexes(#[n(0)] TrimIndexes),
 }
 
 impl Op {
@@ -253,6 +272,8 @@ impl Op {
             Self::CopyPart(op) => Some(&op.upload.bucket.name),
             Self::CompleteUpload(op) => Some(&op.target.bucket.name),
             Self::AbortUpload(upload) => Some(&upload.bucket.name),
+            Self::CreateIndex(op) => Some(&op.bucket.name),
+            Self::DropIndex(op) => Some(&op.bucket.name),
             Self::Condemn(_) | Self::Forget(_) | Self::Trim(_) | Self::Join(_) | Self::SetDigest(_) => None,
             Self::AcquireLock(_)
             | Self::RenewLease(_)
@@ -273,7 +294,9 @@ impl Op {
             | Self::SetGroup(_)
             | Self::Claim(_)
             | Self::Acknowledge(_)
-            | Self::TrimTopic(_) => None,
+            | Self::TrimTopic(_)
+            | Self::IndexObjects(_)
+            | Self::TrimIndexes(_) => None,
         }
     }
 }

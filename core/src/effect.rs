@@ -13,6 +13,8 @@ pub enum Effect {
     Lease(crate::id::Revision),
     /// A wait for a range was granted or given up; its number is never that of a lease, since a revision makes one of both.
     RangeWait(crate::id::Revision),
+    /// An index is to be built, an object waits for one, or rows of one are to be removed.
+    IndexQueued,
     /// A target came to be, was changed or removed.
     TargetsChanged,
     /// A topic, by its id, got messages, or a group of it can claim some.

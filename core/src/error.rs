@@ -214,6 +214,41 @@ pub enum Error {
         #[n(0)]
         oldest: u64,
     },
+    /// The bucket has no index of this name.
+    #[n(43)]
+    #[error("the index does not exist")]
+    NoSuchIndex,
+    /// The bucket has an index of this name.
+    #[n(44)]
+    #[error("the index exists")]
+    IndexExists,
+    /// A row with these values is there already.
+    #[n(45)]
+    #[error("the unique index {index} has a row with these values")]
+    DuplicateValue {
+        /// The index.
+        #[n(0)]
+        index: String,
+    },
+    /// The bucket is strict, and the content does not parse.
+    #[n(46)]
+    #[error("the content does not parse, which the index {index} of a strict bucket requires: {why}")]
+    Unparsed {
+        /// The index.
+        #[n(0)]
+        index: String,
+        /// Why.
+        #[n(1)]
+        why: String,
+    },
+    /// A unique index is only on what is read before the commit, and this was not.
+    #[n(47)]
+    #[error("the object is too large, or was not read, for the unique index {index}")]
+    NotRead {
+        /// The index.
+        #[n(0)]
+        index: String,
+    },
 }
 
 /// A caller's one question: what now?
@@ -244,7 +279,8 @@ impl Error {
             | Self::NoSuchLease
             | Self::NoSuchTarget
             | Self::NoSuchTopic
-            | Self::NoSuchGroup => Kind::NotFound,
+            | Self::NoSuchGroup
+            | Self::NoSuchIndex => Kind::NotFound,
             Self::InvalidPart { .. }
             | Self::InvalidPartOrder
             | Self::PartTooSmall { .. }
@@ -257,6 +293,8 @@ impl Error {
             | Self::InvalidArgument { .. }
             | Self::InvalidTag { .. }
             | Self::CopyToItself
+            | Self::Unparsed { .. }
+            | Self::NotRead { .. }
             | Self::NotBuilt => Kind::Invalid,
             Self::Denied => Kind::Denied,
             Self::BucketExists
@@ -270,7 +308,9 @@ impl Error {
             | Self::NoLocks
             | Self::FenceLeaseEnded { .. }
             | Self::Compacted { .. }
-            | Self::OffsetGone { .. } => Kind::Conflict,
+            | Self::OffsetGone { .. }
+            | Self::IndexExists
+            | Self::DuplicateValue { .. } => Kind::Conflict,
             Self::QueueFull | Self::BlobCondemned | Self::Expired | Self::Changed => Kind::Busy,
         }
     }

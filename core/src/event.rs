@@ -57,6 +57,14 @@ stored_enum! {
         KeySet = 17,
         /// `Ephemeral:Removed`
         KeyRemoved = 18,
+        /// `Index:Created`; `key` is the index.
+        IndexCreated = 19,
+        /// `Index:Ready`: every object that was there is indexed, or pending.
+        IndexReady = 20,
+        /// `Index:Failed`
+        IndexFailed = 21,
+        /// `Index:Dropped`
+        IndexDropped = 22,
     }
 }
 
@@ -84,6 +92,10 @@ impl EventKind {
             Self::LockExpired => "Lock:Expired",
             Self::KeySet => "Ephemeral:Set",
             Self::KeyRemoved => "Ephemeral:Removed",
+            Self::IndexCreated => "Index:Created",
+            Self::IndexReady => "Index:Ready",
+            Self::IndexFailed => "Index:Failed",
+            Self::IndexDropped => "Index:Dropped",
         }
     }
 
@@ -123,7 +135,7 @@ pub struct EventRow {
     /// Bucket.
     #[n(4)]
     pub bucket: Option<BucketName>,
-    /// Object key, prefix, lock or ephemeral key.
+    /// Object key, prefix, lock, ephemeral key or index.
     #[n(5)]
     pub key: Option<String>,
     /// Version id, where the bucket shows one.

@@ -5,20 +5,24 @@
 //!
 //! Values are *canonical*: text that reads as a number, a time or a boolean is one, whatever the format said of it, so a
 //! CSV field `10`, a JSON number `10.0` and a JSON string `"10"` have one place. A query's literal is made canonical the
-//! same way, so equal values always have equal encodings; unequal values may share one (large integers, long texts), which
-//! is why every hit is checked again.
+//! same way, so equal values always have equal encodings; unequal values may share one (numbers beyond what a float holds,
+//! long texts), which is why every hit is checked again.
 //!
 //! Absent: collations other than byte order; entries of rows whose first value is null.
 
+pub mod bloom;
+mod find;
 mod path;
+pub mod row;
 mod search;
 mod value;
 
 use minicbor::{Decode, Encode};
 
+pub use self::find::{Aside, ContentIndex, Found, FoundObject};
 pub use self::path::{PathError, Step, parse_path, show_path};
 pub use self::search::{Constraint, INTERVALS_MAX, Interval, intervals};
-pub use self::value::{Class, TEXT_BYTES_MAX, Value};
+pub use self::value::{Class, TEXT_BYTES_MAX, Value, split_tuple};
 use crate::id::Revision;
 use crate::record::{known, stored_enum};
 
@@ -28,6 +32,16 @@ pub const EXPRESSIONS_MAX: usize = 8;
 pub const INDEXES_MAX: usize = 64;
 /// Bytes of an index name.
 pub const NAME_BYTES_MAX: usize = 128;
+/// Entries of all indexes that one command may bring in.
+pub const ENTRIES_MAX: usize = 10_000;
+/// Blocks of one object.
+pub const BLOCKS_MAX: usize = 1024;
+/// Bytes of the blocks' bounds and filters of one object.
+pub const BLOCK_SUMMARY_BYTES_MAX: usize = 2 << 20;
+/// Entries that are removed at once with their object; a job removes those of objects with more.
+pub const EAGER_ENTRIES_MAX: usize = 100;
+/// Bytes of the reason why content did not parse.
+pub const REASON_BYTES_MAX: usize = 300;
 
 stored_enum! {
     /// How the entries are kept.
@@ -105,6 +119,21 @@ pub enum IndexState {
     /// All objects are indexed but for those that are listed as pending.
     #[n(1)]
     Ready,
+    /// It could not be built, for this reason, and is not used.
+    #[n(2)]
+    Failed(#[n(0)] String),
+}
+
+impl IndexState {
+    /// Whether the index speaks for objects of this key.
+    #[must_use]
+    pub fn covers(&self, key: &str) -> bool {
+        match self {
+            Self::Building(cursor) => key <= cursor.as_str(),
+            Self::Ready => true,
+            Self::Failed(_) => false,
+        }
+    }
 }
 
 /// What an index is, and what it holds.
@@ -134,4 +163,6 @@ pub struct IndexInfo {
     pub pending: u64,
     /// Objects whose content did not parse.
     pub unparsed: u64,
+    /// Bytes of entries and blocks in the state.
+    pub bytes: u64,
 }

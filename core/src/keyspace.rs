@@ -50,11 +50,13 @@ pub enum Keyspace {
     Targets = 16,
     /// Topics, their messages and groups.
     Topics = 17,
+    /// Indexes, what they hold of each object, and what waits for them.
+    Indexes = 18,
 }
 
 impl Keyspace {
     /// All keyspaces, in stored order.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Sys,
         Self::Buckets,
         Self::Settings,
@@ -73,6 +75,7 @@ impl Keyspace {
         Self::Events,
         Self::Targets,
         Self::Topics,
+        Self::Indexes,
     ];
 
     /// The name used for files and in documents.
@@ -97,6 +100,7 @@ impl Keyspace {
             Self::Events => "events",
             Self::Targets => "targets",
             Self::Topics => "topics",
+            Self::Indexes => "indexes",
         }
     }
 
@@ -109,6 +113,7 @@ impl Keyspace {
 
 /// Builds and takes apart the keys of each keyspace.
 pub mod key {
+    pub mod index;
     pub mod topic;
 
     use super::{BlobId, BucketId, BucketName, ContentId, GROUP, Millis, ObjectId, Place, RequestId};

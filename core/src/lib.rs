@@ -10,7 +10,7 @@
 //!   time, ids, random bits   apply(view, revision, command) ──────┴── Batch      rows, one atomic commit
 //!                              │  rules: bucket object rename multipart content lock maintain
 //!                              ▼
-//!   View ── find list versions uploads parts queues ──▶ rows of 18 keyspaces (kv) ──▶ any ordered key-value engine
+//!   View ── find list versions uploads parts queues ──▶ rows of 19 keyspaces (kv) ──▶ any ordered key-value engine
 //!     ▲
 //!   Permit ◀── authorize(caller, action, resource)
 //! ```

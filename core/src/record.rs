@@ -214,6 +214,9 @@ pub struct BucketRow {
     /// Revision of the last change to a name: a listing at or after it may read the names as they are.
     #[n(5)]
     pub changed: Revision,
+    /// Indexes of the bucket; `None` for none.
+    #[n(6)]
+    pub indexes: Option<u32>,
 }
 
 /// Default of [`BucketSettings::history_ms`]: ten minutes.

@@ -64,7 +64,7 @@ pub fn intervals(constraints: &[Constraint<'_>]) -> Option<Vec<Interval>> {
     for (at, constraint) in constraints.iter().enumerate() {
         let last = at + 1 == constraints.len();
         match constraint {
-            Constraint::Equal(values) if !last => {
+            Constraint::Equal(values) if !last && !values.iter().any(Value::is_rounded) => {
                 starts = extended(&starts, values)?;
             }
             // What follows an expression that is not fixed cannot be used.
@@ -81,7 +81,11 @@ fn extended(starts: &[Vec<u8>], values: &[Value<'_>]) -> Option<Vec<Vec<u8>>> {
     let joined = starts.iter().flat_map(|start| {
         values.iter().map(move |value| {
             let mut tuple = start.clone();
-            value.encode(&mut tuple);
+            if value.is_rounded() {
+                value.encode_rounded(&mut tuple)
+            } else {
+                value.encode(&mut tuple)
+            };
             tuple
         })
     });
@@ -118,7 +122,7 @@ fn between(start: &[u8], class: Class, low: &Bound<Value<'_>>, high: &Bound<Valu
     let whole = Interval::under(joined(start, class));
     let encoded = |value: &Value<'_>| {
         let mut bytes = start.to_vec();
-        value.encode(&mut bytes);
+        value.encode_rounded(&mut bytes);
         bytes
     };
     let from = match low {

@@ -11,7 +11,7 @@ pub enum Class {
     Null = 1,
     /// True or false.
     Bool = 2,
-    /// Numbers, as 64-bit floats.
+    /// Numbers: 64-bit floats, integers also beyond what those hold.
     Number = 3,
     /// Points in time, in microseconds.
     Time = 4,
@@ -31,8 +31,10 @@ pub enum Value<'a> {
     Null,
     /// True or false.
     Bool(bool),
-    /// A number. An integer past 2^53 is rounded, which keeps the order.
+    /// A number that is not known to be an integer.
     Number(f64),
+    /// An integer, exactly.
+    Integer(i64),
     /// A point in time: microseconds of the Unix epoch, rounded down.
     Time(i64),
     /// Text, in byte order.
@@ -48,6 +50,9 @@ impl<'a> Value<'a> {
             Some(b'0'..=b'9' | b'-' | b'+' | b'.') => {
                 if let Some(micros) = time(trimmed) {
                     return Self::Time(micros);
+                }
+                if let Ok(integer) = trimmed.parse::<i64>() {
+                    return Self::Integer(integer);
                 }
                 match trimmed.parse::<f64>() {
                     Ok(number) if number.is_finite() => Self::Number(number),
@@ -78,7 +83,7 @@ impl<'a> Value<'a> {
         match self {
             Self::Null => Class::Null,
             Self::Bool(_) => Class::Bool,
-            Self::Number(_) => Class::Number,
+            Self::Number(_) | Self::Integer(_) => Class::Number,
             Self::Time(_) => Class::Time,
             Self::Text(_) => Class::Text,
         }
@@ -89,7 +94,7 @@ impl<'a> Value<'a> {
     /// | class | bytes |
     /// | --- | --- |
     /// | bool | 0 or 1 |
-    /// | number | 8, the bits of the float, big-endian; all inverted when negative, else the sign inverted; -0 is 0 |
+    /// | number | 8, the bits of the nearest float, big-endian; all inverted when negative, else the sign inverted; -0 is 0. Then 2, big-endian: what the integer has beyond the float, plus 32,768 |
     /// | time | 8, big-endian, the sign inverted |
     /// | text | at most [`TEXT_BYTES_MAX`] bytes, `00` as `00 FF`, then `00 01` |
     ///
@@ -100,16 +105,87 @@ impl<'a> Value<'a> {
             Self::Null => {}
             Self::Bool(value) => out.push(u8::from(*value)),
             Self::Number(number) => {
-                // Adding zero makes -0 into 0.
-                let bits = (number + 0.0).to_bits();
-                let ordered = if bits >> 63 == 1 { !bits } else { bits ^ (1 << 63) };
-                out.extend(ordered.to_be_bytes());
+                out.extend(float_bytes(*number));
+                out.extend(RESIDUE_ZERO.to_be_bytes());
+            }
+            Self::Integer(integer) => {
+                // The nearest float of a 64-bit integer is at most 512 away, and saturates past 2^63.
+                let float = *integer as f64;
+                let residue = i128::from(*integer) - float as i128;
+                out.extend(float_bytes(float));
+                out.extend((i32::from(RESIDUE_ZERO) + residue as i32).to_be_bytes()[2..].iter());
             }
             Self::Time(micros) => out.extend((micros.cast_unsigned() ^ (1 << 63)).to_be_bytes()),
             Self::Text(text) => {
                 text_bytes(text, out);
                 out.extend([0, 1]);
             }
+        }
+    }
+}
+
+/// What stands for no difference between a number and its float.
+const RESIDUE_ZERO: u16 = 1 << 15;
+
+/// From here on floats are further apart than integers, so several integers may have one float.
+const INTEGERS_EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
+
+fn float_bytes(number: f64) -> [u8; 8] {
+    // Adding zero makes -0 into 0.
+    let bits = (number + 0.0).to_bits();
+    let ordered = if bits >> 63 == 1 { !bits } else { bits ^ (1 << 63) };
+    ordered.to_be_bytes()
+}
+
+impl Value<'_> {
+    /// Whether other numbers may be equal to this one as a float.
+    pub(super) fn is_rounded(&self) -> bool {
+        matches!(self, Self::Number(number) if number.abs() >= INTEGERS_EXACT_BELOW)
+    }
+
+    /// Appends what the encodings of all values begin with that may be equal to this one.
+    pub(super) fn encode_rounded(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Number(number) => {
+                out.push(self.class() as u8);
+                out.extend(float_bytes(*number));
+            }
+            value => value.encode(out),
+        }
+    }
+}
+
+/// The encodings in the encoding of a tuple.
+///
+/// # Errors
+/// `None` when the bytes are no tuple.
+#[must_use]
+pub fn split_tuple(mut tuple: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut values = Vec::new();
+    while let Some(&class) = tuple.first() {
+        let length = match class {
+            1 => 1,
+            2 => 2,
+            3 => 11,
+            4 => 9,
+            5 => text_length(&tuple[1..])? + 1,
+            _ => return None,
+        };
+        let (value, rest) = tuple.split_at_checked(length)?;
+        values.push(value);
+        tuple = rest;
+    }
+    Some(values)
+}
+
+fn text_length(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        match (bytes.get(at)?, bytes.get(at + 1)) {
+            (0, Some(1)) => return Some(at + 2),
+            (0, Some(0xff)) => at += 2,
+            (0, _) => return None,
+            _ => at += 1,
         }
     }
 }
@@ -230,6 +306,10 @@ mod tests {
             Value::Number(f64::MIN_POSITIVE),
             Value::Number(1.0),
             Value::Number(2.0),
+            Value::Integer(9_007_199_254_740_992),
+            Value::Integer(9_007_199_254_740_993),
+            Value::Integer(i64::MAX - 1),
+            Value::Integer(i64::MAX),
             Value::Number(1e300),
             Value::Time(i64::MIN),
             Value::Time(-1),
@@ -248,17 +328,21 @@ mod tests {
         for pair in ordered.windows(2) {
             assert!(encoded(pair[0]) < encoded(pair[1]), "{pair:?}");
             assert!(!encoded(pair[1]).starts_with(&encoded(pair[0])), "{pair:?}");
+            let tuple = [encoded(pair[0]), encoded(pair[1])].concat();
+            assert_eq!(split_tuple(&tuple).unwrap(), [encoded(pair[0]), encoded(pair[1])]);
         }
+        assert_eq!(encoded(Value::Integer(-7)), encoded(Value::Number(-7.0)));
         assert_eq!(encoded(Value::Number(-0.0)), encoded(Value::Number(0.0)));
     }
 
     #[test]
     fn a_text_is_what_it_reads_as() {
         let check = |text, expected: Value<'_>| assert_eq!(Value::canonical(text), expected, "{text}");
-        check("10", Value::Number(10.0));
+        check("10", Value::Integer(10));
         check(" 10.0 ", Value::Number(10.0));
+        check("99999999999999999999", Value::Number(1e20));
         check("-.5e1", Value::Number(-5.0));
-        check("007", Value::Number(7.0));
+        check("007", Value::Integer(7));
         check("1-2", Value::Text("1-2"));
         check("inf", Value::Text("inf"));
         check("-inf", Value::Text("-inf"));

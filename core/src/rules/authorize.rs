@@ -69,6 +69,8 @@ pub enum Action {
     ManageTargets,
     /// Topics: publish, read, claim.
     UseTopics,
+    /// Create and drop indexes of a bucket.
+    ManageIndexes,
     /// What jobs do.
     Maintain,
 }
@@ -199,6 +201,8 @@ pub fn needs(op: &Op) -> Vec<(Action, Resource)> {
     };
     match op {
         Op::CreateBucket(op) => bucket(Action::CreateBucket, &op.name),
+        Op::CreateIndex(op) => bucket(Action::ManageIndexes, &op.bucket.name),
+        Op::DropIndex(op) => bucket(Action::ManageIndexes, &op.bucket.name),
         Op::DeleteBucket(op) => bucket(Action::DeleteBucket, &op.name),
         Op::SetVersioning(op) => bucket(Action::WriteBucketSettings, &op.bucket.name),
         Op::SetDocument(op) => bucket(Action::WriteBucketSettings, &op.bucket.name),
@@ -251,7 +255,9 @@ pub fn needs(op: &Op) -> Vec<(Action, Resource)> {
         | Op::ExpireLease(_)
         | Op::TrimEvents(_)
         | Op::AdvanceTarget(_)
-        | Op::TrimTopic(_) => {
+        | Op::TrimTopic(_)
+        | Op::IndexObjects(_)
+        | Op::TrimIndexes(_) => {
             vec![(Action::Maintain, Resource::Service)]
         }
     }

@@ -8,7 +8,7 @@ use crate::id::BucketId;
 use crate::keyspace::{Keyspace, key};
 use crate::kv::KeyRange;
 use crate::record::{BucketRow, BucketSettings, Usage, Versioning};
-use crate::rules::{HISTORY_MS_MAX, INLINE_BYTES_MAX, multipart, notify};
+use crate::rules::{HISTORY_MS_MAX, INLINE_BYTES_MAX, index, multipart, notify};
 use crate::state::Stop;
 
 /// Uploads that go with a bucket when it is removed. Their parts hold at most what one upload may hold; a bucket with more
@@ -27,6 +27,7 @@ pub(crate) fn create(txn: &mut Txn<'_>, op: &CreateBucket) -> Result<Reply, Stop
         settings: op.settings.clone(),
         usage: Usage::default(),
         changed: txn.revision(),
+        indexes: None,
     };
     txn.put_bytes(Keyspace::Settings, key::history_floor(row.id), 0u64.to_be_bytes().to_vec());
     txn.put(Keyspace::Buckets, key::bucket(op.name.as_str()), &row);
@@ -55,6 +56,7 @@ pub(crate) fn delete(txn: &mut Txn<'_>, op: &BucketRef) -> Result<Reply, Stop> {
         txn.delete(Keyspace::Parts, upload);
     }
     notify::set_notification(txn, &op.name, &[])?;
+    index::drop_all(txn, &op.name, &row)?;
     for kind in [Document::Cors, Document::Tags] {
         txn.delete(Keyspace::Settings, key::document(row.id, kind as u8));
     }

@@ -4,6 +4,7 @@ pub mod authorize;
 pub(crate) mod bucket;
 pub(crate) mod content;
 pub mod digest;
+pub(crate) mod index;
 pub mod lock;
 pub(crate) mod maintain;
 pub(crate) mod multipart;

@@ -25,7 +25,7 @@ use crate::list::name_of;
 use crate::record::{
     Attributes, Body, BucketRow, ContentId, HISTORY_MS_DEFAULT, HistoryRow, NameRow, NullRow, Version, Versioning,
 };
-use crate::rules::{DELETE_ENTRIES_MAX, OBJECT_BYTES_MAX, bucket, content, digest};
+use crate::rules::{DELETE_ENTRIES_MAX, OBJECT_BYTES_MAX, bucket, content, digest, index};
 use crate::state::Stop;
 use crate::view::{Condition, decide, shown_version};
 
@@ -94,6 +94,9 @@ pub(crate) fn copy(txn: &mut Txn<'_>, op: &CopyObject) -> Result<Reply, Stop> {
         version.parts = None;
     }
     content::retain_version(txn, &version)?;
+    if source_bucket.id == bucket.id {
+        txn.carried = Some(index::Carried { key: op.source.key.clone(), place, moves: false });
+    }
     let mut written = write(txn, &mut bucket, &op.target.key, name, Draft::new(txn, op.nonce, version))?;
     written.source_version = shown_version(&source_bucket, &row, place);
     bucket::save(txn, &op.target.bucket, &bucket);
@@ -173,6 +176,9 @@ pub(crate) fn set_tags(txn: &mut Txn<'_>, op: &SetTags) -> Result<Reply, Stop> {
         source_version: None,
     };
     txn.put(Keyspace::History, key::history(bucket.id, op.key.as_str(), place), &row);
+    if txn.reader().name(bucket.id, &op.key)?.is_some_and(|name| name.place == place) {
+        index::retagged(txn, &bucket, &op.key, place, &row)?;
+    }
     let kind = if op.tags.is_empty() { EventKind::Untagged } else { EventKind::Tagged };
     txn.event(EventRow::of_object(kind, &op.bucket.name, op.key.as_str()).of_version(&written));
     Ok(Reply::Written(written))
@@ -260,14 +266,14 @@ pub(crate) fn delete_name(
     if bucket.versioning == Versioning::Never {
         if let Some(name) = name {
             end(txn, bucket, object, name.place)?;
-            remove_name(txn, bucket, object);
+            remove_name(txn, bucket, object)?;
         }
         return Ok(Deleted { delete_marker: false, version: None, refused: Vec::new() });
     }
     let place = txn.next_place()?;
     let null = make_way(txn, bucket, object, name.as_ref())?;
     if name.is_some() {
-        remove_name(txn, bucket, object);
+        remove_name(txn, bucket, object)?;
     }
     let row = HistoryRow { nonce, null, modified_ms: txn.now_ms(), version: None, ended: None };
     txn.put(Keyspace::History, key::history(bucket.id, object.as_str(), place), &row);
@@ -279,10 +285,11 @@ pub(crate) fn delete_name(
     Ok(Deleted { delete_marker: true, version: Some(row.version_id(place)), refused: Vec::new() })
 }
 
-fn remove_name(txn: &mut Txn<'_>, bucket: &mut BucketRow, object: &ObjectKey) {
+fn remove_name(txn: &mut Txn<'_>, bucket: &mut BucketRow, object: &ObjectKey) -> Result<(), Stop> {
     txn.delete(Keyspace::Names, key::name(bucket.id, object.as_str()));
     bucket.usage.objects -= 1;
     bucket.changed = txn.revision();
+    index::unnamed(txn, bucket, object)
 }
 
 /// Deletes one version or marker for good; what is below it may become the latest.
@@ -303,18 +310,19 @@ fn delete_version(
     if name.as_ref().is_some_and(|name| name.place != place) {
         return Ok(());
     }
-    let promoted = txn.reader().newest(bucket.id, object, None)?;
-    let promoted = promoted.and_then(|(place, row)| name_of(&row, place));
+    let newest = txn.reader().newest(bucket.id, object, None)?;
+    let promoted = newest.and_then(|(place, row)| Some((name_of(&row, place)?, row)));
     match (&name, &promoted) {
-        (Some(_), None) => remove_name(txn, bucket, object),
+        (Some(_), None) => remove_name(txn, bucket, object)?,
         (None, Some(_)) => bucket.usage.objects += 1,
         _ => {}
     }
-    if let Some(promoted) = promoted {
+    if let Some((promoted, row)) = promoted {
         if promoted.null {
             txn.delete(Keyspace::Nulls, name_key.clone());
         }
         txn.put(Keyspace::Names, name_key, &promoted);
+        index::promoted(txn, bucket, object, promoted.place, &row)?;
     }
     Ok(())
 }
@@ -408,6 +416,8 @@ pub(crate) fn write(
     txn.put(Keyspace::History, key::history(bucket.id, object.as_str(), place), &row);
     let name = name_of(&row, place).expect("the row was just given a version");
     txn.put(Keyspace::Names, key::name(bucket.id, object.as_str()), &name);
+    index::named(txn, bucket, object, place, &row)?;
+    txn.carried = None;
     let version = shown_version(bucket, &row, place);
     Ok(Written { version, etag, checksum, modified_ms: row.modified_ms, size, source_version: None })
 }

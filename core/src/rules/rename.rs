@@ -14,7 +14,7 @@ use crate::keyspace::{Keyspace, key};
 use crate::kv::KeyRange;
 use crate::record::{BucketRow, NameRow, Record, Versioning};
 use crate::rules::object::{self, Draft};
-use crate::rules::{RENAME_ROWS_MAX, bucket, content};
+use crate::rules::{RENAME_ROWS_MAX, bucket, content, index};
 use crate::state::Stop;
 use crate::view::{Condition, decide};
 
@@ -115,6 +115,7 @@ fn move_name(
         version.content_revision = txn.revision();
     }
     let draft = Draft::moved(nonce, version, name.modified_ms);
+    txn.carried = Some(index::Carried { key: from.clone(), place: name.place, moves: true });
     let written = object::write(txn, bucket, to, replaced, draft)?;
     object::delete_name(txn, bucket, from, Some(name), nonce)?;
     Ok(written)

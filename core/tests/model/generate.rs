@@ -109,7 +109,13 @@ impl Generator {
         self.minted += 1;
         let mut random = [0; 10];
         random[2..].copy_from_slice(&self.minted.to_be_bytes());
-        Command { request: RequestId::new(stamp_ms, random), stamp_ms, op: self.op(naive, view), fences: None }
+        Command {
+            request: RequestId::new(stamp_ms, random),
+            stamp_ms,
+            op: self.op(naive, view),
+            fences: None,
+            extracted: None,
+        }
     }
 
     fn op(&mut self, naive: &Naive, view: &MemView) -> Op {

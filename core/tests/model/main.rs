@@ -268,7 +268,8 @@ fn nothing_is_left(pair: &mut Pair) -> Result<(), String> {
         minted += 1u64;
         let mut random = [1; 10];
         random[2..].copy_from_slice(&minted.to_be_bytes());
-        let command = Command { request: RequestId::new(now_ms, random), stamp_ms: now_ms, op, fences: None };
+        let command =
+            Command { request: RequestId::new(now_ms, random), stamp_ms: now_ms, op, fences: None, extracted: None };
         pair.step(pair.revision + 1, &command)
     };
     for name in names {

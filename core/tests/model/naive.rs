@@ -255,7 +255,11 @@ impl Naive {
             | Op::SetGroup(_)
             | Op::Claim(_)
             | Op::Acknowledge(_)
-            | Op::TrimTopic(_) => unreachable!("the generator makes none"),
+            | Op::TrimTopic(_)
+            | Op::CreateIndex(_)
+            | Op::DropIndex(_)
+            | Op::IndexObjects(_)
+            | Op::TrimIndexes(_) => unreachable!("the generator makes none"),
         }
     }
 

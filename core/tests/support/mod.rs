@@ -41,7 +41,13 @@ impl Machine {
         self.minted += 1;
         let mut random = [0; 10];
         random[2..].copy_from_slice(&self.minted.to_be_bytes());
-        Command { request: RequestId::new(self.now_ms, random), stamp_ms: self.now_ms, op, fences: None }
+        Command {
+            request: RequestId::new(self.now_ms, random),
+            stamp_ms: self.now_ms,
+            op,
+            fences: None,
+            extracted: None,
+        }
     }
 
     pub fn apply(&mut self, command: &Command) -> Applied {

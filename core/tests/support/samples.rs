@@ -1,5 +1,6 @@
 //! One value of each stored kind, with every field set; and the plainest form where fields may be absent.
 
+mod indexes;
 mod topics;
 
 use std::collections::BTreeMap;
@@ -110,6 +111,7 @@ pub fn records() -> Vec<Sample> {
         records_of_locks_and_events(),
         records_of_ranges(),
         topics::records(),
+        indexes::records(),
     ];
     all.into_iter().flatten().collect()
 }
@@ -185,10 +187,11 @@ fn records_of_names() -> Vec<Sample> {
         settings: settings(),
         usage: Usage { objects: 1, versions: 2, bytes: 300, uploads: 4 },
         changed: 258,
+        indexes: Some(2),
     };
     vec![
         sample("record-bucket", bucket.clone()),
-        sample("record-bucket-plain", BucketRow { settings: BucketSettings::default(), ..bucket }),
+        sample("record-bucket-plain", BucketRow { settings: BucketSettings::default(), indexes: None, ..bucket }),
         sample(
             "record-name",
             NameRow {
@@ -289,7 +292,7 @@ fn records_of_state() -> Vec<Sample> {
 }
 
 pub fn keys() -> Vec<(&'static str, Vec<u8>)> {
-    [keys_of_objects_and_locks(), topics::keys()].into_iter().flatten().collect()
+    [keys_of_objects_and_locks(), topics::keys(), indexes::keys()].into_iter().flatten().collect()
 }
 
 fn keys_of_objects_and_locks() -> Vec<(&'static str, Vec<u8>)> {
@@ -391,7 +394,7 @@ fn upload() -> UploadRef {
 
 /// Each mutation, some in two forms.
 pub fn ops() -> Vec<(&'static str, Op)> {
-    let all = [object_ops(), upload_and_job_ops(), lock_and_feed_ops(), range_ops(), topics::ops()];
+    let all = [object_ops(), upload_and_job_ops(), lock_and_feed_ops(), range_ops(), topics::ops(), indexes::ops()];
     all.into_iter().flatten().collect()
 }
 
@@ -586,11 +589,12 @@ fn range_holder() -> RangeHolder {
 
 pub fn commands() -> Vec<Sample> {
     let request = RequestId::new(1_700_000_000_000, [8; 10]);
-    let command = |op| Command { request, stamp_ms: 1_700_000_000_001, op, fences: None };
+    let command = |op| Command { request, stamp_ms: 1_700_000_000_001, op, fences: None, extracted: None };
     let fences = Some(vec![Fence { name: "jobs/nightly".into(), token: 258 }]);
     let fenced = Command { fences, ..command(Op::Trim(Trim { rows: 1000 })) };
     let plain = ops().into_iter().map(|(name, op)| sample(&format!("command-{name}"), command(op)));
-    plain.chain([sample("command-fenced", fenced)]).collect()
+    let extracted = Command { extracted: Some(indexes::extracted()), ..fenced.clone() };
+    plain.chain([sample("command-fenced", fenced), sample("command-extracted", extracted)]).collect()
 }
 
 pub fn replies() -> Vec<Sample> {
@@ -670,7 +674,7 @@ pub fn errors() -> Vec<Sample> {
         ("fence-lease-ended", Error::FenceLeaseEnded { lease: 258 }),
         ("no-such-target", Error::NoSuchTarget),
     ];
-    let errors = errors.into_iter().chain(topics::errors());
+    let errors = errors.into_iter().chain(topics::errors()).chain(indexes::errors());
     errors.map(|(name, error)| sample(&format!("refused-{name}"), Reply::Refused(error))).collect()
 }
 

@@ -134,7 +134,13 @@ async fn open(dir: &Path) -> Arc<Cluster> {
 }
 
 async fn propose(cluster: &Cluster, op: Op) -> (u64, Reply) {
-    let command = Command { request: RequestId::new(now_ms(), rand::random()), stamp_ms: now_ms(), op, fences: None };
+    let command = Command {
+        request: RequestId::new(now_ms(), rand::random()),
+        stamp_ms: now_ms(),
+        op,
+        fences: None,
+        extracted: None,
+    };
     let committed = cluster.propose(command, ProposeOptions { deadline: soon(), frees_space: false }).await.unwrap();
     (committed.revision, committed.reply)
 }

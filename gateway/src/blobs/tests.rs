@@ -39,7 +39,8 @@ impl MemState {
         let mut revision = self.revision.lock().unwrap();
         *revision += 1;
         let stamp_ms = now_ms() + self.ahead_ms.load(Ordering::Relaxed);
-        let command = Command { request: RequestId::new(stamp_ms, rand::random()), stamp_ms, op, fences: None };
+        let command =
+            Command { request: RequestId::new(stamp_ms, rand::random()), stamp_ms, op, fences: None, extracted: None };
         // Through its stored form, as the log does.
         let command = Command::decode(&command.encode()).unwrap();
         let applied = apply(&self.kv.view(), *revision, &command).unwrap();

@@ -47,7 +47,8 @@ impl Node {
 
     async fn propose(&self, op: Op) -> (Revision, Reply) {
         let request = holdfast_core::id::RequestId::new(now_ms(), rand::random());
-        let command = holdfast_core::command::Command { request, stamp_ms: now_ms(), op, fences: None };
+        let command =
+            holdfast_core::command::Command { request, stamp_ms: now_ms(), op, fences: None, extracted: None };
         let options = ProposeOptions { deadline: soon(), frees_space: false };
         let done = self.cluster.propose(command, options).await.unwrap();
         (done.revision, done.reply)

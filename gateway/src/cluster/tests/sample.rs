@@ -39,7 +39,7 @@ fn blob_id() -> BlobId {
 }
 
 fn command(op: Op) -> Command {
-    Command { request: RequestId::new(now_ms(), rand::random()), stamp_ms: now_ms(), op, fences: None }
+    Command { request: RequestId::new(now_ms(), rand::random()), stamp_ms: now_ms(), op, fences: None, extracted: None }
 }
 
 /// The first command of a cluster.

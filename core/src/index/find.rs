@@ -1,0 +1,339 @@
+//! Reads of indexes: which are there, what they find, what waits for them.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::row::{BlockRow, IndexRow, ObjectIndexRow, Posting, PostingRow};
+use super::{Expression, IndexInfo, IndexKind, IndexState, Interval, Step, bloom};
+use crate::id::{ObjectKey, Place, Revision};
+use crate::keyspace::{Keyspace, key, key::index as rows};
+use crate::kv::KeyRange;
+use crate::record::{NameRow, Record};
+use crate::rules::authorize::{Action, Permit};
+use crate::state::Stop;
+use crate::view::{Bucket, View};
+
+/// An object that a search found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundObject {
+    /// Its key.
+    pub key: ObjectKey,
+    /// Its version.
+    pub place: Place,
+    /// Byte ranges of its rows or blocks, in order. Empty for an index on attributes: the object itself.
+    pub ranges: Vec<Range<u64>>,
+}
+
+/// What an index knows of the values in some intervals. No object stands in two lists; each list is in the order of keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Objects with an entry for each row.
+    pub rows: Vec<FoundObject>,
+    /// Objects with a summary of each block.
+    pub blocks: Vec<FoundObject>,
+    /// Objects of which the index knows nothing.
+    pub whole: Vec<ObjectKey>,
+}
+
+/// An object that waits for an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aside {
+    /// Its key.
+    pub key: ObjectKey,
+    /// Why it did not parse; empty while it was not read.
+    pub why: String,
+}
+
+/// An index that wants to know of the content of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContentIndex {
+    /// Identity.
+    pub id: Revision,
+    /// Its content fields, in their order.
+    pub fields: Vec<Vec<Step>>,
+    /// Whether a write must bring what was found.
+    pub unique: bool,
+}
+
+/// Content fields of an index, in their order.
+fn fields(row: &IndexRow) -> Vec<Vec<Step>> {
+    let of_field = |expression: &Expression| match expression {
+        Expression::Field(path) => Some(path.clone()),
+        _ => None,
+    };
+    row.expressions.iter().filter_map(of_field).collect()
+}
+
+impl View<'_> {
+    fn index_rows(&self, bucket: &Bucket) -> Result<Vec<(String, IndexRow)>, Stop> {
+        if bucket.row.indexes.unwrap_or_default() == 0 {
+            return Ok(Vec::new());
+        }
+        let range = KeyRange::prefix(&rows::definition(bucket.row.id, ""));
+        let decode = |row: crate::kv::Row| -> Result<_, Stop> {
+            let (row_key, value) = row;
+            Ok((rows::definition_parts(&row_key)?.1, IndexRow::decode(&value)?))
+        };
+        self.reader.rows(Keyspace::Indexes, range).map(|row| decode(row?)).collect()
+    }
+
+    /// The indexes of a bucket, by name.
+    ///
+    /// # Errors
+    /// [`Stop`] when the engine fails.
+    pub fn indexes(&self, bucket: &Bucket) -> Result<Vec<IndexInfo>, Stop> {
+        let of = |(name, row): (String, IndexRow)| IndexInfo {
+            id: row.id,
+            name,
+            bucket: bucket.name.as_str().to_owned(),
+            prefix: row.prefix,
+            kind: row.kind,
+            unique: row.unique,
+            expressions: row.expressions,
+            state: row.state,
+            objects: row.objects,
+            entries: row.entries,
+            pending: row.pending,
+            unparsed: row.unparsed,
+            bytes: row.bytes,
+        };
+        Ok(self.index_rows(bucket)?.into_iter().map(of).collect())
+    }
+
+    /// The indexes that want to know of the content of an object.
+    ///
+    /// # Errors
+    /// [`Stop`] when the engine fails.
+    pub fn indexes_of_content(&self, bucket: &Bucket, object: &ObjectKey) -> Result<Vec<ContentIndex>, Stop> {
+        let wants = |row: &IndexRow| {
+            object.as_str().starts_with(&row.prefix)
+                && row.state.covers(object.as_str())
+                && row.expressions.iter().any(Expression::of_content)
+        };
+        let found = self.index_rows(bucket)?.into_iter().filter(|(_, row)| wants(row));
+        Ok(found.map(|(_, row)| ContentIndex { id: row.id, fields: fields(&row), unique: row.unique }).collect())
+    }
+
+    /// What an index knows of the objects under `prefix` that have a tuple in one of `intervals`. `None` when it holds more
+    /// than `rows_max` such entries, objects and blocks together, or is not to be used.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Denied`] unless the permit is to list the bucket; [`Stop`] when the engine fails.
+    pub fn search(
+        &self,
+        permit: &Permit,
+        bucket: &Bucket,
+        index: &IndexInfo,
+        prefix: &str,
+        intervals: &[Interval],
+        rows_max: usize,
+    ) -> Result<Option<Found>, Stop> {
+        permit.require(&[Action::ListBucket])?;
+        let mut search = Search { view: self, index, prefix, left: rows_max, postings: BTreeMap::new() };
+        let mut found = Found::default();
+        if matches!(index.state, IndexState::Failed(_)) || !search.entries(intervals)? {
+            return Ok(None);
+        }
+        found.rows = search.objects()?;
+        if !search.blocks(intervals)? {
+            return Ok(None);
+        }
+        found.blocks = search.objects()?;
+        if !search.aside(&mut found.whole)? || !search.unbuilt(bucket, &mut found.whole)? {
+            return Ok(None);
+        }
+        found.whole.sort();
+        Ok(Some(found))
+    }
+
+    /// Objects of an index that wait to be read, after `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Denied`] unless the permit is a job's; [`Stop`] when the engine fails.
+    pub fn pending_of_index(
+        &self,
+        permit: &Permit,
+        index: &IndexInfo,
+        after: Option<&ObjectKey>,
+        limit: usize,
+    ) -> Result<Vec<ObjectKey>, Stop> {
+        permit.require(&[Action::Maintain])?;
+        let start = rows::aside(index.id, false, "");
+        let from = after
+            .map_or_else(|| start.clone(), |after| [&rows::aside(index.id, false, after.as_str())[..], &[0]].concat());
+        let mut found = Vec::new();
+        for row in self.reader.rows(Keyspace::Indexes, KeyRange::prefix_from(&start, from)).take(limit) {
+            found.extend(rows::aside_key(&row?.0)?.parse().ok());
+        }
+        Ok(found)
+    }
+
+    /// Objects of an index whose content did not parse, at most `limit`.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Denied`] unless the permit is to list the bucket; [`Stop`] when the engine fails.
+    pub fn unparsed_of_index(&self, permit: &Permit, index: &IndexInfo, limit: usize) -> Result<Vec<Aside>, Stop> {
+        permit.require(&[Action::ListBucket])?;
+        let mut found = Vec::new();
+        let range = KeyRange::prefix(&rows::aside(index.id, true, ""));
+        for row in self.reader.rows(Keyspace::Indexes, range).take(limit) {
+            let (row_key, value) = row?;
+            if let Ok(key) = rows::aside_key(&row_key)?.parse() {
+                found.push(Aside { key, why: String::from_utf8_lossy(&value).into_owned() });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether rows of indexes wait to be removed.
+    ///
+    /// # Errors
+    /// [`Stop`] when the engine fails.
+    pub fn has_index_garbage(&self) -> Result<bool, Stop> {
+        Ok(self.reader.any(Keyspace::Indexes, &rows::all_garbage())?
+            || self.reader.any(Keyspace::Indexes, &rows::all_dropped())?)
+    }
+}
+
+struct Search<'a> {
+    view: &'a View<'a>,
+    index: &'a IndexInfo,
+    prefix: &'a str,
+    left: usize,
+    postings: BTreeMap<Posting, Vec<Range<u64>>>,
+}
+
+impl Search<'_> {
+    /// Takes one from what may still be found; false when nothing may.
+    fn take(&mut self) -> bool {
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Collects the entries in the intervals. False when there are too many.
+    fn entries(&mut self, intervals: &[Interval]) -> Result<bool, Stop> {
+        for interval in intervals {
+            let Some((from, to)) = self.range(interval) else { return Ok(false) };
+            let range =
+                KeyRange { from: rows::entries(self.index.id, &from), to: Some(rows::entries(self.index.id, &to)) };
+            for row in self.view.reader.rows(Keyspace::Indexes, range) {
+                let (row_key, value) = row?;
+                if !self.take() {
+                    return Ok(false);
+                }
+                let (_, posting) = rows::entry_parts(&row_key)?;
+                self.postings.entry(posting).or_default().extend(row_range(&value));
+            }
+        }
+        Ok(true)
+    }
+
+    /// The stored form of an interval's ends. A hash index answers for points only.
+    fn range(&self, interval: &Interval) -> Option<(Vec<u8>, Vec<u8>)> {
+        if self.index.kind == IndexKind::BTree {
+            return Some((interval.from.clone(), interval.to.clone()));
+        }
+        let hash = bloom::hash(whole_tuple(self.index, interval)?);
+        // The entries of the last hash end where postings begin: no hash has a ninth byte.
+        let to = hash.checked_add(1).map_or_else(|| vec![0xff; 9], |next| next.to_be_bytes().to_vec());
+        Some((hash.to_be_bytes().to_vec(), to))
+    }
+
+    /// Collects the blocks that may hold a tuple in the intervals. False when there are too many.
+    fn blocks(&mut self, intervals: &[Interval]) -> Result<bool, Stop> {
+        let range = KeyRange::prefix(&rows::blocks(self.index.id));
+        for row in self.view.reader.rows(Keyspace::Indexes, range) {
+            let (row_key, value) = row?;
+            if !self.take() {
+                return Ok(false);
+            }
+            let posting = rows::block_posting(&row_key)?;
+            let block = BlockRow::decode(&value)?;
+            let ranges = self.postings.entry(posting).or_default();
+            if intervals.iter().any(|interval| may_match(self.index, &block, interval)) {
+                ranges.push(block.offset..block.offset + block.length);
+            }
+        }
+        self.postings.retain(|_, ranges| !ranges.is_empty());
+        Ok(true)
+    }
+
+    /// What was collected, by key: only live postings, only under the prefix.
+    fn objects(&mut self) -> Result<Vec<FoundObject>, Stop> {
+        let mut found = Vec::new();
+        for (posting, mut ranges) in std::mem::take(&mut self.postings) {
+            let reader = self.view.reader;
+            let row: Option<PostingRow> = reader.row(Keyspace::Indexes, &rows::posting(self.index.id, posting))?;
+            let Some(row) = row.filter(|row| row.key.starts_with(self.prefix)) else { continue };
+            let object: Option<ObjectIndexRow> =
+                reader.row(Keyspace::Indexes, &rows::object(self.index.id, &row.key))?;
+            let live = object.is_some_and(|object| object.posting == Some(posting));
+            if let (true, Ok(key)) = (live, row.key.parse()) {
+                ranges.sort_by_key(|range| (range.start, range.end));
+                ranges.dedup();
+                found.push(FoundObject { key, place: row.place, ranges });
+            }
+        }
+        found.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
+
+    /// Adds what is pending or did not parse. False when there is too much.
+    fn aside(&mut self, whole: &mut Vec<ObjectKey>) -> Result<bool, Stop> {
+        for unparsed in [false, true] {
+            let range = KeyRange::prefix(&rows::aside(self.index.id, unparsed, self.prefix));
+            for row in self.view.reader.rows(Keyspace::Indexes, range) {
+                let (row_key, _) = row?;
+                if !self.take() {
+                    return Ok(false);
+                }
+                whole.extend(rows::aside_key(&row_key)?.parse().ok());
+            }
+        }
+        Ok(true)
+    }
+
+    /// Adds the names that an index which is being built has not come to. False when there are too many.
+    fn unbuilt(&mut self, bucket: &Bucket, whole: &mut Vec<ObjectKey>) -> Result<bool, Stop> {
+        let IndexState::Building(cursor) = &self.index.state else { return Ok(true) };
+        let prefix = key::name(bucket.row.id, self.prefix);
+        let from = [&key::name(bucket.row.id, cursor)[..], &[0]].concat().max(prefix.clone());
+        for row in self.view.reader.rows(Keyspace::Names, KeyRange::prefix_from(&prefix, from)) {
+            let (row_key, value) = row?;
+            if !self.take() {
+                return Ok(false);
+            }
+            NameRow::decode(&value)?;
+            whole.extend(key::name_key(&row_key)?.parse().ok());
+        }
+        Ok(true)
+    }
+}
+
+/// The bytes of the row in the value of an entry; none for an entry that stands for the object.
+fn row_range(value: &[u8]) -> Option<Range<u64>> {
+    let offset = u64::from_be_bytes(value.get(..8)?.try_into().ok()?);
+    let length = u32::from_be_bytes(value.get(8..12)?.try_into().ok()?);
+    (length > 0).then(|| offset..offset + u64::from(length))
+}
+
+/// The tuple that an interval consists of, when it has a value for every expression.
+fn whole_tuple<'a>(index: &IndexInfo, interval: &'a Interval) -> Option<&'a [u8]> {
+    let tuple = interval.point()?;
+    (super::split_tuple(tuple)?.len() == index.expressions.len()).then_some(tuple)
+}
+
+fn may_match(index: &IndexInfo, block: &BlockRow, interval: &Interval) -> bool {
+    if block.low.is_empty() || block.low >= interval.to || block.high < interval.from {
+        return false;
+    }
+    match whole_tuple(index, interval) {
+        Some(tuple) if !block.bloom.is_empty() => bloom::may_hold(&block.bloom, bloom::hash(tuple)),
+        _ => true,
+    }
+}
