@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::id::{BucketName, ObjectKey, Place, Revision, VersionId};
 use crate::keyspace::{Keyspace, key};
 use crate::kv::{KeyRange, KvRead};
+use crate::list::{Entry, Query};
 use crate::record::{
     BlobRow, Body, BoundariesRow, Boundary, BucketRow, ContentId, Durability, Extent, HistoryRow, Record, Version,
     Versioning,
@@ -49,6 +50,19 @@ pub struct Found {
     pub row: HistoryRow,
     /// Whether it is the latest.
     pub is_latest: bool,
+}
+
+/// Some versions in the order of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundPage {
+    /// The bucket.
+    pub bucket: Bucket,
+    /// The versions.
+    pub found: Vec<Found>,
+    /// Where the next page begins, when there is one: after this key.
+    pub more_after: Option<String>,
+    /// The revision that was listed.
+    pub revision: Revision,
 }
 
 impl Found {
@@ -203,6 +217,39 @@ impl<'a> View<'a> {
             None => self.reader.newest(id, object, None)?.is_some_and(|(newest, _)| newest == place),
         };
         Ok(Found { bucket, key: object.clone(), place, row, is_latest })
+    }
+
+    /// The latest versions of a bucket's keys: now, or at a revision inside the bucket's history window; those whose keys
+    /// `may_read` gives a permit to get.
+    ///
+    /// # Errors
+    /// As [`View::list`], and [`Error::Changed`] when the history window does not hold `at` any more.
+    pub fn find_under(
+        &self,
+        permit: &Permit,
+        query: &Query,
+        at: Option<Revision>,
+        may_read: impl Fn(&ObjectKey) -> Result<Permit, Error>,
+    ) -> Result<FoundPage, Stop> {
+        let listed = self.list(permit, query, at)?;
+        let bucket = listed.bucket;
+        if at.is_some_and(|at| at < bucket.row.changed && at < self.revision() && listed.revision != at) {
+            return Err(Error::Changed.into());
+        }
+        let last = listed.entries.last().map(|entry| entry.marker().to_owned()).filter(|_| listed.truncated);
+        let mut found = Vec::with_capacity(listed.entries.len());
+        for entry in listed.entries {
+            let Entry::Item(key, name) = entry else { continue };
+            let Ok(object) = key.parse::<ObjectKey>() else { continue };
+            let Ok(permit) = may_read(&object) else { continue };
+            if permit.object(&[Action::GetObject])? != (&bucket.name, &object) {
+                return Err(Error::Denied.into());
+            }
+            let Some(row) = self.reader.history(bucket.row.id, &object, name.place)? else { continue };
+            let bucket = bucket.clone();
+            found.push(Found { bucket, key: object, place: name.place, row, is_latest: at.is_none() });
+        }
+        Ok(FoundPage { bucket, found, more_after: last, revision: listed.revision })
     }
 
     /// The extents that hold `range` of a version, clipped to it, in order and without gaps.

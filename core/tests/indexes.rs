@@ -313,7 +313,10 @@ impl World {
     fn check(&mut self) {
         for index in self.indexes() {
             match index.expressions[0] {
-                Expression::Tag(_) => self.check_tenant(&index, self.dice.clone().pick(&["x", "y", "10"])),
+                Expression::Tag(_) => {
+                    let tenant: &str = ["x", "y", "10"][self.dice.below(3) as usize];
+                    self.check_tenant(&index, tenant);
+                }
                 _ => {
                     let low = self.dice.below(10) as i64;
                     self.check_numbers(&index, low, low + 3);

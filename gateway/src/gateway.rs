@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use holdfast_core::command::{Command, Fence, Reply};
+use holdfast_core::command::{Command, Extracted, Fence, Reply};
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{BucketName, RequestId, Revision};
 use holdfast_core::keyspace::Keyspace;
@@ -127,6 +127,8 @@ pub struct Origin {
     pub request: RequestId,
     /// Grants of locks that must be live when it is applied.
     pub fences: Vec<Fence>,
+    /// What indexes want to know of the bytes that it brings in.
+    pub extracted: Vec<Extracted>,
 }
 
 /// A running node. Clones share it.
@@ -255,7 +257,7 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::commit`].
     pub async fn commit_job(&self, op: AuthorizedOp, request: RequestId) -> Result<(Revision, Reply), Error> {
-        self.commit_with(op, Origin { request, fences: Vec::new() }, None).await
+        self.commit_with(op, Origin { request, fences: Vec::new(), extracted: Vec::new() }, None).await
     }
 
     /// As [`Gateway::commit`], for an operation that names the bytes `written`: they are held while its fate is open and
@@ -280,9 +282,10 @@ impl Gateway {
         origin: Origin,
         written: Option<Written>,
     ) -> Result<(Revision, Reply), Error> {
-        let Origin { request, fences } = origin;
+        let Origin { request, fences, extracted } = origin;
         let fences = (!fences.is_empty()).then_some(fences);
-        let command = Command { request, stamp_ms: self.stamp_ms(), op: op.into_op(), fences };
+        let extracted = (!extracted.is_empty()).then_some(extracted);
+        let command = Command { request, stamp_ms: self.stamp_ms(), op: op.into_op(), fences, extracted };
         let bucket = command.op.bucket().cloned();
         let frees_space = command.frees_space();
         if let Err(why) = self.0.archive.get().map_or(Ok(()), |archive| archive.allows(frees_space)) {

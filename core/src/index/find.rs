@@ -8,7 +8,7 @@ use super::{Expression, IndexInfo, IndexKind, IndexState, Interval, Step, bloom}
 use crate::id::{ObjectKey, Place, Revision};
 use crate::keyspace::{Keyspace, key, key::index as rows};
 use crate::kv::KeyRange;
-use crate::record::{NameRow, Record};
+use crate::record::{BucketRow, Record};
 use crate::rules::authorize::{Action, Permit};
 use crate::state::Stop;
 use crate::view::{Bucket, View};
@@ -49,6 +49,8 @@ pub struct Aside {
 pub struct ContentIndex {
     /// Identity.
     pub id: Revision,
+    /// Name.
+    pub name: String,
     /// Its content fields, in their order.
     pub fields: Vec<Vec<Step>>,
     /// Whether a write must bring what was found.
@@ -111,7 +113,9 @@ impl View<'_> {
                 && row.expressions.iter().any(Expression::of_content)
         };
         let found = self.index_rows(bucket)?.into_iter().filter(|(_, row)| wants(row));
-        Ok(found.map(|(_, row)| ContentIndex { id: row.id, fields: fields(&row), unique: row.unique }).collect())
+        Ok(found
+            .map(|(name, row)| ContentIndex { id: row.id, name, fields: fields(&row), unique: row.unique })
+            .collect())
     }
 
     /// What an index knows of the objects under `prefix` that have a tuple in one of `intervals`. `None` when it holds more
@@ -146,6 +150,67 @@ impl View<'_> {
         Ok(Some(found))
     }
 
+    /// Indexes that are being built, or that objects wait for.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Denied`] unless the permit is a job's; [`Stop`] when the engine fails.
+    pub fn indexes_at_work(&self, permit: &Permit) -> Result<Vec<(Bucket, IndexInfo)>, Stop> {
+        permit.require(&[Action::Maintain])?;
+        let mut found = Vec::new();
+        for row in self.reader.rows(Keyspace::Buckets, KeyRange::prefix(&key::buckets())) {
+            let (row_key, value) = row?;
+            let Some(name) = key::bucket_name(&row_key) else { continue };
+            let bucket = Bucket { name, row: BucketRow::decode(&value)? };
+            for index in self.indexes(&bucket)? {
+                let waited_for = matches!(index.state, IndexState::Building(_)) || index.pending > 0;
+                if waited_for && !matches!(index.state, IndexState::Failed(_)) {
+                    found.push((bucket.clone(), index));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The objects that an index wants to be read next, at most `limit`: those behind the cursor while it is built, else
+    /// those that are pending, after `after`. Versions that are gone are left out.
+    ///
+    /// # Errors
+    /// As [`View::indexes_at_work`].
+    pub fn objects_for_index(
+        &self,
+        permit: &Permit,
+        bucket: &Bucket,
+        index: &IndexInfo,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<crate::view::Found>, Stop> {
+        permit.require(&[Action::Maintain])?;
+        let keys = match &index.state {
+            IndexState::Building(cursor) => self.names_after(bucket, &index.prefix, cursor, limit)?,
+            _ => self.pending_of_index(permit, index, Some(after).filter(|after| !after.is_empty()), limit)?,
+        };
+        let mut found = Vec::new();
+        for object in keys {
+            let Some(name) = self.reader.name(bucket.row.id, &object)? else { continue };
+            if let Some(row) = self.reader.history(bucket.row.id, &object, name.place)? {
+                let bucket = bucket.clone();
+                found.push(crate::view::Found { bucket, key: object, place: name.place, row, is_latest: true });
+            }
+        }
+        Ok(found)
+    }
+
+    fn names_after(&self, bucket: &Bucket, prefix: &str, after: &str, limit: usize) -> Result<Vec<ObjectKey>, Stop> {
+        let prefix = key::name(bucket.row.id, prefix);
+        let from = [&key::name(bucket.row.id, after)[..], &[0]].concat().max(prefix.clone());
+        let rows = self.reader.rows(Keyspace::Names, KeyRange::prefix_from(&prefix, from)).take(limit);
+        let mut found = Vec::new();
+        for row in rows {
+            found.extend(key::name_key(&row?.0)?.parse().ok());
+        }
+        Ok(found)
+    }
+
     /// Objects of an index that wait to be read, after `after`, at most `limit`.
     ///
     /// # Errors
@@ -154,13 +219,13 @@ impl View<'_> {
         &self,
         permit: &Permit,
         index: &IndexInfo,
-        after: Option<&ObjectKey>,
+        after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<ObjectKey>, Stop> {
         permit.require(&[Action::Maintain])?;
         let start = rows::aside(index.id, false, "");
-        let from = after
-            .map_or_else(|| start.clone(), |after| [&rows::aside(index.id, false, after.as_str())[..], &[0]].concat());
+        let from =
+            after.map_or_else(|| start.clone(), |after| [&rows::aside(index.id, false, after)[..], &[0]].concat());
         let mut found = Vec::new();
         for row in self.reader.rows(Keyspace::Indexes, KeyRange::prefix_from(&start, from)).take(limit) {
             found.extend(rows::aside_key(&row?.0)?.parse().ok());
@@ -301,16 +366,13 @@ impl Search<'_> {
     /// Adds the names that an index which is being built has not come to. False when there are too many.
     fn unbuilt(&mut self, bucket: &Bucket, whole: &mut Vec<ObjectKey>) -> Result<bool, Stop> {
         let IndexState::Building(cursor) = &self.index.state else { return Ok(true) };
-        let prefix = key::name(bucket.row.id, self.prefix);
-        let from = [&key::name(bucket.row.id, cursor)[..], &[0]].concat().max(prefix.clone());
-        for row in self.view.reader.rows(Keyspace::Names, KeyRange::prefix_from(&prefix, from)) {
-            let (row_key, value) = row?;
-            if !self.take() {
-                return Ok(false);
-            }
-            NameRow::decode(&value)?;
-            whole.extend(key::name_key(&row_key)?.parse().ok());
+        // One more than may be found says that there are too many.
+        let names = self.view.names_after(bucket, self.prefix, cursor, self.left + 1)?;
+        if names.len() > self.left {
+            return Ok(false);
         }
+        self.left -= names.len();
+        whole.extend(names);
         Ok(true)
     }
 }

@@ -97,6 +97,19 @@ impl Incoming {
     }
 }
 
+impl Incoming {
+    /// The same body; `look` sees each piece as it passes.
+    #[must_use]
+    pub fn inspect(self, mut look: impl FnMut(&Bytes) + Send + 'static) -> Self {
+        let pieces = self.pieces.inspect(move |piece| {
+            if let Ok(bytes) = piece {
+                look(bytes);
+            }
+        });
+        Self { pieces: pieces.boxed(), ..self }
+    }
+}
+
 /// What was collected of a body, and whether that is all.
 enum Collected {
     All(Bytes),

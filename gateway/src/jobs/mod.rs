@@ -13,6 +13,7 @@
 //! - [`digest`]: SHA-256 of what was put together without reading it.
 //! - [`trim`]: rows whose time is over. [`feed`]: events beyond what is kept.
 //! - [`topics`]: messages beyond what their topic keeps.
+//! - [`index`]: indexes are built, what waits for them is read, what they lost goes.
 //! - `leases`: leases that were not renewed.
 //!
 //! Absent: schedules, priorities, jobs on a node that does not lead.
@@ -21,6 +22,7 @@ pub mod digest;
 mod error;
 pub mod feed;
 pub mod gc;
+pub mod index;
 pub mod join;
 mod leases;
 mod ledger;
@@ -103,6 +105,8 @@ pub struct JobStats {
     pub contents_joined: AtomicU64,
     /// Digests filled in.
     pub digests_set: AtomicU64,
+    /// Objects read for indexes.
+    pub objects_indexed: AtomicU64,
     /// Rows trimmed.
     pub rows_trimmed: AtomicU64,
     /// Rounds that failed.
@@ -133,6 +137,7 @@ impl Jobs {
         jobs.spawn(&context, trim::Trim);
         jobs.spawn(&context, feed::TrimFeed);
         jobs.spawn(&context, topics::TrimTopics::default());
+        jobs.spawn(&context, index::Build::default());
         let (own, stop) = (context, jobs.stop.clone());
         jobs.tasks.spawn(async move {
             stop.run_until_cancelled(leases::run(own)).await;

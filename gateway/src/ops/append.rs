@@ -4,7 +4,8 @@ use holdfast_core::command::{AppendObject, Op, Target, Written};
 use holdfast_core::rules::authorize::{Action, AuthorizedOp};
 use holdfast_core::view::object_resource;
 
-use super::put::Put;
+use super::index::unread;
+use super::put::{Begun, Put};
 use super::{Call, Done, bucket_ref, written};
 use crate::error::Error;
 use crate::gateway::Gateway;
@@ -19,7 +20,7 @@ impl Gateway {
     /// As [`Gateway::put`].
     pub async fn append(&self, call: &Call, put: Put, offset: u64) -> Result<Done<Written>, Error> {
         let permit = call.permit(Action::PutObject, object_resource(&put.bucket, &put.key))?;
-        let bucket = self.begin_write(call, &permit, &put.key, &put.conditions).await?;
+        let Begun { bucket, indexes } = self.begin_write(call, &permit, &put.key, &put.conditions).await?;
         let options = self.write_options(&bucket);
         let bytes = self.blobs().write(&put.bucket, &put.key, put.body, options).await?;
         let op = Op::AppendObject(AppendObject {
@@ -30,6 +31,8 @@ impl Gateway {
             nonce: self.blobs().mint(),
         });
         let op = AuthorizedOp::new(op, &[permit])?;
-        written(self.commit_with(op, call.origin(), Some(bytes)).await?)
+        // What was there before is not at hand: the indexes wait, and unique ones refuse.
+        let origin = call.origin_with(unread(&indexes));
+        written(self.commit_with(op, origin, Some(bytes)).await?)
     }
 }

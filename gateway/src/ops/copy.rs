@@ -20,6 +20,7 @@ use holdfast_core::view::{Found, object_resource};
 
 use super::digest::Digester;
 use super::get::{Part, read_permit};
+use super::index::unknown_indexes;
 use super::multipart::{OpenUpload, UploadName, part_written};
 use super::{ATTEMPTS_MAX, Call, Done, bucket_ref, view_of, written};
 use crate::cluster::Consistency;
@@ -83,6 +84,7 @@ impl Gateway {
         let state = self.view(Consistency::Linearizable).await?;
         let bucket = view_of(&state).bucket(&target)?;
         let found = source_of(view_of(&state).find(&read, copy.source.version, None)?, &copy.source)?;
+        let indexes = unknown_indexes(&view_of(&state), &bucket, &copy.key, &found)?;
         drop(state);
         let version = version_of(&found);
         if version.size > COPY_BYTES_MAX {
@@ -92,7 +94,10 @@ impl Gateway {
             None => None,
             Some(algorithm) => Some(self.checksum_of(&read, &found, algorithm).await?),
         };
-        let pinned = checksum.is_some().then_some(found.place);
+        let attributes = copy.attributes.as_ref().unwrap_or(&version.attributes);
+        let content_type = attributes.headers.content_type.as_deref();
+        let extracted = self.extracted_of(&found, content_type, &copy.key, indexes).await?;
+        let pinned = (checksum.is_some() || !extracted.is_empty()).then_some(found.place);
         let op = Op::CopyObject(CopyObject {
             source: source(copy.source, bucket_ref(&found.bucket), pinned),
             target: Target { bucket: bucket_ref(&bucket), key: copy.key, conditions: copy.conditions },
@@ -102,7 +107,7 @@ impl Gateway {
             nonce: self.blobs().mint(),
         });
         let op = AuthorizedOp::new(op, &[target, read])?;
-        written(self.commit(op, call.origin()).await.map_err(of_source)?)
+        written(self.commit(op, call.origin_with(extracted)).await.map_err(of_source)?)
     }
 
     /// Stores a part that shares bytes of a version.

@@ -13,6 +13,7 @@ pub mod copy;
 pub mod delete;
 mod digest;
 pub mod get;
+pub mod index;
 pub mod inspect;
 pub mod list;
 pub mod lock;
@@ -25,7 +26,7 @@ pub mod target;
 pub mod topic;
 mod wait;
 
-use holdfast_core::command::{BucketRef, Conditions, Fence, Match, Op, Reply, Written};
+use holdfast_core::command::{BucketRef, Conditions, Extracted, Fence, Match, Op, Reply, Written};
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{BucketName, ObjectKey, RequestId, Revision};
 use holdfast_core::rules::authorize::{Action, AuthorizedOp, Caller, Context, Permit, Resource, authorize};
@@ -91,7 +92,12 @@ impl Call {
 
     /// Where its commands come from.
     fn origin(&self) -> Origin {
-        Origin { request: self.request, fences: self.fences.clone() }
+        self.origin_with(Vec::new())
+    }
+
+    /// Where a command comes from that brings in bytes which indexes want to know of.
+    fn origin_with(&self, extracted: Vec<Extracted>) -> Origin {
+        Origin { request: self.request, fences: self.fences.clone(), extracted }
     }
 
     fn permit(&self, action: Action, resource: Resource) -> Result<Permit, Error> {
@@ -151,7 +157,8 @@ fn view_of(state: &StateView) -> View<'_> {
     View::new(state, state.revision())
 }
 
-fn bucket_ref(bucket: &Bucket) -> BucketRef {
+/// A bucket, as commands name it.
+pub(crate) fn bucket_ref(bucket: &Bucket) -> BucketRef {
     BucketRef { name: bucket.name.clone(), id: bucket.row.id }
 }
 

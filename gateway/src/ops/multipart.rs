@@ -4,11 +4,13 @@ use holdfast_core::command::{
     CompleteUpload, CompletedPart, Conditions, CreateUpload, Op, PartWritten, PutPart, Reply, Target, UploadRef,
     Written,
 };
+use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{BucketName, ObjectKey, Revision, UploadId};
 use holdfast_core::record::{Attributes, Checksum, ChecksumAlgorithm, ChecksumType, UploadRow};
 use holdfast_core::rules::authorize::{Action, AuthorizedOp, Permit};
 use holdfast_core::view::{Bucket, object_resource};
 
+use super::index::unread;
 use super::{Call, Done, bucket_ref, done, view_of, written};
 use crate::blobs::Incoming;
 use crate::cluster::Consistency;
@@ -85,7 +87,14 @@ impl Gateway {
     /// [`Error::Refused`].
     pub async fn create_upload(&self, call: &Call, new: NewUpload) -> Result<Done<UploadId>, Error> {
         let permit = call.permit(Action::PutObject, object_resource(&new.bucket, &new.key))?;
-        let bucket = self.bucket_for(&permit).await?;
+        let state = self.view(Consistency::Linearizable).await?;
+        let bucket = view_of(&state).bucket(&permit)?;
+        let unique = view_of(&state).indexes_of_content(&bucket, &new.key)?.into_iter().find(|index| index.unique);
+        drop(state);
+        if let Some(index) = unique {
+            // Said before the parts are sent, which nobody reads as one before the commit.
+            return Err(Refusal::NotRead { index: index.name }.into());
+        }
         let op = Op::CreateUpload(CreateUpload {
             bucket: bucket_ref(&bucket),
             key: new.key,
@@ -142,7 +151,12 @@ impl Gateway {
     pub async fn complete_upload(&self, call: &Call, completion: Completion) -> Result<Done<Written>, Error> {
         let UploadName { bucket, key, upload } = completion.name;
         let permit = call.permit(Action::PutObject, object_resource(&bucket, &key))?;
-        let found = self.bucket_for(&permit).await?;
+        let (found, indexes) = {
+            let state = self.view(Consistency::Linearizable).await?;
+            let found = view_of(&state).bucket(&permit)?;
+            let indexes = view_of(&state).indexes_of_content(&found, &key)?;
+            (found, indexes)
+        };
         let op = Op::CompleteUpload(CompleteUpload {
             target: Target { bucket: bucket_ref(&found), key, conditions: completion.conditions },
             upload,
@@ -152,7 +166,9 @@ impl Gateway {
             size: completion.size,
             nonce: self.blobs().mint(),
         });
-        written(self.commit(AuthorizedOp::new(op, &[permit])?, call.origin()).await?)
+        // Nobody has read the parts as one: the indexes wait, and unique ones refuse.
+        let origin = call.origin_with(unread(&indexes));
+        written(self.commit(AuthorizedOp::new(op, &[permit])?, origin).await?)
     }
 
     /// Drops an upload and its parts.

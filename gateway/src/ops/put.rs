@@ -4,12 +4,14 @@ use bytes::Bytes;
 use holdfast_core::command::{Conditions, Op, PutObject, Target, Written};
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{BucketName, ObjectKey};
+use holdfast_core::index::ContentIndex;
 use holdfast_core::record::{Attributes, Durability};
 use holdfast_core::rules::BLOCK_BYTES;
 use holdfast_core::rules::authorize::{Action, AuthorizedOp, Permit};
 use holdfast_core::view::{Bucket, object_resource};
 
 use super::digest::Digester;
+use super::index::{extracted, kept};
 use super::{Call, Done, bucket_ref, fails_already, view_of, written};
 use crate::blobs::{Incoming, Verified, WriteOptions};
 use crate::cluster::Consistency;
@@ -28,6 +30,14 @@ pub struct Put {
     pub attributes: Attributes,
     /// The bytes; they verify themselves.
     pub body: Incoming,
+}
+
+/// Where a write goes.
+pub(super) struct Begun {
+    /// The bucket.
+    pub(super) bucket: Bucket,
+    /// The indexes that want to know of its content.
+    pub(super) indexes: Vec<ContentIndex>,
 }
 
 /// Bytes that are there already, as a body.
@@ -52,9 +62,16 @@ impl Gateway {
     /// Dropped before the commit, nothing is written; after it began, it runs to its end.
     pub async fn put(&self, call: &Call, put: Put) -> Result<Done<Written>, Error> {
         let permit = call.permit(Action::PutObject, object_resource(&put.bucket, &put.key))?;
-        let bucket = self.begin_write(call, &permit, &put.key, &put.conditions).await?;
+        let Begun { bucket, indexes } = self.begin_write(call, &permit, &put.key, &put.conditions).await?;
         let options = self.write_options(&bucket);
-        let bytes = self.blobs().write(&put.bucket, &put.key, put.body, options).await?;
+        let content_type = put.attributes.headers.content_type.clone();
+        let (bytes, extracted) = if indexes.is_empty() {
+            (self.blobs().write(&put.bucket, &put.key, put.body, options).await?, Vec::new())
+        } else {
+            let (body, kept) = kept(put.body);
+            let bytes = self.blobs().write(&put.bucket, &put.key, body, options).await?;
+            (bytes, extracted(indexes, &put.key, content_type.as_deref(), kept).await?)
+        };
         let op = Op::PutObject(PutObject {
             target: Target { bucket: bucket_ref(&bucket), key: put.key, conditions: put.conditions },
             content: bytes.content.clone(),
@@ -62,17 +79,17 @@ impl Gateway {
             nonce: self.blobs().mint(),
         });
         let op = AuthorizedOp::new(op, &[permit])?;
-        written(self.commit_with(op, call.origin(), Some(bytes)).await?)
+        written(self.commit_with(op, call.origin_with(extracted), Some(bytes)).await?)
     }
 
-    /// Finds the bucket of a write, and refuses at once what cannot succeed, before any of its body is read.
+    /// Finds the bucket of a write and its indexes, and refuses at once what cannot succeed, before any of its body is read.
     pub(super) async fn begin_write(
         &self,
         call: &Call,
         permit: &Permit,
         key: &ObjectKey,
         conditions: &Conditions,
-    ) -> Result<Bucket, Error> {
+    ) -> Result<Begun, Error> {
         let state = self.view(Consistency::Linearizable).await?;
         let view = view_of(&state);
         let bucket = view.bucket(permit)?;
@@ -87,7 +104,8 @@ impl Gateway {
             };
             fails_already(conditions, found.as_ref().map(|version| version.etag.as_str()))?;
         }
-        Ok(bucket)
+        let indexes = view.indexes_of_content(&bucket, key)?;
+        Ok(Begun { bucket, indexes })
     }
 
     /// How the bytes of a write to `bucket` are stored.

@@ -2,9 +2,12 @@
 
 use holdfast_core::command::{Conditions, Op, RenameObject, Reply, Source, SourceConditions, Target};
 use holdfast_core::id::{BucketName, ObjectKey};
-use holdfast_core::rules::authorize::Action;
+use holdfast_core::rules::authorize::{Action, AuthorizedOp};
 
-use super::{Call, Done, bucket_ref};
+use super::get::read_permit;
+use super::index::unknown_indexes;
+use super::{ATTEMPTS_MAX, Call, Done, bucket_ref, view_of};
+use crate::cluster::Consistency;
 use crate::error::Error;
 use crate::gateway::Gateway;
 
@@ -29,19 +32,51 @@ impl Gateway {
     /// # Errors
     /// [`Error::Refused`].
     pub async fn rename(&self, call: &Call, rename: Rename) -> Result<Done<u32>, Error> {
+        let (mut call, mut attempt) = (call.clone(), 1);
+        loop {
+            match self.rename_once(&call, rename.clone()).await {
+                Err(error) if error.is_changed() && attempt < ATTEMPTS_MAX => attempt += 1,
+                done => return done,
+            }
+            call = call.again();
+        }
+    }
+
+    async fn rename_once(&self, call: &Call, rename: Rename) -> Result<Done<u32>, Error> {
         let permit = call.on_object(Action::PutObject, &rename.bucket, &rename.target)?;
-        let bucket = bucket_ref(&self.bucket_for(&permit).await?);
+        let read = read_permit(call, &rename.bucket, &rename.source, None)?;
         let prefix = rename.source.as_str().ends_with('/') && rename.target.as_str().ends_with('/');
+        let (bucket, found, indexes) = {
+            let state = self.view(Consistency::Linearizable).await?;
+            let view = view_of(&state);
+            let bucket = view.bucket(&permit)?;
+            let found = if prefix { None } else { view.find(&read, None, None).ok() };
+            match found.filter(|found| found.row.version.is_some()) {
+                Some(found) => {
+                    let indexes = unknown_indexes(&view, &bucket, &rename.target, &found)?;
+                    (bucket_ref(&bucket), Some(found).filter(|_| !indexes.is_empty()), indexes)
+                }
+                None => (bucket_ref(&bucket), None, Vec::new()),
+            }
+        };
+        let (mut pinned, mut extracted) = (None, Vec::new());
+        if let Some(found) = found {
+            let version = found.row.version.as_ref();
+            let content_type = version.and_then(|version| version.attributes.headers.content_type.as_deref());
+            extracted = self.extracted_of(&found, content_type, &rename.target, indexes).await?;
+            pinned = Some(found.place);
+        }
         let source = Source {
             bucket: bucket.clone(),
             key: rename.source,
             version: None,
             conditions: rename.source_conditions,
-            pinned: None,
+            pinned,
         };
         let target = Target { bucket, key: rename.target, conditions: rename.conditions };
         let op = Op::RenameObject(RenameObject { source, target, prefix, nonce: self.blobs().mint() });
-        match self.authorized(call, op).await? {
+        let op = AuthorizedOp::authorize(op, call.caller, &call.context)?;
+        match self.commit(op, call.origin_with(extracted)).await? {
             (revision, Reply::Renamed(value)) => Ok(Done { revision, value }),
             _ => Err(Error::UnexpectedReply),
         }

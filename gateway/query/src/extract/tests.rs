@@ -9,7 +9,12 @@ use holdfast_core::index::parse_path;
 use super::*;
 
 fn index(paths: &[&str]) -> ContentIndex {
-    ContentIndex { id: 1, fields: paths.iter().map(|path| parse_path(path).unwrap()).collect(), unique: false }
+    ContentIndex {
+        id: 1,
+        name: "index".into(),
+        fields: paths.iter().map(|path| parse_path(path).unwrap()).collect(),
+        unique: false,
+    }
 }
 
 fn tuple(values: &[Value<'_>]) -> Vec<u8> {

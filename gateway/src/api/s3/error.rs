@@ -132,6 +132,11 @@ fn refused(refusal: &Refusal) -> Answer {
         Refusal::NoSuchTopic => custom("NoSuchTopic", StatusCode::NOT_FOUND),
         Refusal::NoSuchGroup => custom("NoSuchGroup", StatusCode::NOT_FOUND),
         Refusal::OffsetGone { .. } => custom("OffsetGone", StatusCode::GONE),
+        Refusal::NoSuchIndex => custom("NoSuchIndex", StatusCode::NOT_FOUND),
+        Refusal::IndexExists => custom("IndexAlreadyExists", StatusCode::CONFLICT),
+        Refusal::DuplicateValue { .. } => custom("DuplicateValue", StatusCode::CONFLICT),
+        Refusal::Unparsed { .. } => custom("ContentDoesNotParse", StatusCode::BAD_REQUEST),
+        Refusal::NotRead { .. } => custom("NotIndexable", StatusCode::BAD_REQUEST),
     }
 }
 
@@ -267,7 +272,12 @@ fn refusal_message(refusal: &Refusal) -> Option<String> {
         | Refusal::Compacted { .. }
         | Refusal::NoSuchTopic
         | Refusal::NoSuchGroup
-        | Refusal::OffsetGone { .. } => {
+        | Refusal::OffsetGone { .. }
+        | Refusal::NoSuchIndex
+        | Refusal::IndexExists
+        | Refusal::DuplicateValue { .. }
+        | Refusal::Unparsed { .. }
+        | Refusal::NotRead { .. } => {
             Some(sentence(&refusal.to_string()))
         }
         Refusal::NoSuchBucket
@@ -377,6 +387,11 @@ mod tests {
             (Refusal::NoSuchTopic, "NoSuchTopic", 404),
             (Refusal::NoSuchGroup, "NoSuchGroup", 404),
             (Refusal::OffsetGone { oldest: 1 }, "OffsetGone", 410),
+            (Refusal::NoSuchIndex, "NoSuchIndex", 404),
+            (Refusal::IndexExists, "IndexAlreadyExists", 409),
+            (Refusal::DuplicateValue { index: "i".into() }, "DuplicateValue", 409),
+            (Refusal::Unparsed { index: "i".into(), why: "x".into() }, "ContentDoesNotParse", 400),
+            (Refusal::NotRead { index: "i".into() }, "NotIndexable", 400),
         ];
         for (refusal, code, status) in table {
             check(Error::Refused(refusal), code, status);
