@@ -1,12 +1,13 @@
 //! The command line: words in, an [`Action`] out. What the actions do is `main`'s business.
 //!
-//! `serve`'s flags come from the table of settings. A command of the contract that is not built is known here and refused, so
-//! that it is not mistaken for a typing error.
+//! `serve`'s flags come from the table of settings. 
 
+pub mod sql;
 pub mod topic;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
@@ -107,6 +108,10 @@ pub enum Action {
     },
     /// Something with a topic.
     Topic(topic::TopicWords),
+    /// A statement in SQL.
+    Sql(sql::SqlWords),
+    /// Something with indexes.
+    Index(sql::IndexWords),
     /// Print this, and be done.
     Print(String),
 }
@@ -199,20 +204,14 @@ pub enum Error {
     /// A word has the wrong form.
     #[error("{0}")]
     Word(String),
-    /// A command that is not built.
-    #[error("holdfast {0} is not built yet")]
-    NotBuilt(&'static str),
 }
-
-/// Commands of later parts.
-const NOT_BUILT: &[&str] = &["index", "sql"];
 
 /// The whole command line, for completions and help.
 #[must_use]
 pub fn command() -> Command {
     let json = || Arg::new("json").long("json").action(ArgAction::SetTrue).help("print JSON");
     let bucket = || Arg::new("bucket").value_name("NAME").required(true);
-    let mut command = Command::new("holdfast")
+    Command::new("holdfast")
         .about("A versioned, strictly consistent S3 over a local directory or any S3 store")
         .version(env!("CARGO_PKG_VERSION"))
         .subcommand_required(true)
@@ -266,16 +265,9 @@ pub fn command() -> Command {
         .subcommand(lock_command())
         .subcommand(target_command())
         .subcommand(topic::command())
-        .subcommand(Command::new("version").about("The version"));
-    for name in NOT_BUILT {
-        command = command.subcommand(not_built(name));
-    }
-    command
-}
-
-fn not_built(name: &'static str) -> Command {
-    let rest = Arg::new("rest").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true);
-    Command::new(name).about("Not built yet").arg(rest)
+        .subcommand(sql::sql_command())
+        .subcommand(sql::index_command())
+        .subcommand(Command::new("version").about("The version"))
 }
 
 fn cluster_command() -> Command {
@@ -514,11 +506,10 @@ pub fn parse(words: impl IntoIterator<Item = OsString>, environment: HashMap<Str
         "lock" => Ok(Action::Lock(lock(matches))),
         "target" => target(matches),
         "topic" => Ok(Action::Topic(topic::words(matches))),
+        "sql" => Ok(Action::Sql(sql::sql_words(matches, std::io::stdout().is_terminal()))),
+        "index" => Ok(Action::Index(sql::index_words(matches))),
         "version" => Ok(Action::Print(format!("holdfast {}", env!("CARGO_PKG_VERSION")))),
-        other => {
-            let name = NOT_BUILT.iter().find(|name| **name == other).expect("clap knows the commands");
-            Err(Error::NotBuilt(name))
-        }
+        other => unreachable!("clap knows no command {other}"),
     }
 }
 
@@ -661,9 +652,6 @@ mod tests {
         assert!(fails("holdfast serve --lisen x").contains("unexpected argument"));
         assert!(fails("holdfast serve --cluster c").contains("at least 32 characters"));
         assert!(fails("holdfast serve --console-listen x:1").contains("not built yet"));
-        for line in ["holdfast index create --x y", "holdfast sql q"] {
-            assert!(matches!(run(line), Err(Error::NotBuilt(_))), "{line}");
-        }
     }
 
     #[test]

@@ -204,6 +204,39 @@ impl Client {
         Err(Error::Refused { status, code, message, request_id, answer: Box::new(json) })
     }
 
+    /// Sends a request and gives the bytes of the answer as they come, until `each` wants no more.
+    ///
+    /// # Errors
+    /// [`Error`] when there is no answer, it is a refusal, or it breaks off.
+    pub async fn stream(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: Vec<u8>,
+        mut each: impl FnMut(Bytes) -> bool,
+    ) -> Result<(), Error> {
+        let read = async |reply: http::Response<hyper::body::Incoming>| {
+            let (parts, mut body) = reply.into_parts();
+            if !parts.status.is_success() {
+                let bytes = Limited::new(body, ANSWER_BYTES_MAX).collect().await?.to_bytes();
+                return Ok(Some((parts.status, parts.headers, bytes)));
+            }
+            while let Some(frame) = body.frame().await {
+                if let Ok(data) = frame?.into_data()
+                    && !each(data)
+                {
+                    break;
+                }
+            }
+            Ok(None)
+        };
+        match self.send(method, path, body.into(), headers, read).await? {
+            Some((status, headers, bytes)) => self.answered(status, &headers, &bytes).map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Follows server-sent events until the other side ends them, or `tell` has heard enough and says false. It gets each:
     /// its id, its kind, its data; and `open` when the stream begins.
     ///

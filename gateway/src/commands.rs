@@ -1,5 +1,6 @@
 //! The commands that do more than ask once: following events, running something under a lock, consuming messages.
 
+pub(super) mod sql;
 pub(super) mod topic;
 
 use std::io::Write as _;

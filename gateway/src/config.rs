@@ -237,6 +237,8 @@ pub struct Config {
     pub cluster: Option<ClusterSettings>,
     /// How long events are kept, and how many bytes of them.
     pub events_keep: (Duration, u64),
+    /// What queries may use.
+    pub queries: QuerySettings,
     /// Whether targets of events may be on this machine or its link.
     pub targets_allow_local: bool,
     /// Log filter.
@@ -246,6 +248,24 @@ pub struct Config {
     /// Every setting with its source, secrets redacted; for `config show`.
     pub shown: Vec<(&'static str, String, Origin)>,
 }
+
+/// What queries may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuerySettings {
+    /// Memory of sorts, groups and joins; `None` is a quarter of the machine's, at most 2 GiB.
+    pub memory_bytes: Option<u64>,
+    /// Bytes that may be spilled.
+    pub spill_bytes: u64,
+    /// How long one may take.
+    pub time_max: Duration,
+    /// Bytes of objects that one may read.
+    pub scan_bytes: u64,
+    /// How many run at once.
+    pub concurrent: usize,
+}
+
+/// What was overwritten is there for ten minutes, and a query must be done by then.
+const QUERY_TIME_MAX: Duration = Duration::from_secs(9 * 60);
 
 impl Config {
     /// Understands the sources.
@@ -310,6 +330,7 @@ impl Config {
             cache_bytes: values.bytes("cache_bytes")?,
             inline_bytes: values.bytes("inline_bytes")?.unwrap_or(0),
             events_keep,
+            queries: values.queries()?,
             targets_allow_local: values.boolean("targets_allow_local")?,
             listen: values.required("listen"),
             log: values.required("log"),
@@ -320,6 +341,24 @@ impl Config {
             tls,
             notices: values.notices,
             shown: values.shown,
+        })
+    }
+}
+
+impl Values {
+    fn queries(&self) -> Result<QuerySettings, Error> {
+        let time = crate::clock::seconds_or_duration(&self.required("query_time")).map(Duration::from_millis);
+        let time_max = time
+            .filter(|time| !time.is_zero() && *time <= QUERY_TIME_MAX)
+            .ok_or_else(|| self.invalid("query_time", "must be a duration of at most 9 minutes, such as 5m"))?;
+        let concurrent = self.required("query_concurrency").parse().ok().filter(|count| (1..=1000).contains(count));
+        Ok(QuerySettings {
+            memory_bytes: self.bytes("query_memory")?,
+            spill_bytes: self.bytes("query_spill")?.unwrap_or_default(),
+            time_max,
+            scan_bytes: self.bytes("query_scan")?.unwrap_or_default(),
+            concurrent: concurrent
+                .ok_or_else(|| self.invalid("query_concurrency", "must be a number from 1 to 1,000"))?,
         })
     }
 }

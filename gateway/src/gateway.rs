@@ -24,6 +24,7 @@ use holdfast_core::kv::{KeyRange, KvError, KvRead, Rows};
 use holdfast_core::record::Durability;
 use holdfast_core::rules::authorize::AuthorizedOp;
 use holdfast_core::view::View;
+use holdfast_query::sql::{Engine as Queries, Limits as QueryLimits};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -95,6 +96,8 @@ pub struct Options {
     pub inline_bytes: u64,
     /// The other nodes; `None` is a cluster of one.
     pub peers: Option<PeerOptions>,
+    /// What queries may use.
+    pub queries: QueryLimits,
 }
 
 /// Why a node does not start.
@@ -109,6 +112,9 @@ pub enum StartError {
         #[source]
         source: backend::Error,
     },
+    /// Queries cannot be run.
+    #[error("cannot start the query engine")]
+    Queries(#[source] holdfast_query::sql::Error),
     /// The node's directory cannot be opened.
     #[error("cannot open the node's directory {}", dir.display())]
     Cluster {
@@ -148,6 +154,7 @@ struct Inner {
     feed: Feed,
     notifier: Notifier,
     published: AtomicU64,
+    queries: Queries,
     background: TaskTracker,
     commits: TaskTracker,
 }
@@ -201,6 +208,7 @@ impl Gateway {
         let feed = Feed::start(Arc::clone(&cluster), &background, leaving.clone());
         let notifier = Notifier::start(cluster.effects(), &background, leaving.clone());
         let blobs = Blobs::new(backend, Arc::clone(&facts), settings);
+        let queries = Queries::new(options.queries).map_err(StartError::Queries)?;
         Ok(Self(Arc::new(Inner {
             cluster,
             facts,
@@ -213,6 +221,7 @@ impl Gateway {
             feed,
             notifier,
             published: AtomicU64::new(0),
+            queries,
             background,
             commits: TaskTracker::new(),
         })))
@@ -357,6 +366,11 @@ impl Gateway {
     /// Messages that were published through this node.
     pub(crate) fn published(&self) -> &AtomicU64 {
         &self.0.published
+    }
+
+    /// The engine of queries.
+    pub(crate) fn queries(&self) -> &Queries {
+        &self.0.queries
     }
 
     /// Runs something that the node waits for when it stops.

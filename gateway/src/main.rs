@@ -102,6 +102,8 @@ async fn run(action: Action) -> ExitCode {
         Action::Target { verb, name, json } => commands::target(verb, &name, json).await,
         Action::Lock(words) => commands::lock(words).await,
         Action::Topic(words) => commands::topic::run(words).await,
+        Action::Sql(words) => commands::sql::sql(words).await,
+        Action::Index(words) => commands::sql::index(words).await,
         Action::Print(text) => {
             println!("{text}");
             ExitCode::SUCCESS

@@ -12,6 +12,7 @@ mod metrics;
 mod peers;
 
 use std::path::{Path, PathBuf};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +57,16 @@ const HAND_OVER_WITHIN: Duration = Duration::from_secs(5);
 const PEERS_READ_MAX: Duration = Duration::from_secs(15 * 60);
 /// Most memory of the cache when none is configured.
 const CACHE_BYTES_MAX: u64 = 4 << 30;
+/// Most memory that queries take by default.
+const QUERY_MEMORY_MAX: u64 = 2 << 30;
+/// Most memory for footers and samples that are kept between queries.
+const QUERY_CACHE_MAX: u64 = 256 << 20;
+/// Queries that wait for their turn.
+const QUERIES_WAITING_MAX: usize = 64;
+/// Bytes of one result.
+const QUERY_RESULT_MAX: u64 = 64 << 30;
+/// Where queries spill, under the node's directory.
+const SPILL_DIR: &str = "spill";
 
 /// Why a node does not run, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -301,9 +312,10 @@ async fn start_gateway(config: &Config, peers: Option<&PeerPart>) -> Result<Gate
         backend: backend_url(config)?,
         credentials: backend_credentials(config),
         region: config.region.clone(),
-        cache_bytes: config.cache_bytes.unwrap_or_else(default_cache_bytes),
+        cache_bytes: config.cache_bytes.unwrap_or_else(|| quarter_of_memory(CACHE_BYTES_MAX)),
         inline_bytes: config.inline_bytes,
         peers: peers.map(PeerPart::options),
+        queries: query_limits(config),
     };
     let gateway = Gateway::start(options).await?;
     let report = doctor::check_backend(&**gateway.blobs().backend()).await;
@@ -321,11 +333,29 @@ async fn start_gateway(config: &Config, peers: Option<&PeerPart>) -> Result<Gate
     Ok(gateway)
 }
 
-/// A quarter of the machine's memory, at most [`CACHE_BYTES_MAX`].
-fn default_cache_bytes() -> u64 {
+/// What queries may use on this node.
+fn query_limits(config: &Config) -> holdfast_query::sql::Limits {
+    let queries = config.queries;
+    let memory = queries.memory_bytes.unwrap_or_else(|| quarter_of_memory(QUERY_MEMORY_MAX));
+    holdfast_query::sql::Limits {
+        threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        memory_bytes: usize::try_from(memory).unwrap_or(usize::MAX),
+        spill_dir: config.data.join(SPILL_DIR),
+        spill_bytes_max: queries.spill_bytes,
+        cache_bytes: (memory / 8).min(QUERY_CACHE_MAX),
+        concurrent_max: queries.concurrent,
+        queue_max: QUERIES_WAITING_MAX,
+        time_max: queries.time_max,
+        scan_bytes_max: queries.scan_bytes,
+        result_bytes_max: QUERY_RESULT_MAX,
+    }
+}
+
+/// A quarter of the machine's memory, at most so much.
+fn quarter_of_memory(most: u64) -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
-    kib.map_or(CACHE_BYTES_MAX / 4, |kib: u64| (kib * 1024 / 4).min(CACHE_BYTES_MAX))
+    kib.map_or(most / 4, |kib: u64| (kib * 1024 / 4).min(most))
 }
 
 fn build_gate(

@@ -1,9 +1,9 @@
 //! Holdfast's own HTTP API, `/_holdfast/...`, on the S3 listener: health, metrics, status, objects, buckets, locks, feed,
-//! topics.
+//! topics, queries.
 //!
 //! Signed like S3, except health, which tells no details. The gate marks requests whose path is ours and whose Host names no
 //! bucket (`gate::Internal`); s3s verifies the signature; errors leave here as S3 errors and the gate writes them as JSON
-//! `{code, message, request_id}`. What has no route here is 404, what is not built 501.
+//! `{code, message, request_id}`. What has no route here is 404.
 
 mod buckets;
 mod leases;
@@ -12,6 +12,7 @@ mod locks;
 mod members;
 mod objects;
 mod ranges;
+mod sql;
 mod status;
 mod targets;
 mod topics;
@@ -32,7 +33,7 @@ use s3s::{Body, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 use serde_json::Value;
 
 use crate::api::gate::{Internal, Listen, health_question};
-use crate::api::s3::error::{invalid, not_built};
+use crate::api::s3::error::invalid;
 use crate::api::s3::{call_of, to_s3};
 use crate::clock::seconds_or_duration;
 use crate::error::Error;
@@ -40,8 +41,6 @@ use crate::gateway::Gateway;
 use crate::notify::NotifyContext;
 use crate::telemetry::{METRICS_CONTENT_TYPE, Metrics};
 
-/// Parts of later issues that have a path already.
-const NOT_BUILT: [&str; 2] = ["sql", "indexes"];
 const REVISION: HeaderName = HeaderName::from_static("x-holdfast-revision");
 /// Most bytes of a JSON document.
 const DOCUMENT_BYTES_MAX: usize = 64 << 10;
@@ -127,20 +126,16 @@ impl S3Route for HttpRoute {
                 let name = path["v1/keys/".len()..].to_owned();
                 leases::key(&self.gateway, request, &name).await
             }
+            ("POST", "v1/sql") => sql::sql(&self.gateway, request).await,
+            ("GET", "v1/indexes") => sql::indexes(&self.gateway, &request).await,
             ("GET", "v1/topics") => topics::list(&self.gateway, &request).await,
             (_, path) if path.starts_with("v1/topics/") => {
                 let rest = path["v1/topics/".len()..].to_owned();
                 topics::of_topic(&self.gateway, request, &rest).await
             }
-            (_, path) if NOT_BUILT.iter().any(|part| is_under(path, part)) => Err(not_built(path)),
             _ => Err(no_route()),
         }
     }
-}
-
-fn is_under(path: &str, part: &str) -> bool {
-    let rest = path.strip_prefix("v1/").and_then(|path| path.strip_prefix(part));
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn no_route() -> S3Error {
@@ -251,15 +246,4 @@ async fn body(request: &mut S3Request<Body>, most: usize, otherwise: &str) -> S3
 fn decoded(text: &str) -> S3Result<String> {
     let text = percent_decode_str(text).decode_utf8().map_err(|_| invalid("the path is not UTF-8"))?;
     Ok(text.into_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn unbuilt_parts_are_known_by_their_path() {
-        assert!(is_under("v1/sql", "sql") && is_under("v1/sql/a", "sql"));
-        assert!(!is_under("v1/sqlite", "sql") && !is_under("v2/sql", "sql"));
-    }
 }

@@ -176,6 +176,19 @@ pub static SETTINGS: &[Setting] = &[
         "24h,1GiB",
         "how long events are kept, and how many bytes of them; the oldest go first",
     ),
+    Setting {
+        default_note: "a quarter of memory, at most 2 GiB",
+        ..setting(
+            "query_memory",
+            "HOLDFAST_QUERY_MEMORY",
+            "",
+            "memory of sorts, groups and joins of all queries together; what does not fit is spilled under `<data>/spill`",
+        )
+    },
+    setting("query_spill", "HOLDFAST_QUERY_SPILL", "16GiB", "bytes that queries may spill"),
+    setting("query_time", "HOLDFAST_QUERY_TIME", "5m", "how long a query may take, at most 9 minutes"),
+    setting("query_scan", "HOLDFAST_QUERY_SCAN", "1TiB", "bytes of objects that one query may read"),
+    setting("query_concurrency", "HOLDFAST_QUERY_CONCURRENCY", "4", "queries that run at once; others wait"),
     setting(
         "targets_allow_local",
         "HOLDFAST_TARGETS_ALLOW_LOCAL",

@@ -19,6 +19,7 @@ pub mod list;
 pub mod lock;
 pub mod multipart;
 pub mod put;
+pub mod query;
 pub mod range;
 pub mod rename;
 pub mod tagging;
