@@ -1,6 +1,6 @@
 //! The command line: words in, an [`Action`] out. What the actions do is `main`'s business.
 //!
-//! `serve`'s flags come from the table of settings. 
+//! `serve`'s flags come from the table of settings.
 
 pub mod sql;
 pub mod topic;

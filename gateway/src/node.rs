@@ -11,8 +11,8 @@ mod ledger;
 mod metrics;
 mod peers;
 
-use std::path::{Path, PathBuf};
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -5,6 +5,7 @@
 //! own, so that the rest builds fast. It opens no file and no socket: versions and bytes come through [`repository`].
 
 pub mod extract;
+pub mod filter;
 pub mod repository;
 pub mod select;
 pub mod sql;

@@ -90,12 +90,10 @@ pub(super) fn index_command() -> Command {
                 .about("Makes an index; what is there already is read in the background")
                 .arg(name())
                 .arg(on("what is indexed; a prefix ends with a slash"))
-                .arg(
-                    Arg::new("expressions").value_name("EXPR").num_args(1..).required(true).help(
-                        "key, size, last_modified, metadata['x'], tags['x'], a column of CSV or Parquet, \
+                .arg(Arg::new("expressions").value_name("EXPR").num_args(1..).required(true).help(
+                    "key, size, last_modified, metadata['x'], tags['x'], a column of CSV or Parquet, \
                          or a path in JSON such as $.customer.id",
-                    ),
-                )
+                ))
                 .arg(
                     Arg::new("using")
                         .long("using")

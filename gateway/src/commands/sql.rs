@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use arrow::ipc::reader::StreamDecoder;
 use arrow::buffer::Buffer;
+use arrow::ipc::reader::StreamDecoder;
 use arrow::util::pretty::pretty_format_batches;
 use holdfast::cli::sql::{Format, IndexWords, SqlWords};
 use holdfast::client::{Client, Error};
@@ -222,7 +222,8 @@ async fn prompt(client: &Client, format: Format) -> ExitCode {
     }
     let mut statement = String::new();
     loop {
-        let line = tokio::task::block_in_place(|| editor.readline(if statement.is_empty() { "sql> " } else { "...> " }));
+        let line =
+            tokio::task::block_in_place(|| editor.readline(if statement.is_empty() { "sql> " } else { "...> " }));
         match line {
             Ok(line) => {
                 statement.push_str(&line);

@@ -110,7 +110,7 @@ pub(super) async fn indexes(gateway: &Gateway, request: &S3Request<Body>) -> S3R
         None => {
             let listed = gateway.list_buckets(&call, String::new(), None, BUCKETS_MAX).await;
             let listed = listed.map_err(|error| to_s3(&error, call.request))?;
-            listed.value.0.into_iter().map(|bucket| bucket.name).collect()
+            listed.value.buckets.into_iter().map(|bucket| bucket.name).collect()
         }
     };
     let (mut indexes, mut revision) = (Vec::new(), None);
@@ -118,10 +118,8 @@ pub(super) async fn indexes(gateway: &Gateway, request: &S3Request<Body>) -> S3R
         let listed = gateway.list_indexes(&call, &bucket).await.map_err(|error| to_s3(&error, call.request))?;
         revision = Some(listed.revision);
         indexes.extend(listed.value.into_iter().map(|(index, unparsed)| {
-            let unparsed_objects: Vec<Value> = unparsed
-                .into_iter()
-                .map(|aside| object!({ "key": aside.key.as_str(), "why": aside.why }))
-                .collect();
+            let unparsed_objects: Vec<Value> =
+                unparsed.into_iter().map(|aside| object!({ "key": aside.key.as_str(), "why": aside.why })).collect();
             object!({
                 "name": index.name,
                 "bucket": index.bucket,
@@ -141,4 +139,3 @@ pub(super) async fn indexes(gateway: &Gateway, request: &S3Request<Body>) -> S3R
     }
     Ok(json(object!({ "indexes": indexes }), revision))
 }
-

@@ -20,8 +20,8 @@ use holdfast_core::list::Query;
 use holdfast_core::rules::authorize::{Action, Permit, Resource, authorize};
 use holdfast_core::view::{Found, View, object_resource};
 use holdfast_query::repository::{
-    AsOf, Error as QueryError, Hits, Kind as QueryKind, ObjectVersion, Repository, Snapshot, SystemFilter,
-    SystemTable, VersionKey,
+    AsOf, Error as QueryError, Hits, Kind as QueryKind, ObjectVersion, Repository, Snapshot, SystemFilter, SystemTable,
+    VersionKey,
 };
 
 use super::super::list::PAGE_ENTRIES_MAX;
@@ -48,7 +48,12 @@ impl CallerRepository {
 
     /// A view of what is read when nothing says otherwise.
     pub(crate) async fn now(&self) -> Result<CallerSnapshot, QueryError> {
-        Ok(CallerSnapshot { gateway: self.gateway.clone(), call: self.call.clone(), state: self.state().await?, at: None })
+        Ok(CallerSnapshot {
+            gateway: self.gateway.clone(),
+            call: self.call.clone(),
+            state: self.state().await?,
+            at: None,
+        })
     }
 }
 
@@ -143,9 +148,8 @@ impl CallerSnapshot {
         let (caller, context, at) = (self.call.caller, self.call.context, self.at);
         self.look(move |view| {
             let bucket = view.bucket(&permit)?.name;
-            let may_read = |key: &ObjectKey| {
-                authorize(caller, Action::GetObject, object_resource(&bucket, key), &context)
-            };
+            let may_read =
+                |key: &ObjectKey| authorize(caller, Action::GetObject, object_resource(&bucket, key), &context);
             let page = view.find_under(&permit, &query, at, may_read)?;
             Ok((page.found.iter().map(|found| Arc::new(shown(found))).collect(), page.more_after))
         })
@@ -346,4 +350,3 @@ pub(crate) fn answer(error: &Error) -> QueryError {
 
 /// User metadata or tags in the order of their names.
 pub(super) type Texts = BTreeMap<String, String>;
-
