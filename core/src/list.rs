@@ -360,7 +360,8 @@ impl Cursor for PastNames<'_> {
 }
 
 /// The name row of a version that is the latest; `None` for a delete marker.
-pub(crate) fn name_of(row: &HistoryRow, place: Place) -> Option<NameRow> {
+#[must_use]
+pub fn name_of(row: &HistoryRow, place: Place) -> Option<NameRow> {
     let version = row.version.as_ref()?;
     let (checksum, checksum_type) = match &version.checksum {
         Some(checksum) => (checksum.algorithm, checksum.kind),

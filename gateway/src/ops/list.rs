@@ -1,16 +1,127 @@
 //! Listings, each of one state: names, versions, uploads, parts.
 
+use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{BucketName, ObjectKey, Revision, UploadId, VersionId};
-use holdfast_core::list::{ListedVersion, Page, PartsPage, Query};
+use holdfast_core::index::IndexInfo;
+use holdfast_core::list::{Entry, ListedVersion, Page, PartsPage, Query, name_of};
 use holdfast_core::record::{NameRow, UploadRow};
-use holdfast_core::rules::authorize::Action;
+use holdfast_core::rules::authorize::{Action, Permit, authorize};
+use holdfast_core::state::Stop;
+use holdfast_core::view::{Found, View, object_resource};
+use holdfast_query::filter::Filter;
 
+use super::query::shown;
 use super::{Call, Done};
 use crate::error::Error;
 use crate::gateway::Gateway;
 
 /// Entries of one page. Source: S3 API, ListObjectsV2.
 pub const PAGE_ENTRIES_MAX: usize = 1000;
+
+/// Names that one page of a filtered listing looks at.
+pub const FILTERED_NAMES_MAX: usize = 20_000;
+
+/// A page of a filtered listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilteredPage {
+    /// The names.
+    pub page: Page<NameRow>,
+    /// Where the next page begins, when there may be more: after this key.
+    pub more_after: Option<String>,
+}
+
+/// The keys that an index names for a filter, in order; `None` when none can tell.
+fn indexed(
+    view: &View<'_>,
+    permit: &Permit,
+    query: &Query,
+    at: Option<Revision>,
+    filter: &Filter,
+) -> Result<Option<Vec<ObjectKey>>, Error> {
+    let bucket = view.bucket(permit)?;
+    if at.is_some_and(|at| at < bucket.row.changed) {
+        return Ok(None);
+    }
+    let covers = |index: &IndexInfo| query.prefix.starts_with(&index.prefix);
+    for index in view.indexes(&bucket)?.into_iter().filter(covers) {
+        let Some(intervals) = filter.intervals(&index) else { continue };
+        let found = view.search(permit, &bucket, &index, &query.prefix, &intervals, FILTERED_NAMES_MAX)?;
+        if let Some(found) = found {
+            let listed = found.rows.into_iter().chain(found.blocks).map(|object| object.key);
+            let mut keys: Vec<ObjectKey> = listed.chain(found.whole).collect();
+            keys.sort();
+            return Ok(Some(keys));
+        }
+    }
+    Ok(None)
+}
+
+fn by_index(
+    view: &View<'_>,
+    permit: &Permit,
+    query: &Query,
+    filter: &Filter,
+    keys: Vec<ObjectKey>,
+    may_read: impl Fn(&ObjectKey) -> Result<Permit, Refusal>,
+) -> Result<FilteredPage, Error> {
+    let page = empty(view.bucket(permit)?, view.revision());
+    let mut filtered = FilteredPage { page, more_after: None };
+    for key in keys.iter().filter(|key| key.as_str() > query.after.as_str()) {
+        let Ok(permit) = may_read(key) else { continue };
+        let found = match view.find(&permit, None, None) {
+            Err(Stop::Refused(Refusal::NoSuchKey)) => continue,
+            found => found?,
+        };
+        if filtered.take(&found, query.limit, filter) {
+            break;
+        }
+    }
+    Ok(filtered)
+}
+
+fn by_names(
+    view: &View<'_>,
+    permit: &Permit,
+    query: Query,
+    at: Option<Revision>,
+    filter: &Filter,
+    may_read: impl Fn(&ObjectKey) -> Result<Permit, Refusal>,
+) -> Result<FilteredPage, Error> {
+    let page = empty(view.bucket(permit)?, view.revision());
+    let mut filtered = FilteredPage { page, more_after: None };
+    let mut next = Query { limit: PAGE_ENTRIES_MAX, ..query.clone() };
+    for _ in 0..FILTERED_NAMES_MAX / PAGE_ENTRIES_MAX {
+        let listed = view.find_under(permit, &next, at, &may_read)?;
+        filtered.page.revision = listed.revision;
+        if listed.found.iter().any(|found| filtered.take(found, query.limit, filter)) {
+            return Ok(filtered);
+        }
+        match listed.more_after {
+            Some(after) => next.after = after,
+            None => return Ok(filtered),
+        }
+    }
+    filtered.page.truncated = true;
+    filtered.more_after = Some(next.after);
+    Ok(filtered)
+}
+
+impl FilteredPage {
+    /// Takes an object in, when the filter holds for it. True when the page is full and there is more.
+    fn take(&mut self, found: &Found, limit: usize, filter: &Filter) -> bool {
+        if !filter.holds(&shown(found)) {
+            return false;
+        }
+        let Some(name) = name_of(&found.row, found.place) else { return false };
+        if self.page.entries.len() == limit {
+            self.page.truncated = true;
+            self.more_after = self.page.entries.last().map(|entry| entry.marker().to_owned());
+            return true;
+        }
+        self.page.entries.push(Entry::Item(found.key.as_str().to_owned(), name));
+        false
+    }
+}
 
 impl Gateway {
     /// Live names, now or at a revision that the bucket still remembers.
@@ -31,6 +142,35 @@ impl Gateway {
                 0 => empty(view.bucket(&permit)?, view.revision()),
                 _ => view.list(&permit, &query, at)?,
             })
+        })
+        .await
+    }
+
+    /// Live names for which a filter holds, now or at a revision that the bucket still remembers; by an index where one can
+    /// tell. One page looks at no more than [`FILTERED_NAMES_MAX`] names, so it may hold fewer than there are: it says where
+    /// the next one begins.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub async fn list_where(
+        &self,
+        call: &Call,
+        bucket: &BucketName,
+        query: Query,
+        at: Option<Revision>,
+        filter: Filter,
+    ) -> Result<Done<FilteredPage>, Error> {
+        let permit = call.on_bucket(Action::ListBucket, bucket)?;
+        let (caller, context, name) = (call.caller, call.context, bucket.clone());
+        let may_read =
+            move |key: &ObjectKey| authorize(caller, Action::GetObject, object_resource(&name, key), &context);
+        let state = self.read_view(call).await?;
+        self.read_many(state, move |view| {
+            let at = at.filter(|at| *at < view.revision());
+            match indexed(view, &permit, &query, at, &filter)? {
+                Some(keys) => by_index(view, &permit, &query, &filter, keys, may_read),
+                None => by_names(view, &permit, query, at, &filter, may_read),
+            }
         })
         .await
     }

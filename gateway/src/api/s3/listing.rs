@@ -3,6 +3,7 @@
 use holdfast_core::id::Revision;
 use holdfast_core::list::{Entry, ListedVersion, Page, Query};
 use holdfast_core::record::{ChecksumAlgorithm, ChecksumType, NameRow};
+use holdfast_query::filter::Filter;
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result};
 
@@ -82,11 +83,19 @@ fn object(key: String, row: NameRow, with_owner: bool) -> Object {
     }
 }
 
+/// `holdfast-where`: which objects are listed, by what is known of them.
+fn filter_of(query: &str) -> S3Result<Option<Filter>> {
+    let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+    let Some((_, text)) = pairs.find(|(name, _)| name == "holdfast-where") else { return Ok(None) };
+    Filter::parse(&text).map(Some).map_err(|error| invalid(format!("holdfast-where: {error}")))
+}
+
 pub(super) async fn list_objects_v2(
     api: &S3Api,
     req: S3Request<ListObjectsV2Input>,
 ) -> S3Result<S3Response<ListObjectsV2Output>> {
     let call = call_of(&req)?;
+    let filter = filter_of(req.uri.query().unwrap_or_default())?;
     let input = req.input;
     let bucket = bucket_name(&input.bucket)?;
     let encoding = Encoding::parse(input.encoding_type.as_ref())?;
@@ -103,8 +112,21 @@ pub(super) async fn list_objects_v2(
         after: token.map(|token| token.after).or_else(|| input.start_after.clone()).unwrap_or_default(),
         limit,
     };
-    let Done { revision, value } = api.gateway.list(&call, &bucket, query, at).await.map_err(refuse(&call))?;
-    let page = render(value, encoding, input.fetch_owner.unwrap_or(false));
+    let (revision, listed, more_after) = match filter {
+        None => {
+            let Done { revision, value } = api.gateway.list(&call, &bucket, query, at).await.map_err(refuse(&call))?;
+            (revision, value, None)
+        }
+        Some(_) if query.delimiter.is_some() => return Err(invalid("A filtered listing has no delimiter")),
+        Some(filter) => {
+            let listed = api.gateway.list_where(&call, &bucket, query, at, filter).await;
+            let Done { revision, value } = listed.map_err(refuse(&call))?;
+            (revision, value.page, value.more_after)
+        }
+    };
+    let mut page = render(listed, encoding, input.fetch_owner.unwrap_or(false));
+    // A filtered page may end behind its last entry.
+    page.last = more_after.or(page.last);
     let next = page.last.filter(|_| page.truncated).map(|after| Token { revision: page.revision, after }.encode());
     let output = ListObjectsV2Output {
         name: Some(input.bucket),

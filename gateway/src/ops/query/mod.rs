@@ -8,6 +8,7 @@ use std::sync::Arc;
 use holdfast_core::id::{BucketName, Revision};
 use holdfast_query::sql::{CreateIndex, DropIndex, Error, Kind, Query, Statement};
 
+pub(super) use self::snapshot::shown;
 pub(crate) use self::snapshot::{CallerRepository, CallerSnapshot, answer};
 pub(crate) use self::system::state as index_state;
 use super::Call;

@@ -300,7 +300,7 @@ fn key_of(found: &Found) -> VersionKey {
 }
 
 /// A version as queries see it.
-fn shown(found: &Found) -> ObjectVersion {
+pub(in crate::ops) fn shown(found: &Found) -> ObjectVersion {
     let version = found.row.version.as_ref();
     let attributes = version.map(|version| version.attributes.clone()).unwrap_or_default();
     ObjectVersion {
