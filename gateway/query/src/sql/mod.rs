@@ -1,1 +1,47 @@
-//! SQL.
+//! SQL over the repository, on DataFusion.
+//!
+//! Tables are objects (`"bucket/prefix/"`, `read_csv('s3://bucket/*.csv')`) and facts about them (`holdfast.versions`), at
+//! one revision a statement or at those that `AS OF` names. A scan goes by the index that leaves the least to read, and
+//! every row that an index names is checked again by the filter above it, so answers are the same with it and without.
+//!
+//! ```text
+//! statement → tables → columns → plan ─→ table (bind, path) ─→ scan ─→ text | parquet ─→ read ─→ repository
+//!     └→ ddl: carried out by the gateway
+//! ```
+//! [`Engine`] has threads, memory and room for spilled rows of its own; results cross to the caller through a queue.
+//!
+//! Absent: statements that write, settings, access to files, to the network and to the environment.
+
+mod attribute;
+mod columns;
+mod constraint;
+mod ddl;
+mod encode;
+mod engine;
+mod error;
+mod format;
+mod in_order;
+mod name;
+mod parquet;
+mod plan;
+mod read;
+mod scan;
+mod session;
+mod shape;
+mod statement;
+mod system;
+mod table;
+mod tables;
+mod text;
+
+pub use self::attribute::{map_builder, map_type};
+pub use self::ddl::{CreateIndex, DropIndex};
+pub use self::encode::{Format, encode};
+pub use self::engine::{Engine, Limits, Query, Statement};
+pub use self::error::{Error, Kind, Position};
+pub use self::read::Progress;
+pub use self::system::system_schema;
+
+fn of_arrow(error: arrow::error::ArrowError) -> Error {
+    Error::from(datafusion::error::DataFusionError::from(error))
+}
