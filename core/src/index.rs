@@ -11,6 +11,7 @@
 //! Absent: collations other than byte order; entries of rows whose first value is null.
 
 mod path;
+pub mod run;
 mod search;
 mod value;
 
