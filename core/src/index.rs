@@ -14,6 +14,7 @@ pub mod bloom;
 mod find;
 mod path;
 pub mod row;
+pub mod run;
 mod search;
 mod value;
 

@@ -116,7 +116,8 @@ fn is_extension(text: &str) -> bool {
     (1..=EXTENSION_CHARS_MAX).contains(&text.len()) && text.bytes().all(safe)
 }
 
-fn escape(piece: &str) -> String {
+/// A piece of a path that every store takes; see the module.
+pub(crate) fn escape(piece: &str) -> String {
     if piece.is_empty() {
         return EMPTY.to_owned();
     }
@@ -149,7 +150,8 @@ fn dot_before_id(piece: &str) -> Option<usize> {
     (is_id(id) && is_extension(last)).then_some(stem.len())
 }
 
-fn unescape(piece: &str) -> Option<String> {
+/// What [`escape`] made a piece of; `None` when it has no such form.
+pub(crate) fn unescape(piece: &str) -> Option<String> {
     if piece == EMPTY {
         return Some(String::new());
     }
