@@ -20,6 +20,7 @@ use super::shape::is_mixed;
 pub(super) enum Key {
     Bool(bool),
     Number(f64),
+    Integer(i64),
     Time(i64),
     Text(String),
 }
@@ -51,6 +52,7 @@ impl Key {
         match self {
             Self::Bool(flag) => Value::Bool(*flag),
             Self::Number(number) => Value::number(*number),
+            Self::Integer(number) => Value::Integer(*number),
             Self::Time(micros) => Value::Time(*micros),
             Self::Text(text) => Value::Text(text),
         }
@@ -60,6 +62,7 @@ impl Key {
         match Value::canonical(text) {
             Value::Bool(flag) => Self::Bool(flag),
             Value::Number(number) => Self::Number(number),
+            Value::Integer(number) => Self::Integer(number),
             Value::Time(micros) => Self::Time(micros),
             Value::Null | Value::Text(_) => Self::Text(text.to_owned()),
         }
