@@ -130,7 +130,7 @@ fn read_all(file: &Bytes) -> Result<Entries, RunError> {
     stored.load_filters(&mut run)?;
     let whole = run.whole();
     let entries = stored.locate(&mut run, &whole)?;
-    for key in entries.keys().step_by(7) {
+    for key in entries.keys().step_by(entries.len() / 40 + 1) {
         if let Some(subject) = run.info().layout.subject(key) {
             stored.find(&mut run, subject)?;
         }
@@ -205,6 +205,8 @@ fn what_is_written_is_found_and_nothing_else() {
             assert_eq!((&run.info().keys, run.info().bytes), (&summary.keys, summary.bytes), "{name}");
             assert_eq!(read_all(&file).unwrap(), entries, "{name}");
             assert_eq!(stranger::entries(&file), entries, "{name}");
+            let blocks = stranger::check_fences(&file, layout == Layout::Hash, &subject);
+            assert_eq!(blocks as u64, run.info().blocks, "{name}");
 
             let keys: Vec<&Vec<u8>> = entries.keys().collect();
             for _ in 0..60 {
@@ -235,7 +237,7 @@ fn what_is_written_is_found_and_nothing_else() {
     }
 }
 
-/// Entries that make a run of several groups: its fence blocks and filters are not all in the tail.
+/// Entries that make a run of several sections, whose filters are not in the tail.
 fn large() -> Entries {
     let key = |n: u64| [&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[..], &(n as u32).to_be_bytes()].concat();
     (0..400_000).map(|n| (key(n), vec![n as u8; 100])).collect()
@@ -281,15 +283,16 @@ fn an_absent_subject_needs_no_read_once_filters_are_in_memory() {
     }
 }
 
-/// Keys in pairs that differ in their last byte, and values that fill a block: half of the fences are as long as a key.
-fn long_fences(count: u32) -> Entries {
+/// Pairs of keys that differ in their last byte. A block ends between two of a pair, so that every fence but the first is as
+/// long as a key, and none shares anything with its neighbour.
+fn long_fences(pairs: usize, key_bytes: usize) -> Entries {
     let mut rng = StdRng::seed_from_u64(3);
     let mut entries = Entries::new();
-    for _ in 0..count / 2 {
-        let mut key: Vec<u8> = (0..ENTRY_KEY_BYTES_MAX).map(|_| rng.random()).collect();
+    for _ in 0..pairs {
+        let mut key: Vec<u8> = (0..key_bytes).map(|_| rng.random()).collect();
         for last in [1, 2] {
-            key[ENTRY_KEY_BYTES_MAX - 1] = last;
-            entries.insert(key.clone(), vec![last; 20 << 10]);
+            key[key_bytes - 1] = last;
+            entries.insert(key.clone(), vec![last; ENTRY_KEY_BYTES_MAX - key_bytes]);
         }
     }
     entries
@@ -297,22 +300,23 @@ fn long_fences(count: u32) -> Entries {
 
 #[test]
 fn the_tail_is_enough_whatever_the_keys() {
-    for count in [2, 4, 8, 10, 16, 18, 40, 150, 400] {
-        let entries = long_fences(count);
+    for pairs in [1, 2, 4, 5, 8, 9, 20, 75, 300] {
+        let entries = long_fences(pairs, ENTRY_KEY_BYTES_MAX);
         let (file, _) = write(BTREE, &entries);
         let length = file.len() as u64;
         let tail = file.slice((length.saturating_sub(TAIL_BYTES)) as usize..);
-        let Opened::Run(run) = Run::open(&tail, length).unwrap() else { panic!("{count} entries") };
-        assert_eq!(run.info().blocks, u64::from(count), "each entry is a block");
+        let Opened::Run(run) = Run::open(&tail, length).unwrap() else { panic!("{pairs} pairs") };
+        assert_eq!(run.info().blocks, pairs as u64);
         assert_eq!(read_all(&file).unwrap(), entries);
+        assert_eq!(stranger::check_fences(&file, false, &|key| key[..key.len() - 4].to_vec()), pairs);
         let (mut run, mut stored) = (*run, Stored::new(file));
-        let mut levels = 0;
+        let mut reads = 0;
         for key in entries.keys().step_by(5) {
             stored.reads.clear();
             assert_eq!(stored.find(&mut run, &key[..key.len() - 4]).unwrap().len(), 2);
-            levels = levels.max(stored.reads.len());
+            reads = reads.max(stored.reads.len());
         }
-        assert!(count < 400 || levels > 3, "fence blocks of several levels are fed one by one");
+        assert!(pairs < 300 || reads > 4, "fence blocks of several levels are fed one after the other: {reads}");
     }
 }
 
@@ -339,7 +343,7 @@ fn a_long_interval_is_located_in_pieces() {
     let Located::Blocks(blocks) = run.locate(&run.whole()).unwrap() else { panic!("fence blocks are in the tail") };
     assert_eq!((blocks.blocks.len(), summary.entries), (LOCATED_BLOCKS_MAX, 2_600));
     let rest = blocks.rest.unwrap();
-    assert_eq!((rest.from, rest.to), (1024u32.to_be_bytes().to_vec(), run.whole().to));
+    assert_eq!((rest.from, rest.to), (1024u32.to_be_bytes()[..3].to_vec(), run.whole().to), "from the fence on");
     let interval = Interval { from: 3u32.to_be_bytes().to_vec(), to: 2_590u32.to_be_bytes().to_vec() };
     assert_eq!(stored.locate(&mut run, &interval).unwrap().len(), 2_587);
     // The one subject of all entries is the empty one.
@@ -378,13 +382,13 @@ fn every_flipped_byte_is_found() {
 }
 
 #[test]
-fn bytes_of_another_place_or_run_are_refused() {
+fn bytes_of_another_offset_or_run_are_refused() {
     let entries: Entries = (0..3u32).map(|n| (n.to_be_bytes().to_vec(), vec![0; 33 << 10])).collect();
     let (file, _) = write(BTREE, &entries);
     let run = Stored::new(file.clone()).open(TAIL_BYTES).unwrap();
     let Located::Blocks(blocks) = run.locate(&run.whole()).unwrap() else { panic!("fence blocks are in memory") };
     let [first, second, third] = blocks.blocks[..] else { panic!("each entry is a block") };
-    let bytes = |place: &BlockPlace| file.slice(place.at as usize..place.range().end as usize);
+    let bytes = |block: &BlockAt| file.slice(block.at as usize..block.range().end as usize);
     assert_eq!((first.bytes, second.bytes), (third.bytes, third.bytes));
     assert!(run.decode_block(&first, &bytes(&first)).is_ok());
     assert!(run.decode_block(&first, &bytes(&second)).is_err(), "another block");
@@ -412,24 +416,32 @@ fn what_is_not_built_is_refused_by_name() {
     assert_eq!(read_all(&packed.into()), Err(RunError::UnknownCodec(1)));
 }
 
+/// Anywhere behind the header; more often where lengths and offsets are: at both ends of a frame, and in the footer.
+fn spot(rng: &mut StdRng, file: &[u8]) -> usize {
+    let frames = stranger::frames(file);
+    let near = rng.random_range(0..48);
+    let frame = if frames.is_empty() { None } else { Some(&frames[rng.random_range(0..frames.len())]) };
+    let at = match (rng.random_range(0..4), frame) {
+        (0, Some(frame)) => frame.at + near,
+        (1, Some(frame)) => (frame.at + 10 + frame.payload.len()).saturating_sub(1 + near),
+        (2, _) => file.len() - 1 - near,
+        _ => rng.random_range(16..file.len()),
+    };
+    at.clamp(16, file.len() - 1)
+}
+
 /// Bytes that a stranger made with right checksums: whatever they say, there is an answer.
 #[test]
 fn hostile_bytes_make_no_panic() {
     let mut rng = StdRng::seed_from_u64(5);
-    let several: Entries = long_fences(40).into_iter().map(|(key, value)| (key[..600].to_vec(), value)).collect();
-    for (file, rounds) in [
-        (small(BTREE).0, 6_000),
-        (small(Layout::Hash).0, 6_000),
-        (write(BTREE, &several).0, 200),
-        (write(BTREE, &Entries::new()).0, 500),
-    ] {
+    let several = write(BTREE, &long_fences(30, 15_000)).0;
+    let none = write(BTREE, &Entries::new()).0;
+    for (file, rounds) in [(small(BTREE).0, 6_000), (small(Layout::Hash).0, 6_000), (several, 300), (none, 500)] {
         let mut refused = 0;
         for _ in 0..rounds {
             let mut bad = file.to_vec();
             for _ in 0..rng.random_range(1..4) {
-                // The end, where sizes and places are, more often.
-                let from = if rng.random() { 16 } else { bad.len().saturating_sub(400).max(16) };
-                let at = rng.random_range(from..bad.len());
+                let at = spot(&mut rng, &bad);
                 bad[at] = if rng.random() { rng.random() } else { bad[at] ^ (1 << rng.random_range(0..8)) };
             }
             stranger::seal_again(&mut bad);
@@ -439,24 +451,19 @@ fn hostile_bytes_make_no_panic() {
     }
 }
 
-/// A fence block that is a child of many: going down visits it once, then it is damage.
+/// Fence blocks that share children would make the way down longer with each level.
 #[test]
-fn fence_blocks_that_point_at_the_same_are_refused() {
-    let entries = long_fences(40);
-    let (file, _) = write(BTREE, &entries);
+fn a_fence_block_with_two_parents_is_damage() {
+    let (file, _) = write(BTREE, &long_fences(60, ENTRY_KEY_BYTES_MAX));
+    let frames = stranger::frames(&file);
+    let is_parent = |frame: &&stranger::Frame<'_>| frame.kind == 2 && frame.payload[0] == 1;
+    let parents: Vec<usize> = frames.iter().filter(is_parent).map(|frame| frame.at).collect();
     let mut bad = file.to_vec();
-    let fences: Vec<(usize, u8)> = stranger::frames(&file)
-        .into_iter()
-        .filter(|frame| frame.kind == 2)
-        .map(|frame| (frame.at, frame.payload[0]))
-        .collect();
-    let of_level = |level: u8| fences.iter().filter(move |fence| fence.1 == level).map(|fence| fence.0);
-    let (first, second) = (of_level(1).next().unwrap(), of_level(1).nth(1).unwrap());
-    // The children of the second begin where those of the first do; both have children of one size.
-    let base = first + 10 + 1..first + 10 + 9;
-    bad.copy_within(base, second + 10 + 1);
+    // Where the first child is stands behind the frame's head and the level.
+    bad.copy_within(parents[1] + 11..parents[1] + 19, parents[2] + 11);
     stranger::seal_again(&mut bad);
-    assert!(matches!(read_all(&bad.into()), Err(RunError::Damaged { .. })));
+    let error = read_all(&bad.into()).err();
+    assert!(matches!(error, Some(RunError::Damaged { what: "the order of fence blocks", .. })), "{error:?}");
 }
 
 #[test]
@@ -528,11 +535,11 @@ fn a_merge_ends_with_an_error() {
 #[test]
 fn a_merge_of_random_runs_is_the_merge_of_maps() {
     let mut rng = StdRng::seed_from_u64(6);
-    for sources in [1, 2, 3, 9] {
+    for sources in [1u8, 2, 3, 9] {
         let mut maps: Vec<Entries> = Vec::new();
         for source in 0..sources {
             let mut key = || rng.random_range(0..3_000u64).to_be_bytes().to_vec();
-            maps.push((0..1_000).map(|_| (key(), vec![source as u8, rng_byte(source)])).collect());
+            maps.push((0..1_000).map(|_| (key(), vec![source])).collect());
         }
         let mut expected = Entries::new();
         maps.iter().rev().for_each(|map| expected.extend(map.clone()));
@@ -544,8 +551,4 @@ fn a_merge_of_random_runs_is_the_merge_of_maps() {
         let merged: Vec<(Vec<u8>, Vec<u8>)> = merged.map(|entry| (entry.key, entry.value.to_vec())).collect();
         assert_eq!(merged, expected.into_iter().collect::<Vec<_>>());
     }
-}
-
-fn rng_byte(source: usize) -> u8 {
-    (source * 31) as u8
 }

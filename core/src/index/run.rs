@@ -2,11 +2,11 @@
 //! them and nobody reads all objects to have an index again.
 //!
 //! ```text
-//! header | group | group | ... | fence blocks of level 0 | of level 1 | ... | top fence block | footer | trailer
-//!           └─ block | block | ... | filter                                    └──── the last TAIL_BYTES ─────┘
+//! header | section | section | ... | fence blocks of level 0 | of level 1 | ... | top fence block | footer | trailer
+//!            └─ block | block | ... | filter                                      └─── the last TAIL_BYTES ────┘
 //! ```
-//! A *block* holds entries, a *fence block* the bounds and places of the blocks of a group or of fence blocks one level
-//! below. A *filter* says of a group's blocks which subjects they do not hold. The *subject* of a key is what a lookup
+//! A *block* holds entries, a *fence block* the bounds and offsets of the blocks of a section or of fence blocks one level
+//! below. A *filter* says of a section's blocks which subjects they do not hold. The *subject* of a key is what a lookup
 //! names: in a B+tree run all of the key but a suffix of fixed length, in a hash run the first eight bytes, a hash.
 //! `docs/formats.md` specifies every byte.
 //!
@@ -15,10 +15,10 @@
 //! subjects that are absent.
 //!
 //! Promises:
-//! - Memory of a writer: a block, a filter and the fence blocks, about a thousandth of the run. Of a reader: what it was
-//!   fed. Bytes of strangers make an error, never a panic, and no allocation beyond what was fed.
-//! - The checksum of a block covers the identity of the run and its place, so that bytes of another run or another place
-//!   are refused.
+//! - Memory of a writer: a block, a filter and the fence blocks, for keys of usual length less than a thousandth of the run.
+//!   Of a reader: what it was fed.
+//! - Bytes of strangers make an error or entries, never a panic, and no allocation beyond what was fed and one key.
+//! - The checksum of a block covers the identity of the run and the block's offset: bytes from elsewhere are refused.
 //!
 //! A hash run has the same form. A directory of equal buckets would need no fences, but its buckets fill unevenly and one
 //! frequent hash overflows its own; a fence is cut after the first byte that tells two hashes apart, so the fence block
@@ -43,7 +43,7 @@ pub use self::block::{Block, Entries};
 pub use self::footer::Info;
 pub use self::merge::{Merge, merge};
 pub use self::name::{RUNS_PREFIX, RunName, parse_run_path, run_path};
-pub use self::reader::{BlockPlace, Blocks, Located, Opened, Read, Run};
+pub use self::reader::{BlockAt, Blocks, Located, Opened, Read, Run};
 pub use self::writer::{Header, PushError, Summary, Writer};
 use super::IndexKind;
 

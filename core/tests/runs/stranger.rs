@@ -89,6 +89,21 @@ fn number(bytes: &[u8], at: &mut usize) -> usize {
     }
 }
 
+/// The entries of a block, or of a fence block behind its head.
+fn block_entries(block: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let restarts = u32_at(block, block.len() - 4);
+    let end = block.len() - 4 - 4 * restarts;
+    let (mut at, mut key, mut found) = (0, Vec::new(), Vec::new());
+    while at < end {
+        let (shared, rest, value) = (number(block, &mut at), number(block, &mut at), number(block, &mut at));
+        key.truncate(shared);
+        key.extend_from_slice(&block[at..at + rest]);
+        found.push((key.clone(), block[at + rest..at + rest + value].to_vec()));
+        at += rest + value;
+    }
+    found
+}
+
 /// All entries of a run, from its blocks alone.
 pub fn entries(file: &[u8]) -> BTreeMap<Vec<u8>, Vec<u8>> {
     assert_eq!(&file[..8], b"HFRUN\0\0\0");
@@ -98,20 +113,65 @@ pub fn entries(file: &[u8]) -> BTreeMap<Vec<u8>, Vec<u8>> {
     for frame in frames(file) {
         let crc = frame_crc(identity, frame.at, &file[frame.at..frame.at + 6], frame.payload);
         assert_eq!(u32_at(file, frame.at + 6), crc as usize);
-        if frame.kind != 1 {
-            continue;
-        }
-        let block = frame.payload;
-        let restarts = u32_at(block, block.len() - 4);
-        let end = block.len() - 4 - 4 * restarts;
-        let (mut at, mut key) = (0, Vec::new());
-        while at < end {
-            let (shared, rest, value) = (number(block, &mut at), number(block, &mut at), number(block, &mut at));
-            key.truncate(shared);
-            key.extend_from_slice(&block[at..at + rest]);
-            found.insert(key.clone(), block[at + rest..at + rest + value].to_vec());
-            at += rest + value;
+        if frame.kind == 1 {
+            found.extend(block_entries(frame.payload));
         }
     }
     found
+}
+
+/// Goes down from the fence block that is last: each child is where it should be, holds keys of its bounds, and has a
+/// filter that lets its subjects through. Gives the number of blocks. `subject` is of a key.
+pub fn check_fences(file: &[u8], is_hash: bool, subject: &dyn Fn(&Vec<u8>) -> Vec<u8>) -> usize {
+    let frames: BTreeMap<usize, Frame<'_>> = frames(file).into_iter().map(|frame| (frame.at, frame)).collect();
+    let Some((_, top)) = frames.last_key_value() else { return 0 };
+    let mut blocks = 0;
+    // Each with the bounds of its keys.
+    let mut below = vec![(top, Vec::new(), None::<Vec<u8>>)];
+    while let Some((fences, low, high)) = below.pop() {
+        assert_eq!(fences.kind, 2);
+        let (level, first) = (fences.payload[0], u32_at(fences.payload, 1));
+        let children = block_entries(&fences.payload[21..]);
+        assert_eq!(children[0].0, low);
+        let mut end = first;
+        for (number_of, (fence, value)) in children.iter().enumerate() {
+            let mut at = 0;
+            let [offset, bytes, line, lines] = [(); 4].map(|()| number(value, &mut at));
+            assert_eq!(first + offset, end, "no gap");
+            let child = &frames[&end];
+            end += bytes;
+            assert_eq!(child.payload.len() + 10, bytes);
+            let next = children.get(number_of + 1).map(|child| child.0.clone()).or_else(|| high.clone());
+            if level > 0 {
+                below.push((child, fence.clone(), next));
+                continue;
+            }
+            blocks += 1;
+            assert_eq!(child.kind, 1);
+            let filter = &frames[&u32_at(fences.payload, 9)];
+            assert_eq!((filter.kind, filter.payload.len()), (3, 64 * u32_at(fences.payload, 17)));
+            let filter = &filter.payload[64 * line..64 * (line + lines)];
+            for (key, _) in block_entries(child.payload) {
+                assert!(*fence <= key && next.as_ref().is_none_or(|next| key < *next));
+                assert!(lets_through(filter, is_hash, &subject(&key)), "{key:?}");
+            }
+        }
+    }
+    blocks
+}
+
+fn lets_through(filter: &[u8], is_hash: bool, subject: &[u8]) -> bool {
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let n = match is_hash {
+        true => u64::from_be_bytes(subject.try_into().unwrap()),
+        false => crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, subject),
+    };
+    let mut h = (n ^ (n >> 32)).wrapping_mul(FACTOR);
+    h ^= h >> 29;
+    let line = ((h >> 32) * (filter.len() as u64 / 64)) >> 32;
+    let g = (h ^ (h >> 32)).wrapping_mul(FACTOR);
+    (0..7).all(|i| {
+        let bit = ((g >> (1 + 9 * i)) & 511) as usize;
+        filter[64 * line as usize + bit / 8] >> (bit % 8) & 1 == 1
+    })
 }

@@ -1,4 +1,4 @@
-//! Fence blocks: where the blocks of a group are, or the fence blocks of the level below, and what keys they may hold.
+//! Fence blocks: where the blocks of a section are, or the fence blocks of the level below, and what keys they may hold.
 //!
 //! ```text
 //! payload  level u8 | first byte of the first child u64 | first byte of the filter u64 | lines of the filter u32
@@ -7,7 +7,7 @@
 //! ```
 //! A child is a whole frame, and children follow one another without a gap. A *fence* is not above any key of its child
 //! and above every key of the child before; the first of a level is empty. Of level 0 the children are blocks, and the
-//! group's filter follows them; above it they are fence blocks and have no filter.
+//! section's filter follows them; above it they are fence blocks and have no filter.
 
 use std::ops::Range;
 
@@ -23,7 +23,7 @@ use super::{put_number, take_number, u32_at, u64_at};
 pub(super) const LEVELS_MAX: u8 = 16;
 /// Bytes of a payload at which a fence block ends, once it has [`CHILDREN_MIN`] children.
 pub(super) const FENCE_BYTES: usize = 32 << 10;
-/// Bytes of a filter at which its group ends.
+/// Bytes of a filter at which its section ends.
 pub(super) const FILTER_BYTES: usize = 1 << 20;
 /// Children that a fence block has before it ends because of its size.
 const CHILDREN_MIN: usize = 4;
@@ -49,7 +49,7 @@ impl Child {
         self.at..self.at + u64::from(self.bytes)
     }
 
-    /// Its part of the group's filter.
+    /// Its part of the section's filter.
     pub(super) fn filter<'a>(&self, filter: &'a [u8]) -> &'a [u8] {
         let from = self.line as usize * LINE_BYTES;
         filter.get(from..from + self.lines as usize * LINE_BYTES).unwrap_or_default()
@@ -60,13 +60,13 @@ impl Child {
 #[derive(Debug)]
 pub(super) struct Builder {
     level: u8,
-    base: u64,
+    begin: u64,
     lines: usize,
     first: Vec<u8>,
     fences: block::Builder,
 }
 
-/// A finished fence block. Its own place is only known when its level is written.
+/// A finished fence block. Its own offset is only known when its level is written.
 #[derive(Debug)]
 pub(super) struct Finished {
     /// The fence of its first child, which is its own.
@@ -75,9 +75,9 @@ pub(super) struct Finished {
 }
 
 impl Builder {
-    /// A fence block whose first child will be at `base`.
-    pub(super) fn new(level: u8, base: u64) -> Self {
-        Self { level, base, lines: 0, first: Vec::new(), fences: block::Builder::default() }
+    /// A fence block whose first child will be at `begin`.
+    pub(super) fn new(level: u8, begin: u64) -> Self {
+        Self { level, begin, lines: 0, first: Vec::new(), fences: block::Builder::default() }
     }
 
     /// Adds the child that is at `range`, with as many lines of the filter.
@@ -86,7 +86,7 @@ impl Builder {
             self.first = fence.to_vec();
         }
         let mut value = Vec::new();
-        for number in [range.start - self.base, range.end - range.start, self.lines as u64, lines as u64] {
+        for number in [range.start - self.begin, range.end - range.start, self.lines as u64, lines as u64] {
             put_number(number, &mut value);
         }
         self.fences.push(fence, &value);
@@ -108,7 +108,7 @@ impl Builder {
     /// The fence block. Of level 0, `filter_at` is where the filter is; 0 above.
     pub(super) fn finish(mut self, filter_at: u64) -> Finished {
         let mut payload = vec![self.level];
-        payload.extend_from_slice(&self.base.to_le_bytes());
+        payload.extend_from_slice(&self.begin.to_le_bytes());
         payload.extend_from_slice(&filter_at.to_le_bytes());
         let lines = u32::try_from(self.lines).expect("a filter is at most a few megabytes");
         payload.extend_from_slice(&lines.to_le_bytes());
@@ -122,7 +122,7 @@ impl Builder {
 pub(super) struct Fences {
     pub(super) level: u8,
     payload_bytes: usize,
-    base: u64,
+    begin: u64,
     filter: Range<u64>,
     children: Range<u64>,
     block: Block,
@@ -135,20 +135,20 @@ impl Fences {
     /// What is wrong with it.
     pub(super) fn decode(payload: &Bytes) -> Result<Self, &'static str> {
         const HEAD: &str = "the head of a fence block";
-        let (Some(level), Some(base)) = (payload.first().copied(), u64_at(payload, 1)) else { return Err(HEAD) };
+        let (Some(level), Some(begin)) = (payload.first().copied(), u64_at(payload, 1)) else { return Err(HEAD) };
         let (Some(filter_at), Some(lines)) = (u64_at(payload, 9), u32_at(payload, 17)) else { return Err(HEAD) };
         let block = Block::decode(payload.slice(PREFIX_BYTES..))?;
         if level >= LEVELS_MAX || block.len() > CHILDREN_MAX {
             return Err("the level of a fence block, or the number of its children");
         }
-        let (end, lines_end) = check_children(&block, base, level)?;
+        let (end, lines_end) = check_children(&block, begin, level)?;
         let filter_bytes = if level == 0 { (HEAD_BYTES + lines as usize * LINE_BYTES) as u64 } else { 0 };
         if lines_end != lines || filter_at != if level == 0 { end } else { 0 } {
-            return Err("the place of a filter");
+            return Err("the offset of a filter");
         }
-        let filter_end = filter_at.checked_add(filter_bytes).ok_or("the place of a filter")?;
-        let (filter, children) = (filter_at..filter_end, base..end);
-        Ok(Self { level, payload_bytes: payload.len(), base, filter, children, block })
+        let filter_end = filter_at.checked_add(filter_bytes).ok_or("the offset of a filter")?;
+        let (filter, children) = (filter_at..filter_end, begin..end);
+        Ok(Self { level, payload_bytes: payload.len(), begin, filter, children, block })
     }
 
     /// Bytes of its frame.
@@ -161,7 +161,7 @@ impl Fences {
         self.children.clone()
     }
 
-    /// Where the filter of its group is; empty above level 0.
+    /// Where the filter of its section is; empty above level 0.
     pub(super) fn filter(&self) -> Range<u64> {
         self.filter.clone()
     }
@@ -173,35 +173,35 @@ impl Fences {
 
     /// The child that a cursor is at.
     pub(super) fn child(&self, cursor: &Cursor<'_>) -> Child {
-        child(cursor.value(), self.base).expect("decode read every child")
+        child(cursor.value(), self.begin).expect("decode read every child")
     }
 }
 
 /// Reads every child, so that nobody needs to doubt one later; gives where they end, and the end of their lines.
-fn check_children(block: &Block, base: u64, level: u8) -> Result<(u64, u32), &'static str> {
+fn check_children(block: &Block, begin: u64, level: u8) -> Result<(u64, u32), &'static str> {
     let bytes_max = HEAD_BYTES + if level == 0 { BLOCK_PAYLOAD_MAX } else { FENCE_PAYLOAD_MAX };
-    let (mut end, mut lines_end) = (base, 0u32);
+    let (mut end, mut lines_end) = (begin, 0u32);
     let mut cursor = block.floor(&[]);
     while cursor.advance() {
-        let child = child(cursor.value(), base).ok_or("a child of a fence block")?;
+        let child = child(cursor.value(), begin).ok_or("a child of a fence block")?;
         if child.at != end || child.bytes as usize > bytes_max || child.line != lines_end {
-            return Err("the place of a child of a fence block");
+            return Err("the offset of a child of a fence block");
         }
         if (level == 0) != (child.lines > 0) {
             return Err("the filter of a child of a fence block");
         }
-        end = end.checked_add(u64::from(child.bytes)).ok_or("the place of a child of a fence block")?;
+        end = end.checked_add(u64::from(child.bytes)).ok_or("the offset of a child of a fence block")?;
         lines_end = lines_end.checked_add(child.lines).ok_or("the filter of a child of a fence block")?;
     }
     Ok((end, lines_end))
 }
 
-fn child(value: &[u8], base: u64) -> Option<Child> {
+fn child(value: &[u8], begin: u64) -> Option<Child> {
     let mut at = 0;
     let offset = take_number(value, &mut at)?;
     let mut small = || u32::try_from(take_number(value, &mut at)?).ok();
     let (bytes, line, lines) = (small()?, small()?, small()?);
-    let start = base.checked_add(offset)?;
+    let start = begin.checked_add(offset)?;
     start.checked_add(u64::from(bytes))?;
     (at == value.len()).then_some(Child { at: start, bytes, line, lines })
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! kind u8 | codec u8 | length of the payload u32 | CRC-32C u32 | payload
 //! ```
-//! The checksum is of the index id (u64), the run's revision (u64) and the frame's place in the file (u64), then kind,
+//! The checksum is of the index id (u64), the run's revision (u64) and the frame's offset in the file (u64), then kind,
 //! codec, length and payload: a frame is only valid where it was written.
 
 use bytes::Bytes;
@@ -78,7 +78,7 @@ pub(super) fn seal(whose: Identity, kind: Kind, at: u64, payload: &[u8], out: &m
 /// The payload of the frame that `bytes` are, which were at `at` in the file.
 ///
 /// # Errors
-/// When they are not a whole frame of this kind, or of another run or place.
+/// When they are not a whole frame of this kind, or of another run or offset.
 pub(super) fn open(whose: Identity, expected: Kind, at: u64, bytes: &Bytes) -> Result<Bytes, RunError> {
     let damaged = |what| Err(RunError::Damaged { at, what });
     let (kind, whole) = peek(at, bytes)?;

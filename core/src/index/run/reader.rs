@@ -47,14 +47,14 @@ pub enum Opened {
 
 /// Where a block is in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BlockPlace {
+pub struct BlockAt {
     /// First byte.
     pub at: u64,
     /// Bytes.
     pub bytes: u32,
 }
 
-impl BlockPlace {
+impl BlockAt {
     /// Its bytes in the file.
     #[must_use]
     pub fn range(&self) -> Range<u64> {
@@ -75,7 +75,7 @@ pub enum Located {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blocks {
     /// They, in order; at most [`LOCATED_BLOCKS_MAX`].
-    pub blocks: Vec<BlockPlace>,
+    pub blocks: Vec<BlockAt>,
     /// What is still to be located, by [`Run::locate`].
     pub rest: Option<Interval>,
     /// Filters that would have been asked, had they been in memory.
@@ -88,7 +88,7 @@ pub struct Read {
     /// Bytes of the file.
     pub range: Range<u64>,
     /// The blocks in it, without a gap.
-    pub blocks: Vec<BlockPlace>,
+    pub blocks: Vec<BlockAt>,
 }
 
 impl Blocks {
@@ -96,13 +96,13 @@ impl Blocks {
     #[must_use]
     pub fn reads(&self, bytes_max: u64) -> Vec<Read> {
         let mut reads: Vec<Read> = Vec::new();
-        for place in &self.blocks {
+        for block in &self.blocks {
             match reads.last_mut() {
-                Some(read) if read.range.end == place.at && place.range().end - read.range.start <= bytes_max => {
-                    read.range.end = place.range().end;
-                    read.blocks.push(*place);
+                Some(read) if read.range.end == block.at && block.range().end - read.range.start <= bytes_max => {
+                    read.range.end = block.range().end;
+                    read.blocks.push(*block);
                 }
-                _ => reads.push(Read { range: place.range(), blocks: vec![*place] }),
+                _ => reads.push(Read { range: block.range(), blocks: vec![*block] }),
             }
         }
         reads
@@ -167,7 +167,7 @@ impl Run {
         (in_memory < self.footer_at - held.fences_at).then_some(held.fences_at..self.footer_at)
     }
 
-    /// Filters that are not in memory, of groups whose fence blocks are. They take about a thirtieth of the file.
+    /// Filters that are not in memory, of sections whose fence blocks are. They take about a thirtieth of the file.
     #[must_use]
     pub fn missing_filters(&self) -> Vec<Range<u64>> {
         let filters = self.fences.values().filter(|fences| fences.level == 0).map(Fences::filter);
@@ -207,7 +207,7 @@ impl Run {
         };
         let end = children.end.max(fences.filter().end);
         if at < fences_at || at + bytes > self.footer_at || children.start < within.start || end > within.end {
-            return Err(RunError::Damaged { at, what: "the place of a fence block or of its children" });
+            return Err(RunError::Damaged { at, what: "the offset of a fence block or of its children" });
         }
         self.fences.insert(at, fences);
         Ok(())
@@ -239,7 +239,7 @@ impl Run {
     }
 
     /// Where the entries of a subject are: filters are asked, so that for most absent subjects it is no block at all. A
-    /// subject has one block, or neighbours.
+    /// subject has one block, or several in a row.
     ///
     /// # Errors
     /// When a fence block does not fit the others.
@@ -264,7 +264,7 @@ impl Run {
             && interval.to > held.first
         {
             let top = self.fences.get(&held.top_at);
-            let top = top.ok_or(RunError::Damaged { at: held.top_at, what: "the place of the top fence block" })?;
+            let top = top.ok_or(RunError::Damaged { at: held.top_at, what: "the offset of the top fence block" })?;
             walk.down(top)?;
         }
         Ok(match walk.missing {
@@ -273,13 +273,13 @@ impl Run {
         })
     }
 
-    /// The block at `place`, of which these are the bytes.
+    /// The block that is `at` there, of which these are the bytes.
     ///
     /// # Errors
     /// When they are damaged, or not those of the block.
-    pub fn decode_block(&self, place: &BlockPlace, bytes: &Bytes) -> Result<Block, RunError> {
-        let payload = frame::open(self.info.identity(), Kind::Block, place.at, bytes)?;
-        Block::decode(payload).map_err(|what| RunError::Damaged { at: place.at, what })
+    pub fn decode_block(&self, at: &BlockAt, bytes: &Bytes) -> Result<Block, RunError> {
+        let payload = frame::open(self.info.identity(), Kind::Block, at.at, bytes)?;
+        Block::decode(payload).map_err(|what| RunError::Damaged { at: at.at, what })
     }
 
     /// The blocks of a read, of which these are the bytes.
@@ -288,11 +288,11 @@ impl Run {
     /// When some are damaged, or not those of the blocks.
     pub fn decode_blocks(&self, read: &Read, bytes: &Bytes) -> Result<Vec<Block>, RunError> {
         let mut rest = bytes.clone();
-        let mut block = |place: &BlockPlace| {
-            if rest.len() < place.bytes as usize {
-                return Err(RunError::Damaged { at: place.at, what: "the length of a read" });
+        let mut block = |at: &BlockAt| {
+            if rest.len() < at.bytes as usize {
+                return Err(RunError::Damaged { at: at.at, what: "the length of a read" });
             }
-            self.decode_block(place, &rest.split_to(place.bytes as usize))
+            self.decode_block(at, &rest.split_to(at.bytes as usize))
         };
         read.blocks.iter().map(&mut block).collect()
     }
@@ -344,7 +344,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The filter of a group, when it is to be asked and in memory.
+    /// The filter of a section, when it is to be asked and in memory.
     fn filter(&mut self, fences: &Fences) -> Result<Option<&'a Bytes>, RunError> {
         if fences.level > 0 || self.hash.is_none() {
             return Ok(None);
@@ -371,7 +371,7 @@ impl<'a> Walk<'a> {
         if self.found.blocks.len() == LOCATED_BLOCKS_MAX {
             return self.rest_from(fence);
         }
-        self.found.blocks.push(BlockPlace { at: child.at, bytes: child.bytes });
+        self.found.blocks.push(BlockAt { at: child.at, bytes: child.bytes });
     }
 
     /// Adds a child to those that are missing, when it is their neighbour and they are few enough to be fed at once.

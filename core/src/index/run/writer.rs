@@ -54,7 +54,7 @@ pub enum PushError {
 }
 
 /// Writes a run from entries in ascending order. Finished pieces are appended to the caller's buffer, which it may empty at
-/// any time; it grows by one block at a time, and with a group by its filter.
+/// any time; it grows by one block at a time, and with a section by its filter.
 pub struct Writer {
     header: Header,
     out: Counted,
@@ -63,7 +63,7 @@ pub struct Writer {
     fence: Vec<u8>,
     /// Hashes of the subjects of the block, each once.
     hashes: Vec<u64>,
-    group: fence::Builder,
+    section: fence::Builder,
     filter: Vec<u8>,
     fences: Vec<Finished>,
     first: Option<Vec<u8>>,
@@ -103,7 +103,7 @@ impl Writer {
         counted.add(out, begin);
         Self {
             header,
-            group: fence::Builder::new(0, counted.at),
+            section: fence::Builder::new(0, counted.at),
             out: counted,
             block: block::Builder::default(),
             fence: Vec::new(),
@@ -159,7 +159,7 @@ impl Writer {
     /// Ends the run: appends what is left of it, at most a block, a filter, the fence blocks and the footer.
     pub fn finish(mut self, out: &mut Vec<u8>) -> Summary {
         self.end_block(out);
-        self.end_group(out);
+        self.end_section(out);
         let fences_at = self.out.at;
         let top_at = self.put_fences(out);
         let (layout, first) = (self.header.layout, self.first);
@@ -197,21 +197,21 @@ impl Writer {
         let range = self.out.frame(self.identity(), Kind::Block, &payload, out);
         let lines = filter::build(&self.hashes, &mut self.filter);
         self.hashes.clear();
-        self.group.push(&self.fence, &range, lines);
+        self.section.push(&self.fence, &range, lines);
         self.blocks += 1;
-        if self.group.is_full() {
-            self.end_group(out);
+        if self.section.is_full() {
+            self.end_section(out);
         }
     }
 
-    fn end_group(&mut self, out: &mut Vec<u8>) {
-        if self.group.is_empty() {
+    fn end_section(&mut self, out: &mut Vec<u8>) {
+        if self.section.is_empty() {
             return;
         }
         let range = self.out.frame(self.identity(), Kind::Filter, &self.filter, out);
         self.filter.clear();
-        let group = std::mem::replace(&mut self.group, fence::Builder::new(0, range.end));
-        self.fences.push(group.finish(range.start));
+        let section = std::mem::replace(&mut self.section, fence::Builder::new(0, range.end));
+        self.fences.push(section.finish(range.start));
     }
 
     /// Writes the fence blocks, level by level, and the one that is left alone last: gives where that is.
