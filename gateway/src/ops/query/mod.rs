@@ -9,7 +9,7 @@ use holdfast_core::id::{BucketName, Revision};
 use holdfast_query::sql::{CreateIndex, DropIndex, Error, Kind, Query, Statement};
 
 pub(super) use self::snapshot::shown;
-pub(crate) use self::snapshot::{CallerRepository, CallerSnapshot, answer};
+pub(crate) use self::snapshot::{CallerRepository, answer};
 pub(crate) use self::system::state as index_state;
 use super::Call;
 use super::index::NewIndex;

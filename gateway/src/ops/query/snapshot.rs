@@ -4,7 +4,6 @@
 //! are found by the state of the view and read as blobs are; what was overwritten since is there as long as the bucket's
 //! history window, which is longer than a query may take.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -242,13 +241,13 @@ impl Snapshot for CallerSnapshot {
         table: SystemTable,
         filter: SystemFilter,
     ) -> Result<BoxStream<'static, Result<RecordBatch, QueryError>>, QueryError> {
-        let (gateway, call, at) = (self.gateway.clone(), self.call.clone(), self.at);
         if table == SystemTable::Peers {
-            let peers = system::peers(&gateway, &call).map_err(|error| answer(&error))?;
+            let peers = system::peers(&self.gateway, &self.call).map_err(|error| answer(&error))?;
             return Ok(stream::iter([Ok(peers)]).boxed());
         }
+        let (own, call, at) = (self.clone(), self.call.clone(), self.at);
         let pages = stream::try_unfold(Some(system::Cursor::default()), move |cursor| {
-            let (snapshot, call, filter) = (self.clone(), call.clone(), filter.clone());
+            let (snapshot, call, filter) = (own.clone(), call.clone(), filter.clone());
             async move {
                 let Some(cursor) = cursor else { return Ok(None) };
                 let page = snapshot.look(move |view| system::page(view, &call, table, &filter, at, cursor)).await?;
@@ -348,5 +347,3 @@ pub(crate) fn answer(error: &Error) -> QueryError {
     QueryError { kind, code, message }
 }
 
-/// User metadata or tags in the order of their names.
-pub(super) type Texts = BTreeMap<String, String>;
