@@ -200,7 +200,7 @@ mod tests {
         let lines = "{\"a\":1,\"b\":\"x,\\\"y\\\"\",\"c\":[1,null]}\n{\"a\":null,\"b\":\"\",\"c\":null}\n";
         check(vec![Ok(batch())], Format::Ndjson, lines);
         check(vec![], Format::Ndjson, "");
-        let rows = "1,\"x,\"\"y\"\"\",\"[1,null]\"\n,\"\",\n";
+        let rows = "1,\"x,\"\"y\"\"\",\"[1,null]\"\n,,\n";
         check(vec![Ok(batch()), Ok(batch())], Format::Csv, &format!("a,b,c\n{rows}{rows}"));
         check(vec![], Format::Csv, "a,b,c\n");
         let (bytes, _) = encoded(vec![Ok(batch())], Format::Arrow);

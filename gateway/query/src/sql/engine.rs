@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arrow::datatypes::SchemaRef;
-use arrow::record_batch::RecordBatch;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::execution::TaskContext;
 use datafusion::execution::context::SessionState;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
@@ -266,7 +266,7 @@ impl Query {
     /// Columns of the result.
     #[must_use]
     pub fn schema(&self) -> SchemaRef {
-        self.plan.schema()
+        plain_schema(&self.plan.schema())
     }
 
     /// The revision that it reads at.
@@ -318,10 +318,12 @@ impl Query {
             1 => Arc::clone(&self.plan),
             _ => InOrderExec::new(Arc::clone(&self.plan), None),
         };
+        let schema = self.schema();
         let mut rows = plan.execute(0, Arc::clone(&self.context))?;
         let bytes_max = self.shared.limits.result_bytes_max;
         let mut bytes = 0;
         while let Some(batch) = rows.try_next().await? {
+            let batch = plain_batch(&batch, &schema)?;
             bytes += size(&batch)?;
             if bytes > bytes_max {
                 let message = format!("the result has more than the {bytes_max} bytes that one may have");
@@ -335,6 +337,38 @@ impl Query {
         drop(self.permit);
         Ok(())
     }
+}
+
+/// The schema with plain text, where the engine computes with views: not every client knows those.
+fn plain_schema(schema: &SchemaRef) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| plain_field(field));
+    Arc::new(Schema::new(fields.collect::<Vec<FieldRef>>()))
+}
+
+fn plain_field(field: &FieldRef) -> FieldRef {
+    Arc::new(Field::new(field.name(), plain_type(field.data_type()), field.is_nullable()))
+}
+
+fn plain_type(kind: &DataType) -> DataType {
+    match kind {
+        DataType::Utf8View => DataType::Utf8,
+        DataType::BinaryView => DataType::Binary,
+        DataType::List(item) => DataType::List(plain_field(item)),
+        DataType::LargeList(item) => DataType::LargeList(plain_field(item)),
+        DataType::FixedSizeList(item, length) => DataType::FixedSizeList(plain_field(item), *length),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain_field).collect()),
+        DataType::Map(entries, sorted) => DataType::Map(plain_field(entries), *sorted),
+        DataType::Dictionary(_, values) => plain_type(values),
+        kind => kind.clone(),
+    }
+}
+
+fn plain_batch(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Error> {
+    let columns = batch.columns().iter().zip(schema.fields());
+    let columns = columns.map(|(column, field)| arrow::compute::cast(column, field.data_type()));
+    let columns = columns.collect::<Result<Vec<_>, _>>().map_err(super::of_arrow)?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(super::of_arrow)
 }
 
 /// Bytes of the rows of a batch, whatever buffers it shares.

@@ -94,9 +94,25 @@ impl From<DataFusionError> for Error {
         // The chain of a planner's error repeats itself; a defect keeps its chain for the log only.
         let message = match kind {
             Kind::Internal => "the query failed by a defect of the engine".to_owned(),
-            _ => error.find_root().strip_backtrace(),
+            _ => shown(error.find_root()),
         };
         Self { kind, code, message, position, source: Some(Arc::new(error)) }
+    }
+}
+
+/// The message without the name of its layer.
+fn shown(error: &DataFusionError) -> String {
+    match error {
+        DataFusionError::ArrowError(inner, _) => match inner.as_ref() {
+            ArrowError::CastError(text)
+            | ArrowError::ComputeError(text)
+            | ArrowError::ParseError(text)
+            | ArrowError::InvalidArgumentError(text)
+            | ArrowError::ArithmeticOverflow(text) => text.clone(),
+            other => other.to_string(),
+        },
+        DataFusionError::ParquetError(inner) => inner.to_string(),
+        other => other.strip_backtrace(),
     }
 }
 
@@ -134,6 +150,10 @@ fn classify(error: &DataFusionError) -> (Kind, &'static str) {
         DataFusionError::ResourcesExhausted(_) => (Kind::Unavailable, "ResourcesExhausted"),
         DataFusionError::ArrowError(inner, _) => match inner.as_ref() {
             ArrowError::IoError(..) | ArrowError::MemoryError(_) => (Kind::Internal, "InternalError"),
+            ArrowError::DivideByZero
+            | ArrowError::ArithmeticOverflow(_)
+            | ArrowError::ComputeError(_)
+            | ArrowError::CastError(_) => (Kind::Invalid, "InvalidQuery"),
             _ => (Kind::Invalid, "InvalidData"),
         },
         DataFusionError::ParquetError(_) => (Kind::Invalid, "InvalidData"),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef};
 use bytes::Bytes;
 use datafusion::common::Result as EngineResult;
 use datafusion::config::TableParquetOptions;
@@ -294,11 +294,6 @@ fn cut(reads: &[(u64, Bytes)], range: &Range<u64>) -> Bytes {
     let (start, bytes) = &reads[place];
     let offset = |at: u64| usize::try_from(at - start).expect("a read fits into memory");
     bytes.slice(offset(range.start)..offset(range.end))
-}
-
-/// The schema of columns.
-pub(super) fn schema(columns: Vec<FieldRef>) -> SchemaRef {
-    Arc::new(Schema::new(columns))
 }
 
 #[cfg(test)]

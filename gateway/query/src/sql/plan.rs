@@ -43,7 +43,7 @@ pub(super) async fn plan(
     let objects = Arc::new(MemorySchemaProvider::new());
     let system = Arc::new(MemorySchemaProvider::new());
     let mut known = Known::default();
-    for reference in &references {
+    for reference in references.iter().filter(|reference| !tables.functions.contains(reference.table())) {
         let table = table_of(reference, &tables)?;
         let snapshot = views.at(table.at).await?;
         let provider: Arc<dyn TableProvider> = match table.source {

@@ -105,8 +105,6 @@ fn set(options: &mut ConfigOptions) {
     // Rows keep the order of their keys: nothing is dealt out round robin, and scans are shared out by us.
     options.optimizer.enable_round_robin_repartition = false;
     options.optimizer.repartition_file_scans = false;
-    // Text is computed as views; clients get plain text.
-    options.optimizer.expand_views_at_output = true;
     options.execution.parquet.pushdown_filters = true;
     options.execution.parquet.reorder_filters = true;
 }

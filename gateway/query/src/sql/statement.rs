@@ -319,7 +319,6 @@ mod tests {
             "SELECT * FROM (SELECT 1 INTO a) b",
             "PREPARE a AS SELECT 1",
             "BEGIN",
-            "TABLE a",
         ] {
             check(sql, "NotImplemented");
         }
@@ -330,6 +329,7 @@ mod tests {
             "SELECT 1; SELECT 2",
             "SELECT 'a",
             "SELECT 1)",
+            "TABLE a",
             "SELECT * FROM a AS OF REVISION x",
             "CREATE EXTERNAL TABLE a STORED AS CSV LOCATION '/etc/passwd'",
             "SELECT * FROM a AS OF TIMESTAMP 'now'",
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn an_error_says_where() {
-        let error = parse("SELECT a\nFROM b WHERE WHERE").unwrap_err();
+        let error = parse("SELECT a\nFROM b WHERE ,").unwrap_err();
         assert_eq!(error.position.map(|position| position.line), Some(2));
     }
 }

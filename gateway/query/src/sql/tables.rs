@@ -38,6 +38,8 @@ pub(super) struct Table {
 pub(super) struct Tables {
     pub(super) named: HashMap<String, Table>,
     pub(super) at: Option<AsOf>,
+    /// Functions of the engine, such as `generate_series`, which are no tables.
+    pub(super) functions: HashSet<String>,
 }
 
 /// What a plain name of a table stands for.
@@ -122,6 +124,7 @@ impl Take {
         let source = match (args.as_ref(), idents.as_slice()) {
             (Some(args), [function]) => {
                 let Some(source) = of_function(&normal(function), args).map_err(|error| error.at(place))? else {
+                    self.tables.functions.insert(normal(function));
                     return Ok(());
                 };
                 source

@@ -269,7 +269,9 @@ async fn sampled(
 fn shaped(mut members: Members, format: &Format, options: &Options) -> Result<Schema, Error> {
     if options.all_text {
         let names: Vec<String> = members.names().map(str::to_owned).collect();
-        names.iter().for_each(|name| drop(members.set(name, Shape::Text)));
+        for name in &names {
+            members.set(name, Shape::Text);
+        }
     }
     for (name, shape) in &options.types {
         if *shape == Shape::Mixed && *format != Format::Json {

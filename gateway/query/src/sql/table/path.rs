@@ -208,7 +208,7 @@ fn of_hits(table: &ObjectTable, candidate: &Candidate, hits: Hits) -> Path {
     Path {
         bytes: selected.iter().map(Selected::bytes).sum(),
         partial: true,
-        how: format!("index {} ({kind}), intervals={}", candidate.index.name, candidate.intervals.len()),
+        how: format!("index {} ({kind}) intervals={}", candidate.index.name, candidate.intervals.len()),
         objects_all,
         bytes_all,
         selected,
