@@ -468,9 +468,9 @@ mod tests {
             Filter::parse(text).unwrap().intervals(&index(expressions)).map(|intervals| intervals.len())
         };
         let state = Expression::Tag("state".into());
-        assert_eq!(found("tags['state'] = 'open' AND size > 5", &[state.clone()]), Some(1));
+        assert_eq!(found("tags['state'] = 'open' AND size > 5", std::slice::from_ref(&state)), Some(1));
         assert_eq!(found("tags['state'] = 'open' AND size > 5", &[state.clone(), Expression::Size]), Some(4));
-        assert_eq!(found("tags['state'] = 'open' OR size > 5", &[state.clone()]), None);
+        assert_eq!(found("tags['state'] = 'open' OR size > 5", std::slice::from_ref(&state)), None);
         assert_eq!(found("size BETWEEN 1 AND 5", &[Expression::Size]), Some(4));
         assert_eq!(found("NOT size = 1", &[Expression::Size]), None);
         assert_eq!(found("key LIKE 'a%'", &[Expression::Key]), Some(4));

@@ -23,6 +23,21 @@ use crate::backend::{BackendUrl, Credentials};
 use crate::blobs::Incoming;
 use crate::gateway::Options;
 
+fn queries(data: &std::path::Path) -> holdfast_query::sql::Limits {
+    holdfast_query::sql::Limits {
+        threads: std::num::NonZeroUsize::MIN,
+        memory_bytes: 64 << 20,
+        spill_dir: data.join("spill"),
+        spill_bytes_max: 64 << 20,
+        cache_bytes: 1 << 20,
+        concurrent_max: 2,
+        queue_max: 8,
+        time_max: std::time::Duration::from_secs(60),
+        scan_bytes_max: 1 << 30,
+        result_bytes_max: 1 << 30,
+    }
+}
+
 struct Node {
     gateway: Gateway,
     _data: tempfile::TempDir,
@@ -39,6 +54,7 @@ impl Node {
             cache_bytes: 8 << 20,
             inline_bytes: 1024,
             peers: None,
+            queries: queries(data.path()),
         };
         let node = Self { gateway: Gateway::start(options).await.unwrap(), _data: data };
         node.gateway.create_bucket(&root(), &bucket()).await.unwrap();

@@ -317,7 +317,7 @@ fn resolve(expr: &Expr, names: &Names<'_>) -> Option<Resolved> {
                 };
                 let key = resolve(of, names)?;
                 (key.of == Expression::Key && slash.try_as_str()?? == "/")
-                    .then(|| Resolved { of: Expression::KeyPart(part), ..key })
+                    .then_some(Resolved { of: Expression::KeyPart(part), ..key })
             }
             _ => None,
         },

@@ -162,7 +162,7 @@ impl Engine {
         let tree = match statement::parse(sql)? {
             Parsed::CreateIndex(create) => return Ok(Statement::CreateIndex(create)),
             Parsed::DropIndex(remove) => return Ok(Statement::DropIndex(remove)),
-            Parsed::Query(tree) => tree,
+            Parsed::Query(tree) => *tree,
         };
         let permit = self.shared.admit(deadline).await?;
         let progress = Arc::new(Progress::default());
@@ -236,6 +236,7 @@ impl Shared {
         let (stop, time_max) = (self.stop.clone(), self.limits.time_max);
         let bounded = async move {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => Err(stopped()),
                 done = tokio::time::timeout_at(deadline, work) => done.unwrap_or_else(|_| Err(late(time_max))),
             }
@@ -316,7 +317,7 @@ impl Query {
     async fn deliver(self, sender: mpsc::Sender<RecordBatch>) -> Result<(), Error> {
         let plan = match self.plan.output_partitioning().partition_count() {
             1 => Arc::clone(&self.plan),
-            _ => InOrderExec::new(Arc::clone(&self.plan), None),
+            _ => InOrderExec::over(Arc::clone(&self.plan), None),
         };
         let schema = self.schema();
         let mut rows = plan.execute(0, Arc::clone(&self.context))?;
@@ -341,7 +342,7 @@ impl Query {
 
 /// The schema with plain text, where the engine computes with views: not every client knows those.
 fn plain_schema(schema: &SchemaRef) -> SchemaRef {
-    let fields = schema.fields().iter().map(|field| plain_field(field));
+    let fields = schema.fields().iter().map(plain_field);
     Arc::new(Schema::new(fields.collect::<Vec<FieldRef>>()))
 }
 

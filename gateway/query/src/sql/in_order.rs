@@ -43,7 +43,7 @@ impl PhysicalOptimizerRule for InOrder {
             let replaced = plan
                 .downcast_ref::<CoalescePartitionsExec>()
                 .filter(|merge| ordered(merge.input()))
-                .map(|merge| InOrderExec::new(Arc::clone(merge.input()), merge.fetch()));
+                .map(|merge| InOrderExec::over(Arc::clone(merge.input()), merge.fetch()));
             Ok(match replaced {
                 Some(plan) => Transformed::yes(plan),
                 None => Transformed::no(plan),
@@ -80,7 +80,7 @@ pub(super) struct InOrderExec {
 }
 
 impl InOrderExec {
-    pub(super) fn new(input: Arc<dyn ExecutionPlan>, fetch: Option<usize>) -> Arc<dyn ExecutionPlan> {
+    pub(super) fn over(input: Arc<dyn ExecutionPlan>, fetch: Option<usize>) -> Arc<dyn ExecutionPlan> {
         let mut equivalence = input.equivalence_properties().clone();
         equivalence.clear_orderings();
         equivalence.clear_per_partition_constants();
@@ -116,14 +116,14 @@ impl ExecutionPlan for InOrderExec {
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         match children.pop() {
-            Some(input) => Ok(Self::new(input, self.fetch)),
+            Some(input) => Ok(Self::over(input, self.fetch)),
             None => Err(DataFusionError::Internal("InOrderExec has one input".to_owned())),
         }
     }
 
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         match children.pop() {
-            Some(input) => Ok(Self::new(input, self.fetch)),
+            Some(input) => Ok(Self::over(input, self.fetch)),
             None => Err(DataFusionError::Internal("InOrderExec has one input".to_owned())),
         }
     }
@@ -143,7 +143,10 @@ impl ExecutionPlan for InOrderExec {
             Queued { input: Arc::clone(&self.input), context, begun: 0, partitions, waiting: VecDeque::new(), ahead };
         let state = (queued, None::<SendableRecordBatchStream>, self.fetch.unwrap_or(usize::MAX));
         let rows = stream::try_unfold(state, |(mut queued, mut current, left)| async move {
-            while left > 0 {
+            if left == 0 {
+                return Ok(None);
+            }
+            loop {
                 if current.is_none() {
                     current = queued.next()?;
                 }

@@ -25,7 +25,7 @@ pub(super) struct RepositoryExec {
 }
 
 impl RepositoryExec {
-    pub(super) fn new(source: Arc<dyn DataSource>, path: String) -> Arc<dyn ExecutionPlan> {
+    pub(super) fn over(source: Arc<dyn DataSource>, path: String) -> Arc<dyn ExecutionPlan> {
         Arc::new(Self { inner: Arc::new(DataSourceExec::new(source)), path: path.into() })
     }
 

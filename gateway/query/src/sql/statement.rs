@@ -28,7 +28,7 @@ const NESTING_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) enum Parsed {
     /// Rows.
-    Query(Tree),
+    Query(Box<Tree>),
     /// A new index.
     CreateIndex(CreateIndex),
     /// An index less.
@@ -84,7 +84,7 @@ pub(super) fn parse(sql: &str) -> Result<Parsed, Error> {
     let mentioned = mentioned(&tokens);
     let statement = parse_tree(tokens)?;
     reads(&statement)?;
-    Ok(Parsed::Query(Tree { statement, moments, mentioned }))
+    Ok(Parsed::Query(Box::new(Tree { statement, moments, mentioned })))
 }
 
 fn mentioned(tokens: &[TokenWithSpan]) -> Vec<String> {
@@ -161,12 +161,10 @@ fn bounded(tokens: &[TokenWithSpan]) -> Result<(), Error> {
             Token::LParen | Token::LBracket | Token::LBrace => chains.push(0),
             Token::RParen | Token::RBracket | Token::RBrace => drop(chains.pop()),
             Token::Comma => *chain = 0,
-            Token::Word(Word { keyword, .. }) => match keyword {
-                Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT | Keyword::JOIN | Keyword::MINUS => {
-                    chain_words += 1;
-                }
-                _ => {}
-            },
+            Token::Word(Word {
+                keyword: Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT | Keyword::JOIN | Keyword::MINUS,
+                ..
+            }) => chain_words += 1,
             _ => {}
         }
         if chain_words > CHAIN_WORDS_MAX {
@@ -278,7 +276,7 @@ mod tests {
 
     fn tree(sql: &str) -> Tree {
         match parse(sql).unwrap() {
-            Parsed::Query(tree) => tree,
+            Parsed::Query(tree) => *tree,
             other => panic!("{other:?}"),
         }
     }

@@ -35,87 +35,118 @@ pub(super) fn system_table(name: &str) -> Option<SystemTable> {
     })
 }
 
+/// The type of a column.
+#[derive(Clone, Copy)]
+enum Kind {
+    Text,
+    Number,
+    Flag,
+    Time,
+    Texts,
+    Map,
+}
+
+/// A column: its name, its type, and whether it may be null.
+type Column = (&'static str, Kind, bool);
+
+const VERSIONS: &[Column] = &[
+    ("bucket", Kind::Text, false),
+    ("key", Kind::Text, false),
+    ("version_id", Kind::Text, true),
+    ("revision", Kind::Number, false),
+    ("is_latest", Kind::Flag, false),
+    ("is_delete_marker", Kind::Flag, false),
+    ("size", Kind::Number, true),
+    ("etag", Kind::Text, true),
+    ("sha256", Kind::Text, true),
+    ("created", Kind::Time, true),
+    ("last_modified", Kind::Time, false),
+    ("content_type", Kind::Text, true),
+    ("metadata", Kind::Map, false),
+    ("tags", Kind::Map, false),
+    ("location", Kind::Text, true),
+];
+
+const BUCKETS: &[Column] = &[
+    ("bucket", Kind::Text, false),
+    ("id", Kind::Number, false),
+    ("created", Kind::Time, false),
+    ("versioning", Kind::Text, false),
+    ("objects", Kind::Number, true),
+    ("bytes", Kind::Number, true),
+];
+
+const INDEXES: &[Column] = &[
+    ("bucket", Kind::Text, false),
+    ("prefix", Kind::Text, false),
+    ("name", Kind::Text, false),
+    ("id", Kind::Number, false),
+    ("kind", Kind::Text, false),
+    ("is_unique", Kind::Flag, false),
+    ("expressions", Kind::Texts, false),
+    ("state", Kind::Text, false),
+    ("objects", Kind::Number, false),
+    ("entries", Kind::Number, false),
+    ("pending", Kind::Number, false),
+    ("unparsed", Kind::Number, false),
+    ("bytes", Kind::Number, false),
+];
+
+const LOCKS: &[Column] = &[
+    ("name", Kind::Text, false),
+    ("mode", Kind::Text, false),
+    ("state", Kind::Text, false),
+    ("owner", Kind::Text, true),
+    ("lease", Kind::Text, false),
+    ("token", Kind::Number, true),
+    ("ttl_ms", Kind::Number, false),
+];
+
+const EVENTS: &[Column] = &[
+    ("revision", Kind::Number, false),
+    ("ordinal", Kind::Number, false),
+    ("time", Kind::Time, false),
+    ("kind", Kind::Text, false),
+    ("bucket", Kind::Text, false),
+    ("key", Kind::Text, true),
+    ("version_id", Kind::Text, true),
+    ("size", Kind::Number, true),
+    ("etag", Kind::Text, true),
+];
+
+const PEERS: &[Column] = &[
+    ("node", Kind::Text, false),
+    ("address", Kind::Text, true),
+    ("role", Kind::Text, false),
+    ("is_leader", Kind::Flag, false),
+    ("is_reachable", Kind::Flag, true),
+    ("applied", Kind::Number, true),
+];
+
 /// The columns of a system table, in which [`Snapshot::system`] delivers its rows. Times are in milliseconds and UTC;
 /// `metadata` and `tags` are of [`map_type`].
 #[must_use]
 pub fn system_schema(table: SystemTable) -> SchemaRef {
-    let (text, number, flag) = (DataType::Utf8, DataType::Int64, DataType::Boolean);
-    let time = DataType::Timestamp(TimeUnit::Millisecond, Some("+00:00".into()));
-    let texts = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
-    let columns: Vec<(&str, &DataType, bool)> = match table {
-        SystemTable::Versions => vec![
-            ("bucket", &text, false),
-            ("key", &text, false),
-            ("version_id", &text, true),
-            ("revision", &number, false),
-            ("is_latest", &flag, false),
-            ("is_delete_marker", &flag, false),
-            ("size", &number, true),
-            ("etag", &text, true),
-            ("sha256", &text, true),
-            ("created", &time, true),
-            ("last_modified", &time, false),
-            ("content_type", &text, true),
-        ],
-        SystemTable::Buckets => vec![
-            ("bucket", &text, false),
-            ("id", &number, false),
-            ("created", &time, false),
-            ("versioning", &text, false),
-            ("objects", &number, true),
-            ("bytes", &number, true),
-        ],
-        SystemTable::Indexes => vec![
-            ("bucket", &text, false),
-            ("prefix", &text, false),
-            ("name", &text, false),
-            ("id", &number, false),
-            ("kind", &text, false),
-            ("is_unique", &flag, false),
-            ("expressions", &texts, false),
-            ("state", &text, false),
-            ("objects", &number, false),
-            ("entries", &number, false),
-            ("pending", &number, false),
-            ("unparsed", &number, false),
-        ],
-        SystemTable::Locks => vec![
-            ("name", &text, false),
-            ("mode", &text, false),
-            ("state", &text, false),
-            ("owner", &text, true),
-            ("lease", &text, false),
-            ("token", &number, true),
-            ("ttl_ms", &number, false),
-        ],
-        SystemTable::Events => vec![
-            ("revision", &number, false),
-            ("ordinal", &number, false),
-            ("time", &time, false),
-            ("kind", &text, false),
-            ("bucket", &text, false),
-            ("key", &text, true),
-            ("version_id", &text, true),
-            ("size", &number, true),
-            ("etag", &text, true),
-        ],
-        SystemTable::Peers => vec![
-            ("node", &text, false),
-            ("address", &text, true),
-            ("role", &text, false),
-            ("is_leader", &flag, false),
-            ("is_reachable", &flag, true),
-            ("applied", &number, true),
-        ],
+    let columns = match table {
+        SystemTable::Versions => VERSIONS,
+        SystemTable::Buckets => BUCKETS,
+        SystemTable::Indexes => INDEXES,
+        SystemTable::Locks => LOCKS,
+        SystemTable::Events => EVENTS,
+        SystemTable::Peers => PEERS,
     };
-    let mut fields: Vec<Field> =
-        columns.into_iter().map(|(name, kind, nullable)| Field::new(name, kind.clone(), nullable)).collect();
-    if table == SystemTable::Versions {
-        fields.push(Field::new("metadata", map_type(), false));
-        fields.push(Field::new("tags", map_type(), false));
-        fields.push(Field::new("location", DataType::Utf8, true));
-    }
-    Arc::new(Schema::new(fields))
+    let field = |(name, kind, nullable): &Column| {
+        let kind = match kind {
+            Kind::Text => DataType::Utf8,
+            Kind::Number => DataType::Int64,
+            Kind::Flag => DataType::Boolean,
+            Kind::Time => DataType::Timestamp(TimeUnit::Millisecond, Some("+00:00".into())),
+            Kind::Texts => DataType::List(Arc::new(Field::new("item", DataType::Utf8, true))),
+            Kind::Map => map_type(),
+        };
+        Field::new(*name, kind, *nullable)
+    };
+    Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<Field>>()))
 }
 
 /// A system table at one revision.
@@ -184,7 +215,7 @@ impl TableProvider for System {
             projection: projection.cloned(),
             schema,
         };
-        Ok(RepositoryExec::new(Arc::new(source), path))
+        Ok(RepositoryExec::over(Arc::new(source), path))
     }
 }
 

@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn each_refusal_has_the_code_that_aws_gives() {
-        let table: [(Refusal, &str, u16); 35] = [
+        let table: [(Refusal, &str, u16); 40] = [
             (Refusal::NoSuchBucket, "NoSuchBucket", 404),
             (Refusal::BucketExists, "BucketAlreadyOwnedByYou", 409),
             (Refusal::BucketNotEmpty, "BucketNotEmpty", 409),

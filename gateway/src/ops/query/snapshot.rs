@@ -124,19 +124,6 @@ impl CallerSnapshot {
         self.call.on_bucket(action, &bucket).map_err(|error| answer(&error))
     }
 
-    /// The version of a key in this view, for whoever may get it.
-    pub(crate) async fn object(&self, bucket: &str, key: &str) -> Result<Arc<ObjectVersion>, QueryError> {
-        let permit = self.on_object(bucket, key)?;
-        let at = self.at;
-        let found = self
-            .look(move |view| {
-                let found = view.find(&permit, None, at)?;
-                if found.row.version.is_none() { Err(Refusal::NoSuchKey.into()) } else { Ok(found) }
-            })
-            .await?;
-        Ok(Arc::new(shown(&found)))
-    }
-
     fn on_object(&self, bucket: &str, key: &str) -> Result<Permit, QueryError> {
         let bucket: BucketName = bucket.parse().map_err(|_| no_such_bucket())?;
         let key: ObjectKey = key.parse().map_err(|_| answer(&Refusal::NoSuchKey.into()))?;
@@ -346,4 +333,3 @@ pub(crate) fn answer(error: &Error) -> QueryError {
     };
     QueryError { kind, code, message }
 }
-
