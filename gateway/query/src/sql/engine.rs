@@ -236,6 +236,7 @@ impl Shared {
         let (stop, time_max) = (self.stop.clone(), self.limits.time_max);
         let bounded = async move {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => Err(stopped()),
                 done = tokio::time::timeout_at(deadline, work) => done.unwrap_or_else(|_| Err(late(time_max))),
             }

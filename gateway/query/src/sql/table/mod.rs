@@ -258,7 +258,14 @@ impl ObjectTable {
             if let Some(ranges) = &selected.ranges {
                 file = file.with_extension(parquet::access(&footer, ranges));
             }
-            let statistics = DFParquetMetadata::statistics_from_parquet_metadata(&footer, &self.content)?;
+            let mut statistics = DFParquetMetadata::statistics_from_parquet_metadata(&footer, &self.content)?;
+            for (column, field) in statistics.column_statistics.iter_mut().zip(self.content.fields()) {
+                // Footers leave NaN out of their bounds, so that these decide nothing.
+                if field.data_type().is_floating() {
+                    column.min_value = std::mem::take(&mut column.min_value).to_inexact();
+                    column.max_value = std::mem::take(&mut column.max_value).to_inexact();
+                }
+            }
             file = file.with_statistics(Arc::new(statistics));
         }
         Ok(file.with_extension(ObjectOf(object)))
