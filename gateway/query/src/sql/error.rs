@@ -93,6 +93,10 @@ impl From<DataFusionError> for Error {
         let (kind, code) = classify(error.find_root());
         // The chain of a planner's error repeats itself; a defect keeps its chain for the log only.
         let message = match kind {
+            // What the engine says of it speaks of settings that nobody can make here.
+            _ if code == "ResourcesExhausted" => {
+                "the query needs more memory, and room on the disk, than queries have here".to_owned()
+            }
             Kind::Internal => "the query failed by a defect of the engine".to_owned(),
             _ => shown(error.find_root()),
         };
@@ -147,9 +151,12 @@ fn classify(error: &DataFusionError) -> (Kind, &'static str) {
             (Kind::Invalid, "InvalidSql")
         }
         DataFusionError::NotImplemented(_) => (Kind::Invalid, "NotImplemented"),
-        DataFusionError::ResourcesExhausted(_) => (Kind::Unavailable, "ResourcesExhausted"),
+        DataFusionError::ResourcesExhausted(_) | DataFusionError::IoError(_) => {
+            (Kind::Unavailable, "ResourcesExhausted")
+        }
         DataFusionError::ArrowError(inner, _) => match inner.as_ref() {
-            ArrowError::IoError(..) | ArrowError::MemoryError(_) => (Kind::Internal, "InternalError"),
+            // The one thing that the engine does with files is to spill rows.
+            ArrowError::IoError(..) | ArrowError::MemoryError(_) => (Kind::Unavailable, "ResourcesExhausted"),
             ArrowError::DivideByZero
             | ArrowError::ArithmeticOverflow(_)
             | ArrowError::ComputeError(_)

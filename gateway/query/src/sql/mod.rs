@@ -13,6 +13,7 @@
 //! Absent: statements that write, settings, access to files, to the network and to the environment.
 
 mod attribute;
+mod bounded;
 mod columns;
 mod constraint;
 mod ddl;
@@ -33,6 +34,7 @@ mod system;
 mod table;
 mod tables;
 mod text;
+mod yielding;
 
 pub use self::attribute::{map_builder, map_type};
 pub use self::ddl::{CreateIndex, DropIndex};

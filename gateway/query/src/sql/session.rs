@@ -18,8 +18,10 @@ use datafusion::prelude::SessionConfig;
 use url::Url;
 
 use super::Limits;
+use super::bounded::bounded;
 use super::in_order::InOrder;
 use super::text::BATCH_ROWS;
+use super::yielding::Yielding;
 
 /// Where names of tables are looked up.
 pub(super) const CATALOG: &str = "repository";
@@ -80,7 +82,8 @@ pub(super) fn session(limits: &Limits, runtime: Arc<RuntimeEnv>) -> Result<Sessi
         .with_target_partitions(limits.threads.get())
         .with_batch_size(BATCH_ROWS);
     set(config.options_mut());
-    let pure = SessionStateDefaults::default_scalar_functions().into_iter().filter(|function| is_pure(function));
+    let pure =
+        SessionStateDefaults::default_scalar_functions().into_iter().filter(|function| is_pure(function)).map(bounded);
     let mut state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
@@ -91,6 +94,7 @@ pub(super) fn session(limits: &Limits, runtime: Arc<RuntimeEnv>) -> Result<Sessi
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_table_function_list(SessionStateDefaults::default_table_functions())
         .with_physical_optimizer_rule(Arc::new(InOrder))
+        .with_physical_optimizer_rule(Arc::new(Yielding))
         .build();
     datafusion_functions_json::register_all(&mut state)?;
     Ok(state)
