@@ -396,7 +396,7 @@ mod tests {
         };
         let text = |text: &str| Key::Text(text.to_owned());
         check(col("city").eq(lit("Bern")), one("city", Wanted::Equal(vec![text("Bern")])));
-        check(col("city").eq(lit("10")), one("city", Wanted::Equal(vec![Key::Number(10.0)])));
+        check(col("city").eq(lit("10")), one("city", Wanted::Equal(vec![Key::Integer(10)])));
         check(lit(3_i64).eq(col("n")), one("n", Wanted::Equal(vec![Key::Number(3.0)])));
         check(
             col("n").gt(lit(3_i64)).and(col("n").lt_eq(lit(9_i64))),

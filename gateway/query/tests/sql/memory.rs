@@ -127,6 +127,7 @@ impl Memory {
             entries: 0,
             pending: 0,
             unparsed: 0,
+            bytes: 0,
         });
     }
 

@@ -104,6 +104,7 @@ fn indexes(memory: &Memory) -> RecordBatch {
         zero(),
         zero(),
         zero(),
+        zero(),
     ];
     RecordBatch::try_new(system_schema(SystemTable::Indexes), columns).unwrap()
 }
