@@ -105,13 +105,6 @@ impl Memory {
         self.states.insert(revision, Arc::new(state));
     }
 
-    pub fn delete(&mut self, path: &str) {
-        let (bucket, key) = path.split_once('/').unwrap();
-        let (revision, mut state) = self.next();
-        state.objects.remove(&(bucket.to_owned(), key.to_owned()));
-        self.states.insert(revision, Arc::new(state));
-    }
-
     pub fn index(&mut self, name: &str, place: &str, kind: IndexKind, expressions: Vec<Expression>) {
         let (bucket, prefix) = place.split_once('/').unwrap();
         self.indexes.push(IndexInfo {
@@ -244,7 +237,7 @@ impl Snapshot for View {
                 }
                 _ if on_attributes => {
                     let inside = holds(&tuple(index, &version, &Row::default()), intervals);
-                    if inside { vec![0..0] } else { Vec::new() }
+                    if inside { Vec::from([const { 0..0 }]) } else { Vec::new() }
                 }
                 Indexed::Rows => {
                     let rows = rows_of(&stored).into_iter();
