@@ -346,6 +346,7 @@ fn refusals(_: &mut Holdfast, endpoint: &Endpoint, _: &Path) -> Result<()> {
         body: b"SELECT 1",
         ..Call::default()
     };
-    raw.send(&call)?.expect_error(406, "NotAcceptable")?;
+    let answer = raw.send(&call)?.expect(406)?.text();
+    ensure!(answer.contains("NotAcceptable"), "{answer}");
     Ok(())
 }

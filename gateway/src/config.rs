@@ -283,8 +283,6 @@ impl Config {
             return Err(values
                 .invalid("backend", "must be file:DIR or s3://bucket/prefix?endpoint=URL&region=R&path_style=true"));
         }
-        let events_keep = parse_keep(&values.required("events_keep"))
-            .ok_or_else(|| values.invalid("events_keep", "must be a duration and a size, such as 24h,1GiB"))?;
         let tls = match (values.text("tls_cert"), values.text("tls_key")) {
             (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
             (None, None) => None,
@@ -329,7 +327,7 @@ impl Config {
                 .unwrap_or_default(),
             cache_bytes: values.bytes("cache_bytes")?,
             inline_bytes: values.bytes("inline_bytes")?.unwrap_or(0),
-            events_keep,
+            events_keep: values.events_keep()?,
             queries: values.queries()?,
             targets_allow_local: values.boolean("targets_allow_local")?,
             listen: values.required("listen"),
@@ -346,6 +344,11 @@ impl Config {
 }
 
 impl Values {
+    fn events_keep(&self) -> Result<(Duration, u64), Error> {
+        parse_keep(&self.required("events_keep"))
+            .ok_or_else(|| self.invalid("events_keep", "must be a duration and a size, such as 24h,1GiB"))
+    }
+
     fn queries(&self) -> Result<QuerySettings, Error> {
         let time = crate::clock::seconds_or_duration(&self.required("query_time")).map(Duration::from_millis);
         let time_max = time

@@ -111,7 +111,7 @@ fn unescape(text: &str) -> String {
 }
 
 /// One request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Call<'a> {
     /// `GET`, `PUT`, ...
     pub method: &'a str,

@@ -114,9 +114,6 @@ impl Gateway {
         if settings.durability == Some(Durability::Bucket) && self.archive().is_none() {
             return Err(Error::NotBuilt("durability=bucket without an archive"));
         }
-        if settings.on_parse_error.is_some() {
-            return Err(Error::NotBuilt("on_parse_error (indexes)"));
-        }
         if settings.inline_bytes.is_some_and(|bytes| bytes > INLINE_BYTES_MAX) {
             let what = format!("inline_bytes may be {INLINE_BYTES_MAX} at most");
             return Err(holdfast_core::error::Error::invalid(what).into());

@@ -318,6 +318,10 @@ impl Blocks {
     }
 
     fn push(&mut self, tuple: Option<&[u8]>, range: &Range<u64>) {
+        if self.end == 0 {
+            // What stands before the first row, such as a header, is no part of a block.
+            self.start = range.start;
+        }
         if range.start >= self.start + self.block_bytes {
             self.cut(range.start);
         }

@@ -107,7 +107,7 @@ const EVENTS: &[Column] = &[
     ("ordinal", Kind::Number, false),
     ("time", Kind::Time, false),
     ("kind", Kind::Text, false),
-    ("bucket", Kind::Text, false),
+    ("bucket", Kind::Text, true),
     ("key", Kind::Text, true),
     ("version_id", Kind::Text, true),
     ("size", Kind::Number, true),
