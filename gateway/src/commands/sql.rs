@@ -207,7 +207,7 @@ impl Progress {
 /// Reads statements, each up to its semicolon, until the end of the input.
 async fn prompt(client: &Client, format: Format) -> ExitCode {
     let config = rustyline::Config::builder().max_history_size(HISTORY_MAX).map(|builder| builder.build());
-    let editor = config.and_then(|config| Ok(rustyline::Editor::with_config(config)?));
+    let editor = config.and_then(DefaultEditor::with_config);
     let mut editor: DefaultEditor = match editor {
         Ok(editor) => editor,
         Err(error) => {
