@@ -38,6 +38,7 @@ impl State {
             stamp_ms: holdfast::clock::now_ms(),
             op,
             fences: None,
+            extracted: None,
         };
         let applied = apply(&self.kv.view(), *revision, &command).expect("memory does not fail");
         self.kv.commit(applied.batch).expect("memory does not fail");
