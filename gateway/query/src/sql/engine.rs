@@ -159,10 +159,12 @@ impl Engine {
     /// Dropping the future ends the work.
     pub async fn prepare(&self, repository: Arc<dyn Repository>, sql: &str) -> Result<Statement, Error> {
         let deadline = Instant::now() + self.shared.limits.time_max;
-        let tree = match statement::parse(sql)? {
+        let text = sql.to_owned();
+        // Trees are walked by recursion, for which the threads of the engine have the stack.
+        let tree = match self.shared.run(deadline, async move { statement::parse(&text) }).await? {
             Parsed::CreateIndex(create) => return Ok(Statement::CreateIndex(create)),
             Parsed::DropIndex(remove) => return Ok(Statement::DropIndex(remove)),
-            Parsed::Query(tree) => *tree,
+            Parsed::Query(tree) => tree,
         };
         let permit = self.shared.admit(deadline).await?;
         let progress = Arc::new(Progress::default());
@@ -172,6 +174,18 @@ impl Engine {
         let (plan, context, revision) = self.shared.run(deadline, work).await?;
         let shared = Arc::clone(&self.shared);
         Ok(Statement::Query(Query { plan, context, revision, progress, deadline, permit, shared }))
+    }
+
+    /// Queries that run, or are planned.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.shared.limits.concurrent_max.max(1) - self.shared.permits.available_permits()
+    }
+
+    /// Queries that wait for their turn.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.shared.queued.load(Ordering::Acquire)
     }
 
     /// Ends all queries; waits until they have, or so long. Whether they have.

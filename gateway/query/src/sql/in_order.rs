@@ -150,7 +150,7 @@ impl ExecutionPlan for InOrderExec {
                 if current.is_none() {
                     current = queued.next()?;
                 }
-                let Some(stream) = &mut current else { break };
+                let Some(stream) = &mut current else { return Ok(None) };
                 if let Some(batch) = stream.try_next().await? {
                     let batch = batch.slice(0, batch.num_rows().min(left));
                     let left = left - batch.num_rows();
@@ -158,7 +158,6 @@ impl ExecutionPlan for InOrderExec {
                 }
                 current = None;
             }
-            Ok(None)
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }

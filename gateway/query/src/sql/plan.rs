@@ -34,7 +34,7 @@ pub(super) async fn plan(
     caches: Caches,
     repository: Arc<dyn Repository>,
     budget: Budget,
-    mut tree: Tree,
+    mut tree: Box<Tree>,
 ) -> Result<(Arc<dyn ExecutionPlan>, Arc<TaskContext>, u64), Error> {
     let tables = take_tables(&mut tree.statement, std::mem::take(&mut tree.moments))?;
     let mut views = Views::open(repository, tables.at.unwrap_or(AsOf::Now)).await?;

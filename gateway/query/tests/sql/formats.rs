@@ -82,6 +82,8 @@ async fn objects_of_parquet_are_one_table() {
     assert_eq!(rows, ["1 | NULL | 1", "2 | NULL | 1", "10 | name10 | 2", "11 | name11 | 2"]);
     let rows = bench.rows(&repository, "SELECT sum(id), count(name), max(y) FROM \"b/t/\" WHERE y = 2").await.unwrap();
     assert_eq!(rows, ["21 | 2 | 2"]);
+    let rows = bench.rows(&repository, "SELECT count(*), sum(id) FROM \"b/t/\" WHERE y = 99").await.unwrap();
+    assert_eq!(rows, ["0 | NULL"]);
     for (table, why) in [("b/u/", "b/u/b.parquet: column \"id\""), ("b/v/", "b/v/a.parquet is no Parquet")] {
         let error = bench.rows(&repository, &format!("SELECT * FROM \"{table}\"")).await.unwrap_err();
         assert!(error.code == "InvalidData" && error.message.contains(why), "{error:?}");

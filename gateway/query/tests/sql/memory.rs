@@ -237,7 +237,7 @@ impl Snapshot for View {
                 }
                 _ if on_attributes => {
                     let inside = holds(&tuple(index, &version, &Row::default()), intervals);
-                    if inside { Vec::from([const { 0..0 }]) } else { Vec::new() }
+                    inside.then_some(0..0).into_iter().collect()
                 }
                 Indexed::Rows => {
                     let rows = rows_of(&stored).into_iter();

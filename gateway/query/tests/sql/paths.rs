@@ -210,3 +210,17 @@ async fn rows_come_in_the_order_of_their_keys_at_every_run() {
         assert_eq!(few, ["200000", "200001", "200002"]);
     }
 }
+
+#[tokio::test]
+async fn what_was_deleted_is_in_the_past_alone() {
+    let mut memory = Memory::default();
+    memory.put("b/1.json", "{\"a\":1}");
+    memory.put("b/2.json", "{\"a\":2}");
+    memory.delete("b/1.json");
+    memory.index("by_a", "b/", IndexKind::BTree, vec![field(&["a"])]);
+    let (bench, repository) = (bench(), memory.shared());
+    for (at, expected) in [("", &["2"][..]), (" AS OF REVISION 2", &["1", "2"]), (" AS OF REVISION 1", &["1"])] {
+        let rows = bench.rows(&repository, &format!("SELECT a FROM \"b/\"{at} WHERE a IN (1, 2)")).await.unwrap();
+        assert_eq!(rows, expected, "{at}");
+    }
+}

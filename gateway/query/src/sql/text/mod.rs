@@ -110,14 +110,19 @@ impl TextSource {
             let chunks = chunks::ranged(&self.reader, object, &self.format, ranges).await?;
             return Ok(stream::iter(chunks.into_iter().map(Ok)).boxed());
         }
-        let size = object.size;
-        let mut chunks = Chunks::open(&self.reader, object, &self.format, piece.compression, u64::MAX).await?;
-        if size > chunks::CHUNK_BYTES as u64 || piece.compression != Compression::None {
-            let rest = stream::try_unfold(chunks, |mut chunks| async move {
-                Ok(chunks.next().await?.map(|chunk| (chunk, chunks)))
+        let (reader, format, compression) = (self.reader.clone(), self.format.clone(), piece.compression);
+        if object.size > chunks::CHUNK_BYTES as u64 || compression != Compression::None {
+            // What is read for long is not begun before its turn.
+            let begun = async move { Chunks::open(&reader, object, &format, compression, u64::MAX).await };
+            let rest = stream::once(begun).map_ok(|chunks| {
+                stream::try_unfold(
+                    chunks,
+                    |mut chunks| async move { Ok(chunks.next().await?.map(|chunk| (chunk, chunks))) },
+                )
             });
-            return Ok(rest.boxed());
+            return Ok(rest.try_flatten().boxed());
         }
+        let mut chunks = Chunks::open(&reader, object, &format, compression, u64::MAX).await?;
         let mut small = Vec::new();
         while let Some(chunk) = chunks.next().await? {
             small.push(Ok(chunk));
