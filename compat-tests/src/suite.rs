@@ -8,12 +8,16 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::process;
+use anyhow::Context as _;
+
+use crate::process::{self, Holdfast, HoldfastOptions};
 use crate::skip::{Skip, skips_fail};
+use crate::target::{Endpoint, Target};
 
 /// How long one case may run unless it says otherwise. A case that hangs must not eat the budget of the whole run.
 const CASE_DEADLINE: Duration = Duration::from_secs(300);
@@ -48,6 +52,26 @@ impl Suite {
     /// Adds a case.
     pub fn case(&mut self, name: impl Into<String>, run: impl FnOnce() -> anyhow::Result<()> + Send + 'static) {
         self.case_within(CASE_DEADLINE, name, run);
+    }
+
+    /// Adds a case with a server of its own on a local store, started with these further flags; its log is shown when the
+    /// case fails. It gets the server, its endpoint, and the directory that both are in.
+    pub fn case_with_server(
+        &mut self,
+        name: impl Into<String>,
+        flags: &[&str],
+        run: impl FnOnce(&mut Holdfast, &Endpoint, &Path) -> anyhow::Result<()> + Send + 'static,
+    ) {
+        let flags: Vec<String> = flags.iter().copied().map(str::to_owned).collect();
+        self.case(name, move || {
+            let dir = tempfile::tempdir()?;
+            let mut options = HoldfastOptions::embedded(dir.path());
+            options.args = flags;
+            let mut server = Holdfast::start(options)?;
+            let endpoint = Endpoint::of(Target::Embedded, server.address());
+            let ran = run(&mut server, &endpoint, dir.path());
+            ran.with_context(|| server.log_tail(20))
+        });
     }
 
     /// Adds a case that may run for `deadline`.

@@ -8,9 +8,9 @@ use anyhow::{Context, Result, ensure};
 use holdfast_compat_tests::client::cli::{Watch, command};
 use holdfast_compat_tests::client::mc::Mc;
 use holdfast_compat_tests::client::raw::{Call, Reply};
-use holdfast_compat_tests::process::{Holdfast, HoldfastOptions, wait_until};
+use holdfast_compat_tests::process::wait_until;
 use holdfast_compat_tests::suite::Suite;
-use holdfast_compat_tests::target::{Endpoint, Target};
+use holdfast_compat_tests::target::Endpoint;
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -31,15 +31,8 @@ const CASES: &[Case] = &[
 fn main() -> ExitCode {
     let mut suite = Suite::new(2);
     for (name, run) in CASES.iter().copied() {
-        suite.case(name, move || {
-            let dir = tempfile::tempdir()?;
-            let mut options = HoldfastOptions::embedded(dir.path());
-            if name.starts_with("what_is_compacted") {
-                options.args = vec!["--events-keep".into(), "24h,2KiB".into()];
-            }
-            let server = Holdfast::start(options)?;
-            run(&Endpoint::of(Target::Embedded, server.address()), dir.path()).with_context(|| server.log_tail(20))
-        });
+        let flags: &[&str] = if name.starts_with("what_is_compacted") { &["--events-keep", "24h,2KiB"] } else { &[] };
+        suite.case_with_server(name, flags, move |_, endpoint, dir| run(endpoint, dir));
     }
     suite.run()
 }

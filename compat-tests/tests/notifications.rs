@@ -48,18 +48,14 @@ const CASES: &[Case] = &[
 fn main() -> ExitCode {
     let mut suite = Suite::new(3);
     for (name, run) in CASES.iter().copied() {
-        suite.case(name, move || {
-            let dir = tempfile::tempdir()?;
-            let mut options = HoldfastOptions::embedded(dir.path());
-            if !name.contains("unless_allowed") {
-                options.args = vec!["--targets-allow-local".into(), "true".into()];
-            }
-            if name.starts_with("a_gap") {
-                options.args.extend(["--events-keep".into(), "24h,4KiB".into()]);
-            }
-            let server = Holdfast::start(options)?;
-            run(&Endpoint::of(Target::Embedded, server.address()), dir.path()).with_context(|| server.log_tail(20))
-        });
+        let mut flags = Vec::new();
+        if !name.contains("unless_allowed") {
+            flags.extend(["--targets-allow-local", "true"]);
+        }
+        if name.starts_with("a_gap") {
+            flags.extend(["--events-keep", "24h,4KiB"]);
+        }
+        suite.case_with_server(name, &flags, move |_, endpoint, dir| run(endpoint, dir));
     }
     suite.run()
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use holdfast_compat_tests::client::cli::command;
 use holdfast_compat_tests::client::command::{fail_with, succeed};
 use holdfast_compat_tests::client::raw::{Call, Raw, Reply, elements};
-use holdfast_compat_tests::process::{Holdfast, HoldfastOptions, wait_until};
+use holdfast_compat_tests::process::{Holdfast, wait_until};
 use holdfast_compat_tests::suite::Suite;
 use holdfast_compat_tests::target::{Endpoint, Target};
 use rand::rngs::StdRng;
@@ -34,13 +34,9 @@ const CASES: &[Case] = &[
 fn main() -> ExitCode {
     let mut suite = Suite::new(2);
     for (name, run) in CASES.iter().copied() {
-        suite.case(name, move || {
-            let dir = tempfile::tempdir()?;
-            let mut server = Holdfast::start(HoldfastOptions::embedded(dir.path()))?;
-            let endpoint = Endpoint::of(Target::Embedded, server.address());
+        suite.case_with_server(name, &[], move |server, endpoint, dir| {
             endpoint.raw().send(&Call { method: "PUT", bucket: "abc", ..Call::default() })?.expect(200)?;
-            let ran = run(&mut server, &endpoint, dir.path());
-            ran.with_context(|| server.log_tail(20))
+            run(server, endpoint, dir)
         });
     }
     suite.run()

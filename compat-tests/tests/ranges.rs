@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use holdfast_compat_tests::client::raw::{Call, Raw, Reply};
 use holdfast_compat_tests::lan::{Find, Lan};
-use holdfast_compat_tests::process::{Holdfast, HoldfastOptions, wait_until};
+use holdfast_compat_tests::process::wait_until;
 use holdfast_compat_tests::suite::Suite;
-use holdfast_compat_tests::target::{Endpoint, Target};
+use holdfast_compat_tests::target::Endpoint;
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -30,11 +30,7 @@ const CASES: &[Case] = &[
 fn main() -> ExitCode {
     let mut suite = Suite::new(2);
     for (name, run) in CASES.iter().copied() {
-        suite.case(name, move || {
-            let dir = tempfile::tempdir()?;
-            let server = Holdfast::start(HoldfastOptions::embedded(dir.path()))?;
-            run(&Endpoint::of(Target::Embedded, server.address())).with_context(|| server.log_tail(20))
-        });
+        suite.case_with_server(name, &[], move |_, endpoint, _| run(endpoint));
     }
     suite.case("ranges_hold_across_nodes_and_survive_the_leader", across_nodes);
     suite.run()

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use holdfast_compat_tests::client::cli::command;
 use holdfast_compat_tests::client::raw::{Call, Raw};
 use holdfast_compat_tests::client::topic::{acknowledge, ask, claim, group, json, offsets, publish, read};
-use holdfast_compat_tests::process::{Holdfast, HoldfastOptions, wait_until};
+use holdfast_compat_tests::process::{Holdfast, wait_until};
 use holdfast_compat_tests::suite::Suite;
 use holdfast_compat_tests::target::{Endpoint, Target};
 use rand::rngs::StdRng;
@@ -34,13 +34,7 @@ const CASES: &[Case] = &[
 fn main() -> ExitCode {
     let mut suite = Suite::new(2);
     for (name, run) in CASES.iter().copied() {
-        suite.case(name, move || {
-            let dir = tempfile::tempdir()?;
-            let mut server = Holdfast::start(HoldfastOptions::embedded(dir.path()))?;
-            let endpoint = Endpoint::of(Target::Embedded, server.address());
-            let ran = run(&mut server, &endpoint, dir.path());
-            ran.with_context(|| server.log_tail(20))
-        });
+        suite.case_with_server(name, &[], run);
     }
     suite.run()
 }

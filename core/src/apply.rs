@@ -15,6 +15,7 @@ use crate::effect::Effect;
 use crate::error::Error;
 use crate::event::EventRow;
 use crate::id::{MILLIS_MAX, Millis, Place, RequestId, Revision};
+use crate::index::ENTRIES_MAX;
 use crate::keyspace::{Keyspace, key};
 use crate::kv::{Batch, KeyRange, KvRead, Overlay};
 use crate::record::{Record, ReplyRow, StateRow};
@@ -167,7 +168,7 @@ impl<'a> Txn<'a> {
             extracted,
             carried: None,
             indexes: index::Indexes::new(),
-            entries_left: index::ENTRIES_OF_COMMAND,
+            entries_left: ENTRIES_MAX,
             next_posting: 0,
         }
     }

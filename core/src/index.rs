@@ -137,6 +137,19 @@ impl IndexState {
     }
 }
 
+impl IndexInfo {
+    /// What it wants to know of content; no fields when it is on attributes alone.
+    #[must_use]
+    pub fn content(&self) -> ContentIndex {
+        let of_field = |expression: &Expression| match expression {
+            Expression::Field(path) => Some(path.clone()),
+            _ => None,
+        };
+        let fields = self.expressions.iter().filter_map(of_field).collect();
+        ContentIndex { id: self.id, name: self.name.clone(), fields, unique: self.unique }
+    }
+}
+
 /// What an index is, and what it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexInfo {

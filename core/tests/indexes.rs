@@ -17,7 +17,7 @@ use holdfast_core::keyspace::Keyspace;
 use holdfast_core::kv::Kv as _;
 use holdfast_core::list::Query;
 use holdfast_core::record::{Attributes, BucketSettings, OnParseError};
-use holdfast_core::rules::authorize::{Action, Caller, Context, Resource, authorize};
+use holdfast_core::rules::authorize::{Action, Caller, Context, Permit, Resource, authorize};
 use holdfast_core::view::{Bucket, View};
 use support::{Dice, Machine, list, read, source, target};
 
@@ -57,6 +57,10 @@ fn blocks_of(text: &str) -> Outcome {
         }
     };
     Outcome::Blocks(rows.chunks(2).map(block).collect())
+}
+
+fn maintain() -> Permit {
+    authorize(Caller::System, Action::Maintain, Resource::Service, &Context::default()).unwrap()
 }
 
 struct World {
@@ -146,7 +150,7 @@ impl World {
                 }
             }
         }
-        while !once && self.with(|view, _| view.has_index_garbage().unwrap()) {
+        while !once && self.with(|view, _| view.has_index_garbage(&maintain()).unwrap()) {
             self.machine.run(Op::TrimIndexes(TrimIndexes { rows: 3 }));
         }
     }
@@ -160,8 +164,7 @@ impl World {
                 (Some(cursor.clone()), behind.take(2).collect::<Vec<_>>())
             }
             IndexState::Ready => {
-                let permit = authorize(Caller::System, Action::Maintain, Resource::Service, &Context::default());
-                let pending = self.with(|view, _| view.pending_of_index(&permit.unwrap(), &index, None, 2).unwrap());
+                let pending = self.with(|view, _| view.pending_of_index(&maintain(), &index, None, 2).unwrap());
                 (None, pending.iter().map(|key| key.as_str().to_owned()).collect())
             }
         };
@@ -178,7 +181,7 @@ impl World {
         });
         let objects = objects.collect();
         let bucket = self.bucket.clone();
-        Some(IndexObjects { bucket, name: name.into(), index: index.id, objects, cursor, next, failed: None })
+        Some(IndexObjects { bucket, name: name.into(), index: index.id, objects, cursor, next })
     }
 
     fn search(&self, index: &IndexInfo, wanted: &[Constraint<'_>]) -> Found {

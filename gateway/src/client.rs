@@ -217,11 +217,10 @@ impl Client {
         mut each: impl FnMut(Bytes) -> bool,
     ) -> Result<(), Error> {
         let read = async |reply: http::Response<hyper::body::Incoming>| {
-            let (parts, mut body) = reply.into_parts();
-            if !parts.status.is_success() {
-                let bytes = Limited::new(body, ANSWER_BYTES_MAX).collect().await?.to_bytes();
-                return Ok(Some((parts.status, parts.headers, bytes)));
+            if !reply.status().is_success() {
+                return read_whole(reply).await.map(Some);
             }
+            let mut body = reply.into_body();
             while let Some(frame) = body.frame().await {
                 if let Ok(data) = frame?.into_data()
                     && !each(data)
@@ -249,11 +248,10 @@ impl Client {
         mut tell: impl FnMut(&str, &str, &str) -> bool,
     ) -> Result<(), Error> {
         let read = async |reply: http::Response<hyper::body::Incoming>| {
-            let (parts, mut body) = reply.into_parts();
-            if !parts.status.is_success() {
-                let bytes = Limited::new(body, ANSWER_BYTES_MAX).collect().await?.to_bytes();
-                return Ok(Some((parts.status, parts.headers, bytes)));
+            if !reply.status().is_success() {
+                return read_whole(reply).await.map(Some);
             }
+            let mut body = reply.into_body();
             tell("", "open", "");
             let mut text = Vec::new();
             let mut message = SentEvent::default();

@@ -115,6 +115,31 @@ fn line(id: &str, data: &str) -> String {
     line
 }
 
+/// Why a command failed.
+enum Failed {
+    /// The gateway did not answer, or refused.
+    Client(Error),
+    /// Something on this side, in words.
+    Here(String),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Client(error)
+    }
+}
+
+fn code(done: Result<(), Failed>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed::Client(error)) => no_answer(&error),
+        Err(Failed::Here(why)) => {
+            eprintln!("holdfast: {why}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
 fn in_query(text: &str) -> String {
     in_path(text).replace('/', "%2F")
 }

@@ -343,29 +343,6 @@ impl Config {
     }
 }
 
-impl Values {
-    fn events_keep(&self) -> Result<(Duration, u64), Error> {
-        parse_keep(&self.required("events_keep"))
-            .ok_or_else(|| self.invalid("events_keep", "must be a duration and a size, such as 24h,1GiB"))
-    }
-
-    fn queries(&self) -> Result<QuerySettings, Error> {
-        let time = crate::clock::seconds_or_duration(&self.required("query_time")).map(Duration::from_millis);
-        let time_max = time
-            .filter(|time| !time.is_zero() && *time <= QUERY_TIME_MAX)
-            .ok_or_else(|| self.invalid("query_time", "must be a duration of at most 9 minutes, such as 5m"))?;
-        let concurrent = self.required("query_concurrency").parse().ok().filter(|count| (1..=1000).contains(count));
-        Ok(QuerySettings {
-            memory_bytes: self.bytes("query_memory")?,
-            spill_bytes: self.bytes("query_spill")?.unwrap_or_default(),
-            time_max,
-            scan_bytes: self.bytes("query_scan")?.unwrap_or_default(),
-            concurrent: concurrent
-                .ok_or_else(|| self.invalid("query_concurrency", "must be a number from 1 to 1,000"))?,
-        })
-    }
-}
-
 #[derive(Default)]
 struct Values {
     found: HashMap<&'static str, (String, Origin)>,
@@ -475,6 +452,27 @@ impl Values {
     fn invalid(&self, name: &'static str, reason: &str) -> Error {
         let origin = self.found.get(name).map_or(Origin::Default, |(_, origin)| origin.clone());
         Error::Invalid { name, origin, reason: reason.to_owned() }
+    }
+
+    fn events_keep(&self) -> Result<(Duration, u64), Error> {
+        parse_keep(&self.required("events_keep"))
+            .ok_or_else(|| self.invalid("events_keep", "must be a duration and a size, such as 24h,1GiB"))
+    }
+
+    fn queries(&self) -> Result<QuerySettings, Error> {
+        let time = crate::clock::seconds_or_duration(&self.required("query_time")).map(Duration::from_millis);
+        let time_max = time
+            .filter(|time| !time.is_zero() && *time <= QUERY_TIME_MAX)
+            .ok_or_else(|| self.invalid("query_time", "must be a duration of at most 9 minutes, such as 5m"))?;
+        let concurrent = self.required("query_concurrency").parse().ok().filter(|count| (1..=1000).contains(count));
+        Ok(QuerySettings {
+            memory_bytes: self.bytes("query_memory")?,
+            spill_bytes: self.bytes("query_spill")?.unwrap_or_default(),
+            time_max,
+            scan_bytes: self.bytes("query_scan")?.unwrap_or_default(),
+            concurrent: concurrent
+                .ok_or_else(|| self.invalid("query_concurrency", "must be a number from 1 to 1,000"))?,
+        })
     }
 }
 

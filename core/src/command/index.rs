@@ -110,9 +110,6 @@ pub struct IndexObjects {
     /// Where the cursor goes; `None` when there is nothing behind it.
     #[n(5)]
     pub next: Option<String>,
-    /// The index cannot be built, for this reason.
-    #[n(6)]
-    pub failed: Option<String>,
 }
 
 /// See [`super::Op::TrimIndexes`].

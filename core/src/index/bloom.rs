@@ -11,13 +11,18 @@ pub const BITS_PER_VALUE: usize = 10;
 /// Bytes of a filter; past that it lets more through.
 pub const BYTES_MAX: usize = 4096;
 const PROBES: u64 = 7;
+/// An odd number whose bits have no pattern: 2^64 divided by the golden ratio.
+pub(super) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The hash of an encoding: also that of entries of a hash index.
 #[must_use]
 pub fn hash(encoding: &[u8]) -> u64 {
-    // CRC-64 is linear, so nearby values differ in few bits: a multiplication spreads them.
-    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, encoding);
-    let mixed = (crc ^ (crc >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    spread(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, encoding))
+}
+
+/// CRC-64 is linear, so nearby values differ in few bits: a multiplication spreads them.
+pub(super) fn spread(number: u64) -> u64 {
+    let mixed = (number ^ (number >> 32)).wrapping_mul(GOLDEN);
     mixed ^ (mixed >> 29)
 }
 

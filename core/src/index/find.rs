@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::row::{BlockRow, IndexRow, ObjectIndexRow, Posting, PostingRow};
-use super::{Expression, IndexInfo, IndexKind, IndexState, Interval, Step, bloom};
+use super::{IndexInfo, IndexKind, IndexState, Interval, Step, bloom};
 use crate::id::{ObjectKey, Place, Revision};
 use crate::keyspace::{Keyspace, key, key::index as rows};
 use crate::kv::KeyRange;
@@ -57,49 +57,35 @@ pub struct ContentIndex {
     pub unique: bool,
 }
 
-/// Content fields of an index, in their order.
-fn fields(row: &IndexRow) -> Vec<Vec<Step>> {
-    let of_field = |expression: &Expression| match expression {
-        Expression::Field(path) => Some(path.clone()),
-        _ => None,
-    };
-    row.expressions.iter().filter_map(of_field).collect()
-}
-
 impl View<'_> {
-    fn index_rows(&self, bucket: &Bucket) -> Result<Vec<(String, IndexRow)>, Stop> {
-        if bucket.row.indexes.unwrap_or_default() == 0 {
-            return Ok(Vec::new());
-        }
-        let range = KeyRange::prefix(&rows::definition(bucket.row.id, ""));
-        let decode = |row: crate::kv::Row| -> Result<_, Stop> {
-            let (row_key, value) = row;
-            Ok((rows::definition_parts(&row_key)?.1, IndexRow::decode(&value)?))
-        };
-        self.reader.rows(Keyspace::Indexes, range).map(|row| decode(row?)).collect()
-    }
-
     /// The indexes of a bucket, by name.
     ///
     /// # Errors
     /// [`Stop`] when the engine fails.
     pub fn indexes(&self, bucket: &Bucket) -> Result<Vec<IndexInfo>, Stop> {
-        let of = |(name, row): (String, IndexRow)| IndexInfo {
-            id: row.id,
-            name,
-            bucket: bucket.name.as_str().to_owned(),
-            prefix: row.prefix,
-            kind: row.kind,
-            unique: row.unique,
-            expressions: row.expressions,
-            state: row.state,
-            objects: row.objects,
-            entries: row.entries,
-            pending: row.pending,
-            unparsed: row.unparsed,
-            bytes: row.bytes,
+        if bucket.row.indexes.unwrap_or_default() == 0 {
+            return Ok(Vec::new());
+        }
+        let range = KeyRange::prefix(&rows::definition(bucket.row.id, ""));
+        let decode = |(row_key, value): crate::kv::Row| -> Result<_, Stop> {
+            let row = IndexRow::decode(&value)?;
+            Ok(IndexInfo {
+                id: row.id,
+                name: rows::definition_parts(&row_key)?.1,
+                bucket: bucket.name.as_str().to_owned(),
+                prefix: row.prefix,
+                kind: row.kind,
+                unique: row.unique,
+                expressions: row.expressions,
+                state: row.state,
+                objects: row.objects,
+                entries: row.entries,
+                pending: row.pending,
+                unparsed: row.unparsed,
+                bytes: row.bytes,
+            })
         };
-        Ok(self.index_rows(bucket)?.into_iter().map(of).collect())
+        self.reader.rows(Keyspace::Indexes, range).map(|row| decode(row?)).collect()
     }
 
     /// The indexes that want to know of the content of an object.
@@ -107,15 +93,9 @@ impl View<'_> {
     /// # Errors
     /// [`Stop`] when the engine fails.
     pub fn indexes_of_content(&self, bucket: &Bucket, object: &ObjectKey) -> Result<Vec<ContentIndex>, Stop> {
-        let wants = |row: &IndexRow| {
-            object.as_str().starts_with(&row.prefix)
-                && row.state.covers(object.as_str())
-                && row.expressions.iter().any(Expression::of_content)
-        };
-        let found = self.index_rows(bucket)?.into_iter().filter(|(_, row)| wants(row));
-        Ok(found
-            .map(|(name, row)| ContentIndex { id: row.id, name, fields: fields(&row), unique: row.unique })
-            .collect())
+        let mut indexes = self.indexes(bucket)?;
+        indexes.retain(|index| object.as_str().starts_with(&index.prefix) && index.state.covers(object.as_str()));
+        Ok(indexes.iter().map(IndexInfo::content).filter(|index| !index.fields.is_empty()).collect())
     }
 
     /// What an index knows of the objects under `prefix` that have a tuple in one of `intervals`. `None` when it holds more
@@ -253,8 +233,9 @@ impl View<'_> {
     /// Whether rows of indexes wait to be removed.
     ///
     /// # Errors
-    /// [`Stop`] when the engine fails.
-    pub fn has_index_garbage(&self) -> Result<bool, Stop> {
+    /// As [`View::indexes_at_work`].
+    pub fn has_index_garbage(&self, permit: &Permit) -> Result<bool, Stop> {
+        permit.require(&[Action::Maintain])?;
         Ok(self.reader.any(Keyspace::Indexes, &rows::all_garbage())?
             || self.reader.any(Keyspace::Indexes, &rows::all_dropped())?)
     }

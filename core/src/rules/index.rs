@@ -14,6 +14,7 @@
 //! While an index is built, it speaks for the keys up to its cursor; [`index_objects`] moves the cursor and makes every
 //! name it passes known, or pending.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::apply::Txn;
@@ -24,8 +25,8 @@ use crate::event::{EventKind, EventRow};
 use crate::id::{BucketId, BucketName, ObjectKey, Place};
 use crate::index::row::{BlockRow, EntriesRow, Entry, IndexRow, Known, ObjectIndexRow, Posting, PostingRow};
 use crate::index::{
-    BLOCK_SUMMARY_BYTES_MAX, BLOCKS_MAX, Class, EAGER_ENTRIES_MAX, ENTRIES_MAX, EXPRESSIONS_MAX, Expression,
-    INDEXES_MAX, IndexKind, IndexState, NAME_BYTES_MAX, REASON_BYTES_MAX, TEXT_BYTES_MAX, Value, bloom, split_tuple,
+    BLOCK_SUMMARY_BYTES_MAX, BLOCKS_MAX, Class, EAGER_ENTRIES_MAX, EXPRESSIONS_MAX, Expression, INDEXES_MAX, IndexKind,
+    IndexState, NAME_BYTES_MAX, REASON_BYTES_MAX, TEXT_BYTES_MAX, Value, bloom, split_tuple,
 };
 use crate::keyspace::{Keyspace, key, key::index as rows};
 use crate::kv::KeyRange;
@@ -191,44 +192,28 @@ fn each(
 }
 
 /// A name got this version.
-pub(crate) fn named(
-    txn: &mut Txn<'_>,
-    bucket: &BucketRow,
-    object: &ObjectKey,
-    place: Place,
-    row: &HistoryRow,
-) -> Result<(), Stop> {
-    each(txn, bucket, object, |txn, index| {
-        if !index.row.state.covers(object.as_str()) {
-            return remove(txn, index, object);
+pub(crate) fn named(txn: &mut Txn<'_>, bucket: &BucketRow, name: Named<'_>) -> Result<(), Stop> {
+    each(txn, bucket, name.object, |txn, index| {
+        if !index.row.state.covers(name.object.as_str()) {
+            return remove(txn, index, name.object);
         }
-        let outcome = outcome_of(txn, index, object, place)?;
-        remove(txn, index, object)?;
+        let outcome = outcome_of(txn, index, name)?;
+        remove(txn, index, name.object)?;
         let strict = bucket.settings.on_parse_error == Some(OnParseError::Strict);
-        store(txn, index, Named { object, place, row }, &outcome, strict)
+        store(txn, index, name, &outcome, strict)
     })
 }
 
 /// A name has this older version again, because newer ones were deleted: this cannot be refused. Where a unique index
 /// would, the object stands aside.
-pub(crate) fn promoted(
-    txn: &mut Txn<'_>,
-    bucket: &BucketRow,
-    object: &ObjectKey,
-    place: Place,
-    row: &HistoryRow,
-) -> Result<(), Stop> {
-    each(txn, bucket, object, |txn, index| {
-        remove(txn, index, object)?;
-        if !index.row.state.covers(object.as_str()) {
+pub(crate) fn promoted(txn: &mut Txn<'_>, bucket: &BucketRow, name: Named<'_>) -> Result<(), Stop> {
+    each(txn, bucket, name.object, |txn, index| {
+        remove(txn, index, name.object)?;
+        if !index.row.state.covers(name.object.as_str()) {
             return Ok(());
         }
-        let name = Named { object, place, row };
-        let stored = match outcome_of(txn, index, object, place) {
-            Ok(outcome) => store(txn, index, name, &outcome, false),
-            Err(stop) => Err(stop),
-        };
-        match stored {
+        let outcome = outcome_of(txn, index, name);
+        match outcome.and_then(|outcome| store(txn, index, name, &outcome, false)) {
             Err(Stop::Refused(refusal)) => {
                 set_aside(txn, index, name, Known::Unparsed, &refusal.to_string());
                 Ok(())
@@ -244,34 +229,31 @@ pub(crate) fn unnamed(txn: &mut Txn<'_>, bucket: &BucketRow, object: &ObjectKey)
 }
 
 /// The version of a name got other tags.
-pub(crate) fn retagged(
-    txn: &mut Txn<'_>,
-    bucket: &BucketRow,
-    object: &ObjectKey,
-    place: Place,
-    row: &HistoryRow,
-) -> Result<(), Stop> {
-    each(txn, bucket, object, |txn, index| {
+pub(crate) fn retagged(txn: &mut Txn<'_>, bucket: &BucketRow, name: Named<'_>) -> Result<(), Stop> {
+    each(txn, bucket, name.object, |txn, index| {
         let of_tags = index.row.expressions.iter().any(|expression| matches!(expression, Expression::Tag(_)));
-        if !of_tags || !index.row.state.covers(object.as_str()) {
+        if !of_tags || !index.row.state.covers(name.object.as_str()) {
             return Ok(());
         }
         let outcome = if is_of_content(&index.row) {
-            kept(txn, index, object, place)?.unwrap_or(Outcome::Pending)
+            kept(txn, index, name.object, name.place)?.unwrap_or(Outcome::Pending)
         } else {
             attributes_only()
         };
-        remove(txn, index, object)?;
-        store(txn, index, Named { object, place, row }, &outcome, false)
+        remove(txn, index, name.object)?;
+        store(txn, index, name, &outcome, false)
     })
 }
 
 /// A name with its version.
 #[derive(Clone, Copy)]
-struct Named<'a> {
-    object: &'a ObjectKey,
-    place: Place,
-    row: &'a HistoryRow,
+pub(crate) struct Named<'a> {
+    /// The name.
+    pub(crate) object: &'a ObjectKey,
+    /// Its version.
+    pub(crate) place: Place,
+    /// The version's row.
+    pub(crate) row: &'a HistoryRow,
 }
 
 fn is_of_content(row: &IndexRow) -> bool {
@@ -284,24 +266,24 @@ fn attributes_only() -> Outcome {
 }
 
 /// What is known of the content that a name just got.
-fn outcome_of(txn: &Txn<'_>, index: &Defined, object: &ObjectKey, place: Place) -> Result<Outcome, Stop> {
+fn outcome_of<'a>(txn: &Txn<'a>, index: &Defined, name: Named<'_>) -> Result<Cow<'a, Outcome>, Stop> {
     if !is_of_content(&index.row) {
-        return Ok(attributes_only());
+        return Ok(Cow::Owned(attributes_only()));
     }
     if let Some(extracted) = txn.extracted.iter().find(|extracted| extracted.index == index.row.id) {
-        return Ok(extracted.outcome.clone());
+        return Ok(Cow::Borrowed(&extracted.outcome));
     }
     let carried = match &txn.carried {
-        Some(carried) if carried.key != *object || carried.place != place => {
+        Some(carried) if carried.key != *name.object || carried.place != name.place => {
             kept(txn, index, &carried.key, carried.place)?
         }
         _ => None,
     };
     match carried {
-        Some(outcome) => Ok(outcome),
+        Some(outcome) => Ok(Cow::Owned(outcome)),
         // Whoever writes must have read the bytes for this very index.
         None if index.row.unique => Err(Error::Changed.into()),
-        None => Ok(Outcome::Pending),
+        None => Ok(Cow::Owned(Outcome::Pending)),
     }
 }
 
@@ -596,10 +578,9 @@ pub(crate) fn index_objects(txn: &mut Txn<'_>, op: &IndexObjects) -> Result<Repl
     let mut indexes = defined(txn, &bucket)?;
     let found = indexes.iter_mut().find(|index| index.name == op.name && index.row.id == op.index);
     let index = found.ok_or(Error::NoSuchIndex)?;
-    let done = match (&op.failed, &op.cursor) {
-        (Some(why), _) => Err(Error::invalid(why.clone()).into()),
-        (None, Some(cursor)) => build(txn, index, &bucket, op, cursor),
-        (None, None) => drain(txn, index, &bucket, &op.objects),
+    let done = match &op.cursor {
+        Some(cursor) => build(txn, index, &bucket, op, cursor),
+        None => drain(txn, index, &bucket, &op.objects),
     };
     match done {
         Ok(()) => {}
@@ -627,26 +608,26 @@ fn build(
     }
     let (names, ended) = names_to_pass(txn, index, bucket, op, cursor)?;
     let read: BTreeMap<&ObjectKey, &ReadObject> = op.objects.iter().map(|object| (&object.key, object)).collect();
-    let last = names.last().map(|(object, _)| object.as_str().to_owned());
+    let attributes = attributes_only();
     for (object, place) in &names {
         let row = txn.reader().history(bucket.id, object, *place)?.ok_or(Error::NoSuchKey)?;
         let outcome = match read.get(object).filter(|read| read.place == *place) {
-            _ if !is_of_content(&index.row) => attributes_only(),
-            Some(read) => read.outcome.clone(),
+            _ if !is_of_content(&index.row) => &attributes,
+            Some(read) => &read.outcome,
             None if index.row.unique => return Err(Error::Changed.into()),
-            None => Outcome::Pending,
+            None => &Outcome::Pending,
         };
         remove(txn, index, object)?;
-        store(txn, index, Named { object, place: *place, row: &row }, &outcome, false)?;
+        store(txn, index, Named { object, place: *place, row: &row }, outcome, false)?;
     }
     index.changed = true;
-    index.row.state = match (ended, op.next.clone().or(last)) {
-        (true, _) if op.next.is_none() => {
+    index.row.state = match &op.next {
+        None if ended => {
             txn.event(EventRow::of_object(EventKind::IndexReady, &op.bucket.name, &op.name));
             IndexState::Ready
         }
-        (true, Some(next)) => IndexState::Building(next),
-        (_, _) => IndexState::Building(names.last().map_or(cursor, |(object, _)| object.as_str()).to_owned()),
+        Some(next) if ended => IndexState::Building(next.clone()),
+        _ => IndexState::Building(names.last().map_or(cursor, |(object, _)| object.as_str()).to_owned()),
     };
     txn.effect(Effect::IndexQueued);
     Ok(())
@@ -740,6 +721,3 @@ pub(crate) fn trim(txn: &mut Txn<'_>, op: &TrimIndexes) -> Result<Reply, Stop> {
     let more = any(rows::all_garbage())? || any(rows::all_dropped())?;
     Ok(Reply::Trimmed { rows: u32::try_from(removed).unwrap_or(u32::MAX), more })
 }
-
-/// Entries that a command may bring in.
-pub(crate) const ENTRIES_OF_COMMAND: usize = ENTRIES_MAX;

@@ -25,6 +25,7 @@ use crate::list::name_of;
 use crate::record::{
     Attributes, Body, BucketRow, ContentId, HISTORY_MS_DEFAULT, HistoryRow, NameRow, NullRow, Version, Versioning,
 };
+use crate::rules::index::Named;
 use crate::rules::{DELETE_ENTRIES_MAX, OBJECT_BYTES_MAX, bucket, content, digest, index};
 use crate::state::Stop;
 use crate::view::{Condition, decide, shown_version};
@@ -177,7 +178,7 @@ pub(crate) fn set_tags(txn: &mut Txn<'_>, op: &SetTags) -> Result<Reply, Stop> {
     };
     txn.put(Keyspace::History, key::history(bucket.id, op.key.as_str(), place), &row);
     if txn.reader().name(bucket.id, &op.key)?.is_some_and(|name| name.place == place) {
-        index::retagged(txn, &bucket, &op.key, place, &row)?;
+        index::retagged(txn, &bucket, Named { object: &op.key, place, row: &row })?;
     }
     let kind = if op.tags.is_empty() { EventKind::Untagged } else { EventKind::Tagged };
     txn.event(EventRow::of_object(kind, &op.bucket.name, op.key.as_str()).of_version(&written));
@@ -322,7 +323,7 @@ fn delete_version(
             txn.delete(Keyspace::Nulls, name_key.clone());
         }
         txn.put(Keyspace::Names, name_key, &promoted);
-        index::promoted(txn, bucket, object, promoted.place, &row)?;
+        index::promoted(txn, bucket, Named { object, place: promoted.place, row: &row })?;
     }
     Ok(())
 }
@@ -416,7 +417,7 @@ pub(crate) fn write(
     txn.put(Keyspace::History, key::history(bucket.id, object.as_str(), place), &row);
     let name = name_of(&row, place).expect("the row was just given a version");
     txn.put(Keyspace::Names, key::name(bucket.id, object.as_str()), &name);
-    index::named(txn, bucket, object, place, &row)?;
+    index::named(txn, bucket, Named { object, place, row: &row })?;
     txn.carried = None;
     let version = shown_version(bucket, &row, place);
     Ok(Written { version, etag, checksum, modified_ms: row.modified_ms, size, source_version: None })

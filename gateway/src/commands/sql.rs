@@ -12,13 +12,13 @@ use arrow::buffer::Buffer;
 use arrow::ipc::reader::StreamDecoder;
 use arrow::util::pretty::pretty_format_batches;
 use holdfast::cli::sql::{Format, IndexWords, SqlWords};
-use holdfast::client::{Client, Error};
+use holdfast::client::Client;
 use http::Method;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use tokio::time::Instant;
 
-use super::{ExitCode, FAILED, ask, in_query, no_answer};
+use super::{ExitCode, FAILED, Failed, ask, code, in_query, no_answer, print_value};
 
 const PATH: &str = "/_holdfast/v1/sql";
 /// Rows of a table; the others are only counted.
@@ -50,38 +50,18 @@ pub(crate) async fn sql(words: SqlWords) -> ExitCode {
 pub(crate) async fn index(words: IndexWords) -> ExitCode {
     match words {
         IndexWords::Create { statement } | IndexWords::Drop { statement } => {
-            let client = match Client::from_environment().await {
-                Ok(client) => client,
-                Err(error) => return no_answer(&error),
+            let done = async {
+                let client = Client::from_environment().await?;
+                let headers = [("content-type", "application/sql")];
+                let done = client.json_bytes(Method::POST, PATH, &headers, statement.into_bytes()).await?;
+                print_value(&done, false);
+                Ok(())
             };
-            code(run(&client, &statement, Format::Json).await)
+            code(done.await)
         }
         IndexWords::List { bucket, json } => {
             let bucket = bucket.map(|bucket| format!("?bucket={}", in_query(&bucket))).unwrap_or_default();
             ask(Method::GET, format!("/_holdfast/v1/indexes{bucket}"), None, json).await
-        }
-    }
-}
-
-/// Why there are no rows, or no more.
-enum Failed {
-    Client(Error),
-    Output(String),
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        Self::Client(error)
-    }
-}
-
-fn code(done: Result<(), Failed>) -> ExitCode {
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failed::Client(error)) => no_answer(&error),
-        Err(Failed::Output(why)) => {
-            eprintln!("holdfast: {why}");
-            ExitCode::from(FAILED)
         }
     }
 }
@@ -109,7 +89,7 @@ async fn run(client: &Client, statement: &str, format: Format) -> Result<(), Fai
     match broken.or_else(|| std::io::stdout().flush().err()) {
         // Nobody reads any more, which is not our failure.
         Some(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failed::Output(format!("cannot write the rows: {error}")))
+            Err(Failed::Here(format!("cannot write the rows: {error}")))
         }
         _ => Ok(()),
     }
@@ -141,14 +121,14 @@ async fn table(
         .await?;
     progress.clear();
     if let Some(text) = done {
-        print!("{text}");
+        println!("{text}");
         return Ok(());
     }
     if let Some(error) = torn {
-        return Err(Failed::Output(format!("the rows do not read: {error}")));
+        return Err(Failed::Here(format!("the rows do not read: {error}")));
     }
     let shown = batches.iter().map(RecordBatch::num_rows).sum::<usize>();
-    let text = pretty_format_batches(&batches).map_err(|error| Failed::Output(error.to_string()))?;
+    let text = pretty_format_batches(&batches).map_err(|error| Failed::Here(error.to_string()))?;
     let more = if rows > shown { format!(", of which the first {shown} are shown") } else { String::new() };
     println!("{text}\n{rows} rows in {:.3} s{more}", started.elapsed().as_secs_f64());
     Ok(())

@@ -14,7 +14,9 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
-use super::{ExitCode, FAILED, RECONNECT, Renewed, USAGE, ask, in_query, kill, no_answer, print_value, renew};
+use super::{
+    ExitCode, FAILED, Failed, RECONNECT, Renewed, USAGE, ask, code, in_query, kill, no_answer, print_value, renew,
+};
 
 /// One more than a message may have: the gateway refuses it with its own words.
 const INPUT_BYTES_MAX: u64 = (1 << 20) + 1;
@@ -61,39 +63,20 @@ pub(crate) async fn run(words: TopicWords) -> ExitCode {
     }
 }
 
-/// Why a command about topics failed.
-enum Failed {
-    Client(Error),
-    Input(std::io::Error),
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        Self::Client(error)
-    }
-}
-
-fn code(done: Result<(), Failed>) -> ExitCode {
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failed::Client(error)) => no_answer(&error),
-        Err(Failed::Input(error)) => {
-            eprintln!("holdfast: cannot read what is to be published: {error}");
-            ExitCode::from(FAILED)
-        }
-    }
+fn no_input(error: std::io::Error) -> Failed {
+    Failed::Here(format!("cannot read what is to be published: {error}"))
 }
 
 fn input(file: Option<PathBuf>) -> Result<Box<dyn std::io::BufRead>, Failed> {
     Ok(match file {
-        Some(file) => Box::new(std::io::BufReader::new(std::fs::File::open(file).map_err(Failed::Input)?)),
+        Some(file) => Box::new(std::io::BufReader::new(std::fs::File::open(file).map_err(no_input)?)),
         None => Box::new(std::io::stdin().lock()),
     })
 }
 
 async fn publish(topic: &str, key: Option<&str>, file: Option<PathBuf>, json: bool) -> Result<(), Failed> {
     let mut value = Vec::new();
-    input(file)?.take(INPUT_BYTES_MAX).read_to_end(&mut value).map_err(Failed::Input)?;
+    input(file)?.take(INPUT_BYTES_MAX).read_to_end(&mut value).map_err(no_input)?;
     let client = Client::from_environment().await?;
     let key = key.map(|key| format!("?key={}", in_query(key))).unwrap_or_default();
     let path = format!("{}{key}", path(topic));
@@ -111,7 +94,7 @@ async fn publish_lines(topic: &str, key: Option<&str>, file: Option<PathBuf>, js
     let (mut batch, mut count, mut done) = (Vec::new(), 0, false);
     while !done {
         let mut line = Vec::new();
-        done = input.read_until(b'\n', &mut line).map_err(Failed::Input)? == 0;
+        done = input.read_until(b'\n', &mut line).map_err(no_input)? == 0;
         if !done {
             let value = line.strip_suffix(b"\n").unwrap_or(&line);
             let mut message = match std::str::from_utf8(value) {

@@ -6,8 +6,8 @@
 
 use std::io::Read;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -16,11 +16,11 @@ use futures::stream::{self, StreamExt as _};
 use futures::{FutureExt as _, TryStreamExt as _};
 use holdfast_core::command::{IndexObjects, Op, Outcome, ReadObject, Reply, TrimIndexes};
 use holdfast_core::effect::Effect;
-use holdfast_core::index::{ContentIndex, Expression, IndexInfo, IndexState};
+use holdfast_core::index::{ContentIndex, IndexInfo, IndexState};
 use holdfast_core::rules::JOB_ROWS_MAX;
 use holdfast_core::view::{Bucket, Found};
 use holdfast_query::extract::{
-    Compression, Format, READ_BYTES_MAX, ROW_BYTES_MAX, Unreadable, extract, extract_blocks, format_of, parquet_blocks,
+    Compression, Format, READ_BYTES_MAX, Unreadable, extract, extract_blocks, format_of, parquet_blocks,
 };
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
@@ -73,7 +73,7 @@ impl Job for Build {
 }
 
 async fn trim(context: &Context) -> Result<bool, Error> {
-    if !context.look(|view, _| view.has_index_garbage()).await? {
+    if !context.look(|view, permit| view.has_index_garbage(permit)).await? {
         return Ok(false);
     }
     match context.commit(Op::TrimIndexes(TrimIndexes { rows: JOB_ROWS_MAX as u32 })).await? {
@@ -88,12 +88,12 @@ async fn trim(context: &Context) -> Result<bool, Error> {
 impl Build {
     /// Reads some objects for an index and commits what was found. Whether there may be more.
     async fn step(&mut self, context: &Context, bucket: &Bucket, index: &IndexInfo) -> Result<bool, Error> {
-        let of_content = index.expressions.iter().any(Expression::of_content);
+        let wanted = index.content();
         let building = match &index.state {
             IndexState::Building(cursor) => Some(cursor.clone()),
             _ => None,
         };
-        if building.is_some() && !of_content {
+        if building.is_some() && wanted.fields.is_empty() {
             // Values of attributes are in the state: the command finds them itself.
             commit(context, bucket, index, Vec::new(), building, None).await?;
             return Ok(true);
@@ -102,7 +102,6 @@ impl Build {
         let (of, what) = (bucket.clone(), index.clone());
         let page = context.look(move |view, permit| view.objects_for_index(permit, &of, &what, &after, PAGE)).await?;
         let is_last = page.len() < PAGE;
-        let wanted = content_index(index);
         let last_of_page = page.last().map(|found| found.key.as_str().to_owned());
         let mut reads =
             stream::iter(page.into_iter().map(|found| read(context, found, wanted.clone()))).buffered(READS);
@@ -151,15 +150,6 @@ fn weight(outcome: &Outcome) -> usize {
     }
 }
 
-fn content_index(index: &IndexInfo) -> ContentIndex {
-    let of_field = |expression: &Expression| match expression {
-        Expression::Field(path) => Some(path.clone()),
-        _ => None,
-    };
-    let fields = index.expressions.iter().filter_map(of_field).collect();
-    ContentIndex { id: index.id, name: index.name.clone(), fields, unique: index.unique }
-}
-
 async fn commit(
     context: &Context,
     bucket: &Bucket,
@@ -169,7 +159,7 @@ async fn commit(
     next: Option<String>,
 ) -> Result<(), Error> {
     let (bucket, name) = (bucket_ref(bucket), index.name.clone());
-    let op = IndexObjects { bucket, name, index: index.id, objects, cursor, next, failed: None };
+    let op = IndexObjects { bucket, name, index: index.id, objects, cursor, next };
     context.commit(Op::IndexObjects(op)).await.map(drop)
 }
 
@@ -180,27 +170,15 @@ async fn read(context: &Context, found: Found, index: ContentIndex) -> Result<Re
     let format = format_of(found.key.as_str(), content_type.as_deref());
     let size = found.row.size();
     let (key, place) = (found.key.clone(), found.place);
-    let outcome = match format {
-        _ if size <= READ_BYTES_MAX => {
-            let bytes = whole(context, &found).await?;
-            let (again, for_index) = (bytes.clone(), index.clone());
-            match off_the_reactor(move || extract(format, &bytes, &[for_index]).remove(0)).await? {
-                // More rows than an entry each may have.
-                Outcome::Pending if !index.unique => blocks_of_bytes(format, again, index).await?,
-                outcome => outcome,
-            }
-        }
-        _ if index.unique => Outcome::Pending,
-        Some((Format::Parquet, Compression::None)) if size > ROW_BYTES_MAX as u64 => {
-            let file = BlobFile { context: context.clone(), found: Arc::new(found) };
-            parquet_blocks(file, &index).await.unwrap_or_else(unparsed)
-        }
-        Some((Format::Parquet, _)) => {
-            let file = InMemory(whole(context, &found).await?);
-            parquet_blocks(file, &index).await.unwrap_or_else(unparsed)
-        }
-        format => blocks_of_stream(context, &found, format, index).await?,
-    };
+    let mut outcome = Outcome::Pending;
+    if size <= READ_BYTES_MAX {
+        let (bytes, for_index) = (read_range(context, &found, 0..size).await?, index.clone());
+        outcome = off_the_reactor(move || extract(format, &bytes, &[for_index]).remove(0)).await?;
+    }
+    // Too large, or more rows than an entry each may have.
+    if outcome == Outcome::Pending && !index.unique {
+        outcome = blocks(context, found, format, index).await?;
+    }
     Ok(ReadObject { key, place, outcome })
 }
 
@@ -212,19 +190,20 @@ async fn off_the_reactor<T: Send + 'static>(work: impl FnOnce() -> T + Send + 's
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::Closed)
 }
 
-async fn blocks_of_bytes(
+async fn blocks(
+    context: &Context,
+    found: Found,
     format: Option<(Format, Compression)>,
-    bytes: Bytes,
     index: ContentIndex,
 ) -> Result<Outcome, Error> {
     if let Some((Format::Parquet, _)) = format {
-        return Ok(parquet_blocks(InMemory(bytes), &index).await.unwrap_or_else(unparsed));
+        let file = BlobFile { context: context.clone(), found: Arc::new(found), failed: Arc::default() };
+        let read = parquet_blocks(file.clone(), &index).await;
+        // Bytes that could not be read are no content that does not parse.
+        let failed = file.failed.lock().expect("nobody panics while holding it").take();
+        return failed.map_or_else(|| Ok(read.unwrap_or_else(unparsed)), Err);
     }
-    off_the_reactor(move || {
-        let size = bytes.len() as u64;
-        extract_blocks(format, Box::new(&bytes[..]), size, &index).unwrap_or_else(unparsed)
-    })
-    .await
+    blocks_of_stream(context, &found, format, index).await
 }
 
 /// Reads an object of any size from first to last; it is parsed on a thread that may block.
@@ -291,22 +270,25 @@ async fn read_range(context: &Context, found: &Found, range: Range<u64>) -> Resu
     Ok(bytes.await?.freeze())
 }
 
-async fn whole(context: &Context, found: &Found) -> Result<Bytes, Error> {
-    read_range(context, found, 0..found.row.size()).await
-}
-
 /// Parquet in the store of blobs, read by ranges.
 #[derive(Clone)]
 struct BlobFile {
     context: Context,
     found: Arc<Found>,
+    /// Why bytes could not be read.
+    failed: Arc<Mutex<Option<Error>>>,
 }
 
 impl AsyncFileReader for BlobFile {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
-        let (context, found) = (self.context.clone(), Arc::clone(&self.found));
-        async move { read_range(&context, &found, range).await.map_err(|error| ParquetError::External(error.into())) }
-            .boxed()
+        async move {
+            read_range(&self.context, &self.found, range).await.map_err(|error| {
+                let why = crate::backend::chain(&error);
+                *self.failed.lock().expect("nobody panics while holding it") = Some(error);
+                ParquetError::General(why)
+            })
+        }
+        .boxed()
     }
 
     fn get_metadata<'a>(
@@ -315,29 +297,5 @@ impl AsyncFileReader for BlobFile {
     ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
         let size = self.found.row.size();
         async move { Ok(Arc::new(ParquetMetaDataReader::new().load_and_finish(self, size).await?)) }.boxed()
-    }
-}
-
-/// Parquet in memory.
-#[derive(Clone)]
-struct InMemory(Bytes);
-
-impl AsyncFileReader for InMemory {
-    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
-        let whole = self.0.len() as u64;
-        let bytes = if range.start <= range.end && range.end <= whole {
-            Ok(self.0.slice(range.start as usize..range.end as usize))
-        } else {
-            Err(ParquetError::EOF(format!("bytes {range:?} of {whole}")))
-        };
-        async move { bytes }.boxed()
-    }
-
-    fn get_metadata<'a>(
-        &'a mut self,
-        _: Option<&'a ArrowReaderOptions>,
-    ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
-        let bytes = self.0.clone();
-        async move { Ok(Arc::new(ParquetMetaDataReader::new().parse_and_finish(&bytes)?)) }.boxed()
     }
 }

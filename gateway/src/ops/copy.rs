@@ -22,7 +22,7 @@ use super::digest::Digester;
 use super::get::{Part, read_permit};
 use super::index::unknown_indexes;
 use super::multipart::{OpenUpload, UploadName, part_written};
-use super::{ATTEMPTS_MAX, Call, Done, bucket_ref, view_of, written};
+use super::{Call, Done, bucket_ref, retried, view_of, written};
 use crate::cluster::Consistency;
 use crate::error::Error;
 use crate::gateway::Gateway;
@@ -68,14 +68,11 @@ impl Gateway {
     /// # Errors
     /// [`Error::Refused`], [`Error::SourceIsDeleteMarker`], [`Error::SourceTooLarge`].
     pub async fn copy(&self, call: &Call, copy: Copy) -> Result<Done<Written>, Error> {
-        let (mut call, mut attempt) = (call.clone(), 1);
-        loop {
-            match self.copy_once(&call, copy.clone()).await {
-                Err(error) if error.is_changed() && attempt < ATTEMPTS_MAX => attempt += 1,
-                done => return done,
-            }
-            call = call.again();
-        }
+        retried(call, |call| {
+            let copy = copy.clone();
+            async move { self.copy_once(&call, copy).await }
+        })
+        .await
     }
 
     async fn copy_once(&self, call: &Call, copy: Copy) -> Result<Done<Written>, Error> {
@@ -122,15 +119,11 @@ impl Gateway {
         from: &CopySource,
         part: Part,
     ) -> Result<Done<PartWritten>, Error> {
-        let (mut call, mut attempt) = (call.clone(), 1);
-        loop {
+        retried(call, |call| async move {
             let open = self.open_upload(&call, name).await?;
-            match self.copy_part_once(&call, open, name, number, from, part).await {
-                Err(error) if error.is_changed() && attempt < ATTEMPTS_MAX => attempt += 1,
-                done => return done,
-            }
-            call = call.again();
-        }
+            self.copy_part_once(&call, open, name, number, from, part).await
+        })
+        .await
     }
 
     async fn copy_part_once(

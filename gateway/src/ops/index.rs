@@ -124,13 +124,7 @@ impl Gateway {
         let bucket = bucket_ref(&self.bucket_for(&permit).await?);
         let NewIndex { name, prefix, kind, unique, expressions, if_not_exists, .. } = new;
         let op = Op::CreateIndex(CreateIndex { bucket, name, prefix, kind, unique, expressions });
-        match self.authorized(call, op).await {
-            Ok((revision, _)) => Ok(Done { revision, value: () }),
-            Err(Error::Refused(Refusal::IndexExists)) if if_not_exists => {
-                Ok(Done { revision: self.read_view(call).await?.revision(), value: () })
-            }
-            Err(error) => Err(error),
-        }
+        self.done_unless(call, op, if_not_exists.then_some(Refusal::IndexExists)).await
     }
 
     /// Drops an index.
@@ -146,13 +140,17 @@ impl Gateway {
     ) -> Result<Done<()>, Error> {
         let permit = call.on_bucket(Action::ManageIndexes, bucket)?;
         let bucket = bucket_ref(&self.bucket_for(&permit).await?);
-        match self.authorized(call, Op::DropIndex(DropIndex { bucket, name: name.to_owned() })).await {
-            Ok((revision, _)) => Ok(Done { revision, value: () }),
-            Err(Error::Refused(Refusal::NoSuchIndex)) if if_exists => {
-                Ok(Done { revision: self.read_view(call).await?.revision(), value: () })
-            }
-            Err(error) => Err(error),
-        }
+        let op = Op::DropIndex(DropIndex { bucket, name: name.to_owned() });
+        self.done_unless(call, op, if_exists.then_some(Refusal::NoSuchIndex)).await
+    }
+
+    /// Commits `op`; the refusal `fine` says that it was done before.
+    async fn done_unless(&self, call: &Call, op: Op, fine: Option<Refusal>) -> Result<Done<()>, Error> {
+        let revision = match self.authorized(call, op).await {
+            Err(Error::Refused(refusal)) if Some(&refusal) == fine.as_ref() => self.read_view(call).await?.revision(),
+            done => done?.0,
+        };
+        Ok(Done { revision, value: () })
     }
 
     /// The indexes of a bucket, each with objects that did not parse, at most [`UNPARSED_SHOWN_MAX`].

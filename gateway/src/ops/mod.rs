@@ -114,6 +114,21 @@ impl Call {
     }
 }
 
+/// Does something again, as another command, while what it had prepared is overtaken.
+async fn retried<T, F>(call: &Call, once: impl Fn(Call) -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let (mut call, mut attempt) = (call.clone(), 1);
+    loop {
+        match once(call.clone()).await {
+            Err(error) if error.is_changed() && attempt < ATTEMPTS_MAX => attempt += 1,
+            done => return done,
+        }
+        call = call.again();
+    }
+}
+
 impl Gateway {
     /// Commits `op` for `call`, when it may.
     async fn authorized(&self, call: &Call, op: Op) -> Result<(Revision, Reply), Error> {

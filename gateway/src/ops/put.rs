@@ -64,13 +64,12 @@ impl Gateway {
         let permit = call.permit(Action::PutObject, object_resource(&put.bucket, &put.key))?;
         let Begun { bucket, indexes } = self.begin_write(call, &permit, &put.key, &put.conditions).await?;
         let options = self.write_options(&bucket);
-        let content_type = put.attributes.headers.content_type.clone();
         let (bytes, extracted) = if indexes.is_empty() {
             (self.blobs().write(&put.bucket, &put.key, put.body, options).await?, Vec::new())
         } else {
             let (body, kept) = kept(put.body);
             let bytes = self.blobs().write(&put.bucket, &put.key, body, options).await?;
-            (bytes, extracted(indexes, &put.key, content_type.as_deref(), kept).await?)
+            (bytes, extracted(indexes, &put.key, put.attributes.headers.content_type.as_deref(), kept).await?)
         };
         let op = Op::PutObject(PutObject {
             target: Target { bucket: bucket_ref(&bucket), key: put.key, conditions: put.conditions },

@@ -6,7 +6,7 @@ use holdfast_core::rules::authorize::{Action, AuthorizedOp};
 
 use super::get::read_permit;
 use super::index::unknown_indexes;
-use super::{ATTEMPTS_MAX, Call, Done, bucket_ref, view_of};
+use super::{Call, Done, bucket_ref, retried, view_of};
 use crate::cluster::Consistency;
 use crate::error::Error;
 use crate::gateway::Gateway;
@@ -32,14 +32,11 @@ impl Gateway {
     /// # Errors
     /// [`Error::Refused`].
     pub async fn rename(&self, call: &Call, rename: Rename) -> Result<Done<u32>, Error> {
-        let (mut call, mut attempt) = (call.clone(), 1);
-        loop {
-            match self.rename_once(&call, rename.clone()).await {
-                Err(error) if error.is_changed() && attempt < ATTEMPTS_MAX => attempt += 1,
-                done => return done,
-            }
-            call = call.again();
-        }
+        retried(call, |call| {
+            let rename = rename.clone();
+            async move { self.rename_once(&call, rename).await }
+        })
+        .await
     }
 
     async fn rename_once(&self, call: &Call, rename: Rename) -> Result<Done<u32>, Error> {

@@ -5,6 +5,7 @@
 //!
 //! Source: Putze, Sanders and Singler, "Cache-, Hash- and Space-Efficient Bloom Filters" (2007), section 3.
 
+use super::super::bloom::{self, GOLDEN};
 use super::{HASH_BYTES, Layout};
 
 /// Bytes of a line.
@@ -12,18 +13,16 @@ pub(super) const LINE_BYTES: usize = 64;
 /// Bits of a filter for each distinct subject of its block, before they are rounded up to lines.
 const BITS_PER_SUBJECT: usize = 10;
 const PROBES: usize = 7;
-/// An odd number whose bits have no pattern: 2^64 divided by the golden ratio.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The hash of a subject: of its CRC-64/NVME, or in a hash run of the number that it is. Both need mixing: the one is
 /// linear, and hashes of one block begin with the same bits.
 pub(super) fn hash(layout: Layout, subject: &[u8]) -> u64 {
-    let number = match layout {
-        Layout::BTree { .. } => crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, subject),
-        Layout::Hash => subject.iter().take(HASH_BYTES).fold(0, |number, byte| number << 8 | u64::from(*byte)),
-    };
-    let mixed = (number ^ (number >> 32)).wrapping_mul(GOLDEN);
-    mixed ^ (mixed >> 29)
+    match layout {
+        Layout::BTree { .. } => bloom::hash(subject),
+        Layout::Hash => {
+            bloom::spread(subject.iter().take(HASH_BYTES).fold(0, |number, byte| number << 8 | u64::from(*byte)))
+        }
+    }
 }
 
 /// Appends the filter of these hashes, of which there is at least one; gives the number of its lines.

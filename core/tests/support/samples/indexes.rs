@@ -102,9 +102,8 @@ pub fn ops() -> Vec<(&'static str, Op)> {
         objects: outcomes().into_iter().map(read).collect(),
         cursor: Some("logs/6".into()),
         next: Some("logs/7".into()),
-        failed: Some("something".into()),
     };
-    let plain = IndexObjects { cursor: None, next: None, failed: None, ..objects.clone() };
+    let plain = IndexObjects { cursor: None, next: None, ..objects.clone() };
     vec![
         ("create-index", Op::CreateIndex(create)),
         ("drop-index", Op::DropIndex(DropIndex { bucket: bucket(), name: "by-city".into() })),

@@ -124,7 +124,8 @@ pub fn extract(format: Option<(Format, Compression)>, content: &[u8], indexes: &
     }
 }
 
-/// Reads content of any size once, for one index: a summary of each block. Runs on a thread that may block.
+/// Reads text of any size once, for one index: a summary of each block. Runs on a thread that may block. Parquet is for
+/// [`parquet_blocks`].
 ///
 /// # Errors
 /// [`Unreadable`] for what does not parse, or has no blocks because it is not in lines.
@@ -134,6 +135,9 @@ pub fn extract_blocks(
     size: u64,
     index: &ContentIndex,
 ) -> Result<Outcome, Unreadable> {
+    if matches!(format, Some((Format::Parquet, _))) {
+        return Err(Unreadable("row groups are read by their ranges".to_owned()));
+    }
     let mut wanted = Wanted::new(std::slice::from_ref(index));
     let mut blocks = Blocks::new(size);
     let addressable = matches!(format, Some((_, Compression::None)));

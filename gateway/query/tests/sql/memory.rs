@@ -105,6 +105,13 @@ impl Memory {
         self.states.insert(revision, Arc::new(state));
     }
 
+    pub fn delete(&mut self, path: &str) {
+        let (bucket, key) = path.split_once('/').unwrap();
+        let (revision, mut state) = self.next();
+        state.objects.remove(&(bucket.to_owned(), key.to_owned()));
+        self.states.insert(revision, Arc::new(state));
+    }
+
     pub fn index(&mut self, name: &str, place: &str, kind: IndexKind, expressions: Vec<Expression>) {
         let (bucket, prefix) = place.split_once('/').unwrap();
         self.indexes.push(IndexInfo {

@@ -18,7 +18,7 @@ use crate::api::s3::convert::bucket_name;
 use crate::api::s3::error::invalid;
 use crate::api::s3::{call_of, to_s3};
 use crate::gateway::Gateway;
-use crate::ops::query::{Answered, index_state};
+use crate::ops::query::{Answered, index_row};
 
 /// Bytes of a statement; the parser has a lower bound of its own and says so.
 const STATEMENT_BYTES_MAX: usize = 1 << 20;
@@ -120,21 +120,9 @@ pub(super) async fn indexes(gateway: &Gateway, request: &S3Request<Body>) -> S3R
         indexes.extend(listed.value.into_iter().map(|(index, unparsed)| {
             let unparsed_objects: Vec<Value> =
                 unparsed.into_iter().map(|aside| object!({ "key": aside.key.as_str(), "why": aside.why })).collect();
-            object!({
-                "name": index.name,
-                "bucket": index.bucket,
-                "prefix": index.prefix,
-                "kind": format!("{:?}", index.kind).to_lowercase(),
-                "unique": index.unique,
-                "expressions": index.expressions.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "state": index_state(&index.state),
-                "objects": index.objects,
-                "entries": index.entries,
-                "pending": index.pending,
-                "unparsed": index.unparsed,
-                "bytes": index.bytes,
-                "unparsed_objects": unparsed_objects,
-            })
+            let mut shown = index_row(&index);
+            shown["unparsed_objects"] = unparsed_objects.into();
+            shown
         }));
     }
     Ok(json(object!({ "indexes": indexes }), revision))

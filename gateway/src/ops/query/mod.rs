@@ -10,7 +10,7 @@ use holdfast_query::sql::{CreateIndex, DropIndex, Error, Kind, Query, Statement}
 
 pub(super) use self::snapshot::shown;
 pub(crate) use self::snapshot::{CallerRepository, answer};
-pub(crate) use self::system::state as index_state;
+pub(crate) use self::system::index_row;
 use super::Call;
 use super::index::NewIndex;
 use crate::gateway::Gateway;

@@ -136,13 +136,14 @@ fn indexes(view: &View<'_>, call: &Call, filter: &SystemFilter, cursor: Cursor) 
     let mut rows = Vec::new();
     for bucket in buckets {
         if call.on_bucket(Action::ListBucket, &bucket.name).is_ok() {
-            rows.extend(view.indexes(&bucket)?.iter().map(index));
+            rows.extend(view.indexes(&bucket)?.iter().map(index_row));
         }
     }
     Ok((rows, next))
 }
 
-fn index(index: &IndexInfo) -> Value {
+/// An index, as `holdfast.indexes` tells of it.
+pub(crate) fn index_row(index: &IndexInfo) -> Value {
     let kind = match index.kind {
         IndexKind::BTree => "btree",
         IndexKind::Hash => "hash",
@@ -165,7 +166,7 @@ fn index(index: &IndexInfo) -> Value {
 }
 
 /// The state of an index in words.
-pub(crate) fn state(state: &IndexState) -> String {
+fn state(state: &IndexState) -> String {
     match state {
         IndexState::Building(cursor) if cursor.is_empty() => "building".to_owned(),
         IndexState::Building(cursor) => format!("building, at {cursor}"),
