@@ -67,6 +67,43 @@ async fn parquet_has_all_of_its_types() {
     assert_eq!(schema.field(0).data_type(), &arrow::datatypes::DataType::Utf8, "clients get plain text");
 }
 
+/// Footers leave NaN out of the bounds of row groups and pages, and bits tell two zeros and many NaN apart.
+#[tokio::test]
+async fn one_nan_is_above_all_numbers_and_zero_is_one() {
+    let numbers = [1.0, f64::NAN, 2.0, -f64::NAN, -0.0, 3.0, f64::INFINITY, -1.0, 9.0, 4.0];
+    let columns = [
+        ("id", Arc::new(Int64Array::from_iter_values(0..10)) as ArrayRef),
+        ("f", Arc::new(Float64Array::from(numbers.to_vec()))),
+    ];
+    let mut memory = Memory::default();
+    memory.put("b/t/a.parquet", parquet(&[RecordBatch::try_from_iter(columns).unwrap()], 2));
+    let (bench, repository) = (bench(), memory.shared());
+    for (rest, ids) in [
+        ("WHERE f > 5", "1 3 6 8"),
+        ("WHERE f < 1", "4 7"),
+        ("WHERE f <> 2", "0 1 3 4 5 6 7 8 9"),
+        ("WHERE NOT f <= 4", "1 3 6 8"),
+        ("WHERE f = CAST('NaN' AS DOUBLE)", "1 3"),
+        ("WHERE f = 0", "4"),
+        ("WHERE f IN (0, 9)", "4 8"),
+        ("WHERE f > 5 AND id < 5", "1 3"),
+        ("WHERE f + 1 > 6", "1 3 6 8"),
+        ("ORDER BY f DESC, id LIMIT 3", "1 3 6"),
+        ("ORDER BY f, id LIMIT 3", "7 4 0"),
+    ] {
+        let rows = bench.rows(&repository, &format!("SELECT id FROM \"b/t/\" {rest}")).await.unwrap();
+        assert_eq!(rows.join(" "), ids, "{rest}");
+    }
+    let one = async |sql: &str| bench.rows(&repository, sql).await.unwrap();
+    assert_eq!(one("SELECT max(f), min(f), count(DISTINCT f) FROM \"b/t/\"").await, ["NaN | -1.0 | 9"]);
+    assert_eq!(
+        one("SELECT f = 0, f > 5 FROM \"b/t/\" WHERE id IN (3, 4) ORDER BY id").await,
+        ["false | true", "true | false"]
+    );
+    let joined = "SELECT count(*) FROM \"b/t/\" a JOIN \"b/t/\" b ON a.f = b.f";
+    assert_eq!(one(joined).await, ["12"], "two NaN are equal to both");
+}
+
 #[tokio::test]
 async fn objects_of_parquet_are_one_table() {
     let mut memory = Memory::default();
