@@ -25,7 +25,7 @@ const KEYS: [&str; 9] = ["a/1", "a/2", "a/3", "a/b/1", "a/b/2", "b/1", "b/2", "c
 
 /// The content of the tests' objects is in their metadata: numbers, each a row of ten bytes; `!` does not parse.
 fn rows_of(text: &str) -> Result<Vec<Entry>, ()> {
-    if text == "!" {
+    if text.starts_with('!') {
         return Err(());
     }
     let numbers = text.split(',').filter(|number| !number.is_empty());
@@ -40,7 +40,7 @@ fn rows_of(text: &str) -> Result<Vec<Entry>, ()> {
 fn outcome_of(text: &str) -> Outcome {
     match rows_of(text) {
         Ok(rows) => Outcome::Rows(rows),
-        Err(()) => Outcome::Unparsed("it is !".into()),
+        Err(()) => Outcome::Unparsed(format!("it is {text}")),
     }
 }
 
@@ -439,6 +439,22 @@ fn a_unique_index_is_not_built_over_duplicates() {
     let found =
         world.with(|view, bucket| view.search(&list(&bucket.name), bucket, &index, "a/", &intervals, 100).unwrap());
     assert_eq!(found, None, "and answers nothing");
+}
+
+#[test]
+fn the_reason_why_content_does_not_parse_is_kept_to_its_bound_in_bytes() {
+    let mut world = World::new(1);
+    world.create("tree", "", IndexKind::BTree, false, &[field()]);
+    let mut check = |text: &str, bytes: usize| {
+        assert!(matches!(world.put("a/1", text, "x", false), Reply::Written(_)));
+        let index = world.index("tree");
+        let kept = world.with(|view, bucket| view.unparsed_of_index(&list(&bucket.name), &index, 10).unwrap());
+        assert_eq!(kept[0].why, format!("it is {text}")[..bytes]);
+    };
+    check("!", 7);
+    check(&format!("!{}", "x".repeat(400)), REASON_BYTES_MAX);
+    // 7 bytes, then 3 each: 97 of them fit and leave 2 bytes.
+    check(&format!("!{}", "日".repeat(120)), REASON_BYTES_MAX - 2);
 }
 
 #[test]

@@ -324,8 +324,9 @@ fn store(txn: &mut Txn<'_>, index: &mut Defined, name: Named<'_>, outcome: &Outc
 
 fn set_aside(txn: &mut Txn<'_>, index: &mut Defined, name: Named<'_>, known: Known, why: &str) {
     let unparsed = known == Known::Unparsed;
-    let why: String = why.chars().take(REASON_BYTES_MAX / 4).collect();
-    txn.put_bytes(Keyspace::Indexes, rows::aside(index.row.id, unparsed, name.object.as_str()), why.into_bytes());
+    let why = &why[..why.floor_char_boundary(REASON_BYTES_MAX)];
+    let reason = why.as_bytes().to_vec();
+    txn.put_bytes(Keyspace::Indexes, rows::aside(index.row.id, unparsed, name.object.as_str()), reason);
     put_object(txn, index, name, known, None, 0);
     if unparsed {
         index.row.unparsed += 1;
