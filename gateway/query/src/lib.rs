@@ -6,5 +6,6 @@
 
 pub mod extract;
 pub mod filter;
+mod header;
 pub mod repository;
 pub mod sql;

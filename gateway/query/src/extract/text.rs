@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use holdfast_core::index::{Step, Value};
 
 use super::{EachRow, ROW_BYTES_MAX, Unreadable, json};
+use crate::header::column_names;
 
 /// Reads CSV with a header. Every row has as many fields as the header.
 pub(super) fn read_csv(
@@ -14,8 +15,8 @@ pub(super) fn read_csv(
     each: &mut EachRow<'_>,
 ) -> Result<(), Unreadable> {
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).has_headers(true).from_reader(content);
-    let header = reader.headers().map_err(Unreadable::new)?;
-    let columns: Vec<Option<usize>> = paths.iter().map(|path| column(header, path)).collect();
+    let names = column_names(reader.headers().map_err(Unreadable::new)?);
+    let columns: Vec<Option<usize>> = paths.iter().map(|path| column(&names, path)).collect();
     let mut record = csv::StringRecord::new();
     loop {
         // Before the record is read, the position is behind the one before it; blank lines between are skipped later.
@@ -30,10 +31,10 @@ pub(super) fn read_csv(
 }
 
 /// The number of the column that a path names.
-fn column(header: &csv::StringRecord, path: &[Step]) -> Option<usize> {
+fn column(names: &[String], path: &[Step]) -> Option<usize> {
     let [Step::Name(name)] = path else { return None };
-    let exact = header.iter().position(|column| column.trim_start_matches('\u{feff}') == name);
-    exact.or_else(|| header.iter().position(|column| column.trim_start_matches('\u{feff}').eq_ignore_ascii_case(name)))
+    let exact = names.iter().position(|column| column == name);
+    exact.or_else(|| names.iter().position(|column| column.eq_ignore_ascii_case(name)))
 }
 
 fn value<'a>(record: &'a csv::StringRecord, column: Option<usize>) -> Value<'a> {

@@ -65,13 +65,19 @@ impl Place {
     }
 }
 
+impl Keys {
+    /// As it is written.
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Prefix(text) | Self::Named(text) => text,
+            Self::Glob(glob) => &glob.text,
+        }
+    }
+}
+
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let keys = match &self.keys {
-            Keys::Prefix(text) | Keys::Named(text) => text,
-            Keys::Glob(glob) => &glob.text,
-        };
-        write!(f, "{}/{keys}", self.bucket)
+        write!(f, "{}/{}", self.bucket, self.keys.text())
     }
 }
 

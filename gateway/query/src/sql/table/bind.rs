@@ -15,6 +15,7 @@ use super::super::name::{Keys, Place};
 use super::super::parquet::{self, FOOTERS_AHEAD_MAX, Footers};
 use super::super::read::Reader;
 use super::super::shape::{COLUMNS_MAX, Members, Shape};
+use super::super::text::csv::Dialect;
 use super::super::text::{Format, Sample, sample};
 use super::{ObjectTable, TableFormat};
 use crate::repository::{ObjectVersion, VersionKey};
@@ -220,6 +221,11 @@ pub(super) fn agreed<'a>(
         }
     }
     Ok(known.map(|(kind, _)| kind))
+}
+
+/// Whether rows are what indexes on content take them for: those know the keys of objects, and no options of a statement.
+pub(super) fn reads_as_indexes_do(place: &Place, options: &Options) -> bool {
+    options.kind.is_none() || (options.dialect == Dialect::default() && kind_of(place.keys.text()) == options.kind)
 }
 
 async fn parquet_columns(

@@ -75,7 +75,10 @@ pub(super) async fn choose(
     filters: &[Expr],
     by_attributes: &[Arc<dyn PhysicalExpr>],
 ) -> Result<Path> {
-    let found = predicates(filters, &table.names());
+    let mut found = predicates(filters, &table.names());
+    if !bind::reads_as_indexes_do(&table.place, &table.options) {
+        found.retain(|predicate| !matches!(predicate.of, Expression::Field(_)));
+    }
     let mut path = match by_index(table, &found).await? {
         Some(path) => path,
         None => by_listing(table, &found).await?,

@@ -1,6 +1,5 @@
 //! CSV rows: where they end, and what the head of an object says.
 
-use std::collections::HashSet;
 use std::io::Cursor;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -10,6 +9,7 @@ use arrow::error::ArrowError;
 use std::sync::Arc;
 
 use super::super::shape::{Members, Shape};
+use crate::header::column_names;
 
 /// How fields and rows are told apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -65,21 +65,7 @@ impl Dialect {
             format = format.with_comment(comment);
         }
         let (schema, _) = format.infer_schema(Cursor::new(row), Some(1))?;
-        let mut taken = HashSet::new();
-        let names = schema.fields().iter().enumerate().map(|(at, field)| {
-            let name = match field.name().trim() {
-                "" => format!("column_{}", at + 1),
-                name => name.to_owned(),
-            };
-            let mut unique = name.clone();
-            let mut copy = 0;
-            while !taken.insert(unique.clone()) {
-                copy += 1;
-                unique = format!("{name}_{copy}");
-            }
-            unique
-        });
-        Ok(names.collect())
+        Ok(column_names(schema.fields().iter().map(|field| field.name().as_str())))
     }
 
     /// The shapes of the columns of whole rows.
