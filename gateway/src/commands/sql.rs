@@ -77,15 +77,20 @@ async fn run(client: &Client, statement: &str, format: Format) -> Result<(), Fai
     if format == Format::Table {
         return table(client, statement, &headers, progress).await;
     }
-    let mut broken = None;
+    let (mut broken, mut last) = (None, b'\n');
     client
         .stream(Method::POST, PATH, &headers, statement.as_bytes().to_vec(), |bytes| {
             progress.show(bytes.len(), 0);
+            last = bytes.last().copied().unwrap_or(last);
             broken = std::io::stdout().write_all(&bytes).err();
             broken.is_none()
         })
         .await?;
     progress.clear();
+    // What a statement without rows did is one JSON object; as text it is a line like any other.
+    if broken.is_none() && last != b'\n' && format != Format::Arrow {
+        broken = std::io::stdout().write_all(b"\n").err();
+    }
     match broken.or_else(|| std::io::stdout().flush().err()) {
         // Nobody reads any more, which is not our failure.
         Some(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {

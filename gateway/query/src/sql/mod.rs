@@ -20,6 +20,7 @@ mod ddl;
 mod encode;
 mod engine;
 mod error;
+mod extremes;
 mod floats;
 mod format;
 mod in_order;

@@ -19,6 +19,7 @@ use url::Url;
 
 use super::Limits;
 use super::bounded::bounded;
+use super::extremes::with_extremes;
 use super::in_order::InOrder;
 use super::text::BATCH_ROWS;
 use super::yielding::Yielding;
@@ -90,7 +91,7 @@ pub(super) fn session(limits: &Limits, runtime: Arc<RuntimeEnv>) -> Result<Sessi
         .with_expr_planners(SessionStateDefaults::default_expr_planners())
         .with_scalar_functions(pure.collect())
         .with_higher_order_functions(SessionStateDefaults::default_higher_order_functions())
-        .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+        .with_aggregate_functions(with_extremes(SessionStateDefaults::default_aggregate_functions()))
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_table_function_list(SessionStateDefaults::default_table_functions())
         .with_physical_optimizer_rule(Arc::new(InOrder))

@@ -100,6 +100,12 @@ async fn one_nan_is_above_all_numbers_and_zero_is_one() {
         one("SELECT f = 0, f > 5 FROM \"b/t/\" WHERE id IN (3, 4) ORDER BY id").await,
         ["false | true", "true | false"]
     );
+    let grouped = "SELECT id % 2, max(f), min(f) FROM \"b/t/\" GROUP BY id % 2 ORDER BY 1";
+    assert_eq!(one(grouped).await, ["0 | inf | 0.0", "1 | NaN | -1.0"]);
+    assert_eq!(
+        one("SELECT id % 1, min(f), max(f) FROM \"b/t/\" WHERE id IN (1, 6) GROUP BY id % 1").await,
+        ["0 | inf | NaN"]
+    );
     let joined = "SELECT count(*) FROM \"b/t/\" a JOIN \"b/t/\" b ON a.f = b.f";
     assert_eq!(one(joined).await, ["12"], "two NaN are equal to both");
 }
