@@ -28,7 +28,7 @@ TORTURE_SIM_SEEDS ?= 5000
 DATA ?= ./holdfast-data
 LISTEN ?= 127.0.0.1:9900
 
-.PHONY: help run build test torture bench bench-cluster bench-coordination lint format tools
+.PHONY: help run build test torture bench bench-cluster bench-coordination bench-queries lint format tools
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -64,6 +64,10 @@ bench-coordination: tools ## locks and events of three nodes side by side with e
 	$(CARGO) build $(RUST_VERSION_FLAG) --release -p holdfast -p holdfast-bench
 	$(CARGO) run $(RUST_VERSION_FLAG) --release -p holdfast-bench -- coordination
 
+bench-queries: tools ## SQL side by side with DuckDB, S3 Select with MinIO; results in bench/results
+	$(CARGO) build $(RUST_VERSION_FLAG) --release -p holdfast -p holdfast-bench
+	$(CARGO) run $(RUST_VERSION_FLAG) --release -p holdfast-bench -- queries
+
 lint: ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(RUST_VERSION_FLAG) --workspace --all-targets -- -D warnings
@@ -71,5 +75,5 @@ lint: ## formatting and clippy, warnings are errors
 format: ## format every file
 	$(CARGO) fmt --all
 
-tools: ## install what the system tests drive: minio, mc, boto3, and Debian packages when root
+tools: ## install what the system tests drive: minio, mc, boto3, DuckDB, and Debian packages when root
 	@bash compat-tests/tools.sh

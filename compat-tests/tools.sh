@@ -11,6 +11,10 @@ MC_VERSION=v0.0.0-20250313080218-cf909e1063a9
 ETCD_VERSION=v3.6.16
 # The tests look for the same version: BOTO3_VERSION in compat-tests/src/client/boto3.rs.
 BOTO3_VERSION=1.44.8
+# The tests look for the same version: VERSION in compat-tests/src/client/duckdb.rs; the extension has its own number, which is the same.
+DUCKDB_VERSION=1.5.5
+# Makes the tables of TPC-H; in DuckDB's environment, which is named by both: TPCHGEN_VERSION in compat-tests/src/client/duckdb.rs.
+TPCHGEN_VERSION=4.0.0
 # The tests look for the same version: VERSION in compat-tests/src/brokers/kafka.rs.
 KAFKA_VERSION=3.9.1
 
@@ -98,6 +102,22 @@ boto3() {
   lacks boto3 "python3 -m venv $venv && $venv/bin/pip install 'boto3[crt]==$BOTO3_VERSION'"
 }
 
+# The peer of SQL, with what reads from S3, and the generator of TPC-H.
+duckdb() {
+  local venv=$cache/duckdb-$DUCKDB_VERSION-tpchgen-$TPCHGEN_VERSION wanted
+  [ -f "$venv/complete" ] && return
+  echo "tools: installing DuckDB $DUCKDB_VERSION and tpchgen-cli $TPCHGEN_VERSION"
+  wanted="duckdb==$DUCKDB_VERSION duckdb-extension-httpfs==$DUCKDB_VERSION tpchgen-cli==$TPCHGEN_VERSION"
+  rm -rf "$venv"
+  # shellcheck disable=SC2086
+  if python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check $wanted &&
+    "$venv/bin/python" -c "import duckdb, duckdb_extension_httpfs; assert duckdb.__version__ == '$DUCKDB_VERSION'"; then
+    touch "$venv/complete"
+    return
+  fi
+  lacks DuckDB "python3 -m venv $venv && $venv/bin/pip install $wanted && touch $venv/complete"
+}
+
 # Debian packages, each with a program that proves it is there.
 debian() {
   local wanted=() pair package program
@@ -122,6 +142,7 @@ debian() {
 
 debian
 boto3
+duckdb
 kafka
 go_program github.com/minio/minio $MINIO_VERSION
 go_program github.com/minio/mc $MC_VERSION

@@ -7,6 +7,7 @@
 //! ```text
 //! tests/*.rs ── suite (runs, counts, reports) ── fleet of targets ── process (spawn, kill, restart) ── minio
 //!      └─────── client/* (aws-cli, boto3, rclone, mc, s3fs, sdk, raw) ──┘
+//! tests/sql ── answer (rows of two engines, compared) ── tpch, client/{sql, duckdb}
 //! tests/{kill,power} ── crash (load, crash, restart, audit) ── audit (what was acknowledged) ── powerfs
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! Deliberately absent: sleeping for luck (every wait is for a condition with a deadline), fixed ports, shared
 //! directories, retries of a failed case.
 
+pub mod answer;
 pub mod audit;
 pub mod brokers;
 pub mod client;
@@ -33,3 +35,4 @@ pub mod proxy;
 pub mod skip;
 pub mod suite;
 pub mod target;
+pub mod tpch;

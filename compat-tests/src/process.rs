@@ -199,6 +199,8 @@ impl Drop for Process {
 /// How to start Holdfast.
 #[derive(Clone, Debug)]
 pub struct HoldfastOptions {
+    /// The program; `None` is the one under test.
+    pub program: Option<PathBuf>,
     /// The node directory.
     pub data: PathBuf,
     /// `--backend`; `None` is the embedded default.
@@ -215,7 +217,14 @@ impl HoldfastOptions {
     /// The embedded store in `dir/data`, log in `dir/holdfast.log`.
     #[must_use]
     pub fn embedded(dir: &Path) -> Self {
-        Self { data: dir.join("data"), backend: None, args: Vec::new(), env: Vec::new(), log: dir.join("holdfast.log") }
+        Self {
+            program: None,
+            data: dir.join("data"),
+            backend: None,
+            args: Vec::new(),
+            env: Vec::new(),
+            log: dir.join("holdfast.log"),
+        }
     }
 }
 
@@ -312,7 +321,8 @@ fn launch(options: &HoldfastOptions) -> Result<Launch> {
         ("HOLDFAST_ROOT_PASSWORD".to_owned(), ROOT_PASSWORD.to_owned()),
     ];
     env.extend(options.env.iter().cloned());
-    Ok(Launch { program: holdfast_program()?, args, env, log: options.log.clone() })
+    let program = options.program.clone().map_or_else(holdfast_program, Ok)?;
+    Ok(Launch { program, args, env, log: options.log.clone() })
 }
 
 fn printed_endpoint(process: &mut Process) -> Result<String> {
@@ -353,7 +363,8 @@ fn signal(pid: u32, signal: Signal) {
     let _ = kill_process(pid, signal);
 }
 
-fn register() -> std::sync::MutexGuard<'static, BTreeSet<u32>> {
+/// Processes that [`kill_all`] ends.
+pub(crate) fn register() -> std::sync::MutexGuard<'static, BTreeSet<u32>> {
     REGISTER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use holdfast_compat_tests::client::cli::command;
 use holdfast_compat_tests::client::command::{fail_with, succeed};
-use holdfast_compat_tests::client::raw::{Call, Raw, Reply, elements};
+use holdfast_compat_tests::client::raw::{Call, Raw, elements};
+use holdfast_compat_tests::client::sql::{ask, run};
 use holdfast_compat_tests::process::{Holdfast, wait_until};
 use holdfast_compat_tests::suite::Suite;
 use holdfast_compat_tests::target::{Endpoint, Target};
@@ -42,19 +43,6 @@ fn main() -> ExitCode {
     suite.run()
 }
 
-fn ask(raw: &mut Raw, statement: &str, accept: &str) -> Result<Reply> {
-    let headers = [("accept", accept)];
-    let call = Call {
-        method: "POST",
-        bucket: "_holdfast",
-        key: "v1/sql",
-        headers: &headers,
-        body: statement.as_bytes(),
-        ..Call::default()
-    };
-    Ok(raw.send(&call)?)
-}
-
 /// The rows as lines of CSV, without the header.
 fn rows(raw: &mut Raw, statement: &str) -> Result<Vec<String>> {
     let reply = ask(raw, statement, "text/csv")?.expect(200).with_context(|| statement.to_owned())?;
@@ -65,11 +53,6 @@ fn one(raw: &mut Raw, statement: &str) -> Result<String> {
     let mut found = rows(raw, statement)?;
     ensure!(found.len() == 1, "{statement}: {found:?}");
     Ok(found.remove(0))
-}
-
-fn run(raw: &mut Raw, statement: &str) -> Result<()> {
-    ask(raw, statement, "*/*")?.expect(200).with_context(|| statement.to_owned())?;
-    Ok(())
 }
 
 fn put(raw: &mut Raw, key: &str, body: &str) -> Result<()> {
@@ -310,6 +293,11 @@ fn command_line(_: &mut Holdfast, endpoint: &Endpoint, _: &Path) -> Result<()> {
     ensure!(table.contains("| 1  | Oslo |") && table.contains("1 rows in"), "{table}");
     ensure!(succeed(holdfast(&["sql", "--json", statement])?)? == "{\"id\":1,\"city\":\"Oslo\"}\n");
     fail_with(holdfast(&["sql", "SELEC 1"])?, "InvalidSql")?;
+    for (format, name) in [("csv", "one"), ("json", "two"), ("table", "three")] {
+        let statement = format!("CREATE INDEX {name} ON \"abc/c/\" USING BTREE (id)");
+        let made = succeed(holdfast(&["sql", "--format", format, &statement])?)?;
+        ensure!(made.ends_with("}\n") && made.lines().count() == 1, "{format}: {made:?}");
+    }
     let dropped = succeed(holdfast(&["index", "drop", "by-city", "s3://abc"])?)?;
     ensure!(dropped.contains("DROP INDEX"), "{dropped}");
     Ok(())
