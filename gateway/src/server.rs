@@ -54,8 +54,9 @@ pub const HEADER_DEADLINE: Duration = Duration::from_secs(10);
 pub const IDLE_DEADLINE: Duration = Duration::from_secs(75);
 /// How long a client may refuse to read.
 pub const WRITE_DEADLINE: Duration = Duration::from_secs(60);
-/// How long a connection with a request in work may see no byte in either direction.
-pub const SILENCE_MAX: Duration = Duration::from_secs(300);
+/// How long a connection with a request in work may see no byte in either direction: longer than a wait for a lock, which is
+/// at most a day. What a client sends or reads too slowly has nearer bounds.
+pub const SILENCE_MAX: Duration = Duration::from_secs(25 * 60 * 60);
 /// How long requests in work may take to finish once the server drains.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 /// Bytes of a request's head.
@@ -70,7 +71,9 @@ const READ_BUFFER_BYTES_MAX: usize = 512 * 1024;
 /// Connections beyond the limit that are told so at the same time; more are closed without a word.
 const REFUSALS_MAX: usize = 64;
 const REFUSAL_WAIT: Duration = Duration::from_secs(1);
+/// How often a connection is looked at, and in how many parts its idle deadline is then known.
 const WATCH_EVERY: Duration = Duration::from_secs(5);
+const WATCHES_OF_IDLE: u32 = 4;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The numbers that an operator or a test may set.
@@ -387,7 +390,7 @@ impl Context {
         C: GracefulConnection<Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
         let mut connection = pin!(connection);
-        let mut watch = tokio::time::interval(WATCH_EVERY.min(self.limits.idle_deadline));
+        let mut watch = tokio::time::interval(WATCH_EVERY.min(self.limits.idle_deadline / WATCHES_OF_IDLE));
         let mut ending = false;
         loop {
             tokio::select! {
@@ -401,7 +404,10 @@ impl Context {
                     if activity.is_busy() && silent > SILENCE_MAX {
                         return Err("no byte moved on a connection with a request in work".into());
                     }
-                    if !activity.is_busy() && silent > self.limits.idle_deadline && !ending {
+                    if !activity.is_busy() && silent > self.limits.idle_deadline {
+                        if ending {
+                            return Err("the client does not answer the end of an idle connection".into());
+                        }
                         ending = true;
                         connection.as_mut().graceful_shutdown();
                     }

@@ -203,9 +203,15 @@ impl<I> Watched<I> {
         }
     }
 
+    fn wrote(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if matches!(polled, Poll::Ready(Ok(count)) if count > 0) {
+            self.activity.touch();
+        }
+        self.watch_write(cx, polled)
+    }
+
     fn watch_write<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
-            self.activity.touch();
             self.stalled = None;
             return polled;
         }
@@ -235,7 +241,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.inner).poll_write(cx, bytes);
-        this.watch_write(cx, polled)
+        this.wrote(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -245,7 +251,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.inner).poll_write_vectored(cx, slices);
-        this.watch_write(cx, polled)
+        this.wrote(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -253,6 +259,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // It is asked for at every poll of a connection, and moves no byte that was not written before.
         let this = self.get_mut();
         let polled = Pin::new(&mut this.inner).poll_flush(cx);
         this.watch_write(cx, polled)
