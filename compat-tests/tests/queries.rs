@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use holdfast_compat_tests::client::cli::command;
 use holdfast_compat_tests::client::command::{fail_with, succeed};
+use holdfast_compat_tests::client::curl;
 use holdfast_compat_tests::client::raw::{Call, Raw, elements};
 use holdfast_compat_tests::client::sql::{ask, run};
 use holdfast_compat_tests::process::{Holdfast, wait_until};
@@ -270,8 +271,23 @@ fn filtered(_: &mut Holdfast, endpoint: &Endpoint, _: &Path) -> Result<()> {
         }
         ensure!(found == open[..9], "{found:?}");
     }
+    documented(endpoint)?;
     let query = [("list-type", "2"), ("holdfast-where", "size ~ 1")];
     raw.get("abc", "", &query)?.expect_error(400, "InvalidArgument")?;
+    Ok(())
+}
+
+/// The request of docs/queries.md, as curl sends it.
+fn documented(endpoint: &Endpoint) -> Result<()> {
+    let text = include_str!("../../docs/queries.md");
+    let (_, query) = text.split_once("$AWS_ENDPOINT_URL/people?").context("the example is not there")?;
+    let (query, _) = query.split_once('"').context("the example does not end")?;
+    let (url, user) =
+        (format!("{}/abc?{query}", endpoint.url()), format!("{}:{}", endpoint.access_key, endpoint.secret_key));
+    let header = "x-amz-content-sha256: UNSIGNED-PAYLOAD";
+    let listed = curl::run(&["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &user, "-H", header, &url])?;
+    let keys = elements(&listed.expect(200)?.text(), "Key");
+    ensure!(keys.len() == 10 && keys[1] == "f/04", "{keys:?}");
     Ok(())
 }
 
