@@ -4,7 +4,8 @@
 //! main ── experiment (rounds that alternate) ── load (clients) ── client ── sign
 //!   │          ├── target (servers that are started, or URLs) ── system (/proc, disk)
 //!   ├──────────┴── report (JSON, table) ── chart (SVG), stats
-//!   └── cluster (three nodes beside three of etcd: rates, losses; coordination: locks, events) ── their own reports
+//!   ├── cluster (three nodes beside three of etcd: rates, losses; coordination: locks, events) ── their own reports
+//!   └── queries (SQL beside DuckDB, S3 Select beside MinIO) ── its own report
 //! ```
 //!
 //! Promises: both sides get the same requests from the same one-threaded generator; servers run with their defaults; a
@@ -16,6 +17,7 @@ pub mod client;
 pub mod cluster;
 pub mod experiment;
 pub mod load;
+pub mod queries;
 pub mod report;
 pub mod scenario;
 pub mod sign;

@@ -11,11 +11,13 @@ use holdfast_bench::chart;
 use holdfast_bench::client::Endpoint;
 use holdfast_bench::cluster::{self, coordination};
 use holdfast_bench::experiment::{self, LIST_OBJECTS_MIN, Options};
+use holdfast_bench::queries::{self, Part};
 use holdfast_bench::report::{self, Report};
 use holdfast_bench::scenario::{self, LIST_OBJECTS, Scenario};
 use holdfast_bench::sign::Credentials;
 use holdfast_bench::system::{self, Machine};
 use holdfast_bench::target::{Kind, Programs, Target};
+use holdfast_compat_tests::process;
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -39,6 +41,8 @@ enum Command {
     Cluster(ClusterRun),
     /// Measures locks and events of three nodes of Holdfast beside three of etcd
     Coordination(CoordinationRun),
+    /// Measures SQL beside DuckDB, and S3 Select beside MinIO's
+    Queries(QueriesRun),
     /// Lists the scenarios
     List,
 }
@@ -133,6 +137,49 @@ struct CoordinationRun {
 }
 
 #[derive(Args)]
+struct QueriesRun {
+    /// The holdfast program [default: beside this program]
+    #[arg(long)]
+    holdfast: Option<PathBuf>,
+    /// Where servers keep their data; a new directory is made in it and removed at the end
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+    /// 100,000 rows, scale 0.1, 32 MB, one round: a first look, not a result
+    #[arg(long)]
+    quick: bool,
+    /// Only these parts
+    #[arg(long, value_delimiter = ',', default_value = "table,tpch,puts,select")]
+    only: Vec<Part>,
+    /// Rows of the table [default: 10,000,000]
+    #[arg(long)]
+    rows: Option<u64>,
+    /// Rows of each of its objects, a table for each
+    #[arg(long, value_delimiter = ',', default_value = "10000")]
+    object_rows: Vec<u64>,
+    /// Formats of the table: parquet, csv
+    #[arg(long, value_delimiter = ',', default_value = "parquet,csv")]
+    formats: Vec<String>,
+    /// Lookups of each kind [default: 7]
+    #[arg(long)]
+    runs: Option<usize>,
+    /// Scale factor of TPC-H [default: 1]
+    #[arg(long)]
+    scale: Option<f64>,
+    /// Rounds of everything else [default: 3]
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Megabytes of CSV that S3 Select reads [default: 1000]
+    #[arg(long)]
+    select_mb: Option<u64>,
+    /// Where NAME.json and NAME.md are written
+    #[arg(long, default_value = "bench/results")]
+    results: PathBuf,
+    /// Name of the result
+    #[arg(long, default_value = "queries")]
+    name: String,
+}
+
+#[derive(Args)]
 struct Load {
     /// http://HOST:PORT or NAME=http://HOST:PORT, the reference last
     #[arg(required = true)]
@@ -200,6 +247,7 @@ async fn main() -> ExitCode {
             Command::Load(args) => load(args).await,
             Command::Cluster(args) => run_cluster(args).await,
             Command::Coordination(args) => run_coordination(args).await,
+            Command::Queries(args) => run_queries(args).await,
             Command::List => {
                 list();
                 Ok(())
@@ -209,7 +257,11 @@ async fn main() -> ExitCode {
     // Dropping the work ends the servers and removes their directory.
     let done = tokio::select! {
         done = work => done,
-        signal = interrupted() => signal.and_then(|()| bail!("interrupted")),
+        signal = interrupted() => {
+            // What blocks a thread ends with the servers that it waits for.
+            process::kill_all();
+            signal.and_then(|()| bail!("interrupted"))
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -356,6 +408,48 @@ async fn run_coordination(args: CoordinationRun) -> Result<()> {
     let mut report = coordination::report::Report::new(&args.name, machine, disk, &options);
     let done = coordination::run(&programs, &options, &mut report).await;
     let markdown = coordination::report::markdown(&report);
+    println!("{markdown}");
+    done?;
+    cluster::save(&args.results, &report.name, &report, &markdown)
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+async fn run_queries(args: QueriesRun) -> Result<()> {
+    let holdfast = holdfast_program(args.holdfast)?;
+    if !holdfast.is_file() {
+        return usage(format!("{} is not there: build it, or name another by a flag", holdfast.display()));
+    }
+    let parent = args.dir.canonicalize().or_else(|_| usage(format!("{} is not a directory", args.dir.display())))?;
+    let directory = tempfile::Builder::new().prefix("holdfast-bench-").tempdir_in(&parent)?;
+    let number = |long, quick| if args.quick { quick } else { long };
+    let options = queries::Options {
+        parts: args.only,
+        rows: args.rows.unwrap_or(number(10_000_000, 100_000)),
+        object_rows: args.object_rows,
+        formats: args.formats,
+        runs: args.runs.unwrap_or(if args.quick { 3 } else { 7 }),
+        scale: args.scale.unwrap_or(if args.quick { 0.1 } else { 1.0 }),
+        rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }),
+        put_time: Duration::from_secs(number(5, 1)),
+        select_bytes: args.select_mb.unwrap_or(number(1000, 32)) * 1_000_000,
+        holdfast,
+        directory: directory.path().to_owned(),
+    };
+    let known = options.formats.iter().all(|format| ["parquet", "csv"].contains(&format.as_str()));
+    let some = options.rows > 0 && options.runs > 0 && options.rounds > 0 && options.object_rows.iter().all(|n| *n > 0);
+    if !known || !some || !(0.001..=100.0).contains(&options.scale) {
+        return usage("a run has rows, rounds and runs, formats are parquet and csv, a scale is 0.001 to 100");
+    }
+    check_free(directory.path(), queries::bytes_max(&options))?;
+    let machine = Machine::here(directory.path());
+    let disk = system::probe(directory.path())?;
+    let mut report = queries::report::Report::new(&args.name, machine, disk, &options);
+    let work = tokio::task::spawn_blocking(move || {
+        let done = queries::run(&options, &mut report);
+        (done, report)
+    });
+    let (done, report) = work.await.context("the run stopped")?;
+    let markdown = queries::report::markdown(&report);
     println!("{markdown}");
     done?;
     cluster::save(&args.results, &report.name, &report, &markdown)

@@ -158,7 +158,8 @@ pub fn markdown(report: &Report) -> String {
 }
 
 /// What a run was made on and with: two lines, the second not ended.
-pub(super) fn circumstances<'a>(
+#[must_use]
+pub fn circumstances<'a>(
     machine: &Machine,
     disk: &Disk,
     load_after: f64,
