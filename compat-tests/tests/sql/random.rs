@@ -73,7 +73,7 @@ fn one(format: Format, seed: u64, raw: &mut Raw, duckdb: &mut DuckDb, dir: &Path
         if number == before {
             index(raw, seed, &prefix)?;
         }
-        let large = number == 0 && seed % LARGE_EVERY == 0;
+        let large = number == 0 && seed.is_multiple_of(LARGE_EVERY);
         let count = if large { ROWS_LARGE } else { dice.random_range(0..ROWS_MAX) };
         let body = object(&mut dice, format, count)?;
         let file = dir.join(format!("{seed}-{number}.{}", format.extension()));

@@ -62,7 +62,7 @@ fn predicate(dice: &mut StdRng, format: Format, depth: u32) -> String {
         4 => format!("t LIKE '{}'", pick(dice, &["O%", "%o%", "1%", "é%", "_0", "%", "say \"%", " %"])),
         5 => format!("\"two words\" = {}", dice.random_range(0..6)),
         6 | 7 => compared(dice, "n", |dice| integer(dice).to_string()),
-        8 => compared(dice, "f", |dice| float(dice)),
+        8 => compared(dice, "f", float),
         9 | 10 => compared(dice, "t", |dice| quoted(pick(dice, &TEXTS))),
         _ => compared(dice, "d", |dice| {
             let day = quoted(&day(dice.random_range(-DAYS..DAYS)));
