@@ -24,6 +24,7 @@ const CASES: &[Case] = &[
     ("objects_are_rows_in_every_format", formats),
     ("answers_are_the_same_with_and_without_an_index", with_and_without),
     ("an_index_is_built_over_what_is_there", built),
+    ("an_index_on_tags_names_whole_objects", by_tags),
     ("a_unique_index_refuses_a_duplicate", unique),
     ("what_does_not_parse_is_stored_and_counted", unparsed),
     ("system_tables_tell_of_the_repository", system_tables),
@@ -191,6 +192,21 @@ fn unique(_: &mut Holdfast, endpoint: &Endpoint, _: &Path) -> Result<()> {
     raw.send(&call)?.expect_error(400, "NotIndexable")?;
     raw.send(&Call { method: "DELETE", bucket: "abc", key: "u/a.json", ..Call::default() })?.expect(204)?;
     put(&mut raw, "u/c.json", "{\"id\":9007199254740993}")
+}
+
+fn by_tags(_: &mut Holdfast, endpoint: &Endpoint, _: &Path) -> Result<()> {
+    let mut raw = endpoint.raw();
+    run(&mut raw, "CREATE INDEX team ON \"abc/g/\" USING HASH (tags['team'])")?;
+    for n in 0..20 {
+        let tags = format!("team=t{}", n % 10);
+        let body = format!("n\n{n}\n100\n");
+        raw.put("abc", &format!("g/{n:02}.csv"), &[("x-amz-tagging", tags.as_str())], body.as_bytes())?.expect(200)?;
+    }
+    let statement = "SELECT sum(n) FROM \"abc/g/\" WHERE _tags['team'] = 't3'";
+    let plan = rows(&mut raw, &format!("EXPLAIN {statement}"))?.concat();
+    ensure!(plan.contains("index team (hash)"), "{plan}");
+    ensure!(one(&mut raw, statement)? == "216");
+    Ok(())
 }
 
 fn unparsed(_: &mut Holdfast, endpoint: &Endpoint, _: &Path) -> Result<()> {

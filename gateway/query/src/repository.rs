@@ -66,8 +66,8 @@ pub enum AsOf {
 /// `rows`, `blocks` and `whole` together are a superset of the matches, and no object stands in two of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hits {
-    /// Objects with an entry for each row: byte ranges of the rows whose value lies in the intervals, in order. An empty
-    /// range means the object itself (an index on attributes).
+    /// Objects with an entry for each row: byte ranges of the rows whose value lies in the intervals, in order. Without any,
+    /// it is the object itself: on attributes, and where rows have no bytes of their own.
     pub rows: Vec<(Arc<ObjectVersion>, Vec<Range<u64>>)>,
     /// Objects with a summary for each block: byte ranges of the blocks that may match, in order.
     pub blocks: Vec<(Arc<ObjectVersion>, Vec<Range<u64>>)>,

@@ -242,10 +242,12 @@ impl Snapshot for View {
                     hits.whole.push(version);
                     continue;
                 }
-                _ if on_attributes => {
-                    let inside = holds(&tuple(index, &version, &Row::default()), intervals);
-                    inside.then_some(0..0).into_iter().collect()
+                _ if on_attributes && holds(&tuple(index, &version, &Row::default()), intervals) => {
+                    rows += 1;
+                    hits.rows.push((version, Vec::new()));
+                    continue;
                 }
+                _ if on_attributes => Vec::new(),
                 Indexed::Rows => {
                     let rows = rows_of(&stored).into_iter();
                     rows.filter(|row| holds(&tuple(index, &version, row), intervals)).map(|row| row.range).collect()
@@ -263,9 +265,9 @@ impl Snapshot for View {
                 continue;
             }
             rows += found.len();
-            hits.pruned_bytes += if bytes == 0 { 0 } else { version.size - bytes };
+            hits.pruned_bytes += version.size - bytes;
             match stored.indexed {
-                Indexed::Blocks(_) if !on_attributes => hits.blocks.push((version, found)),
+                Indexed::Blocks(_) => hits.blocks.push((version, found)),
                 _ => hits.rows.push((version, found)),
             }
         }

@@ -194,9 +194,8 @@ fn candidate(index: IndexInfo, found: &[Predicate]) -> Option<Candidate> {
 
 fn of_hits(table: &ObjectTable, candidate: &Candidate, hits: Hits) -> Path {
     let ranged = hits.rows.into_iter().chain(hits.blocks).map(|(object, ranges)| {
-        // An index on attributes names the object, not rows in it.
-        let ranges = if ranges.iter().any(Range::is_empty) { None } else { Some(ranges) };
-        Selected { object, ranges }
+        // Without ranges the object itself was found.
+        Selected { object, ranges: Some(ranges).filter(|ranges| !ranges.is_empty()) }
     });
     let whole = hits.whole.into_iter().map(|object| Selected { object, ranges: None });
     let mut selected: Vec<Selected> = ranged.chain(whole).collect();
