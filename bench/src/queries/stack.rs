@@ -25,6 +25,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Uploads at once.
 const UPLOADS: usize = 4;
 
+/// MinIO's counts of this moment; those of `/minio/v2/metrics` are up to ten seconds old.
+const REQUESTS_PATH: &str = "/minio/metrics/v3/api/requests";
+/// What they call requests that read.
+const READS: [&str; 3] = ["name=\"GetObject\"", "name=\"HeadObject\"", "name=\"ListObject"];
+
 /// Both sides, Holdfast first.
 pub const SIDES: [&str; 2] = ["holdfast", "duckdb"];
 
@@ -174,11 +179,13 @@ impl Stack {
 
     /// Requests for objects that MinIO had until now: GET, HEAD and listings, not writes.
     fn requests(&self) -> Result<u64> {
-        let page = self.theirs().raw().exchange("GET", "/minio/v2/metrics/node", &[], b"")?.expect(200)?.text();
-        let reads = page.lines().filter(|line| line.starts_with("minio_s3_requests_total{"));
-        let reads = reads
-            .filter(|line| ["\"getobject\"", "\"headobject\"", "\"listobjectsv"].iter().any(|api| line.contains(api)));
-        let counts = reads.map(|line| {
+        let host = ("host".to_owned(), self.minio.address().to_owned());
+        let page = self.theirs().raw().exchange("GET", REQUESTS_PATH, &[host], b"")?.expect(200)?.text();
+        let counts: Vec<&str> = page.lines().filter(|line| line.starts_with("minio_api_requests_total{")).collect();
+        // There was at least the making of a bucket.
+        ensure!(!counts.is_empty(), "MinIO does not count requests");
+        let read = |line: &&&str| READS.iter().any(|name| line.contains(name));
+        let counts = counts.iter().filter(read).map(|line| {
             let (_, count) = line.rsplit_once(' ').context("a metric without a value")?;
             Ok(count.parse::<f64>()? as u64)
         });
