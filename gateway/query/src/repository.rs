@@ -75,7 +75,7 @@ pub struct Hits {
     pub whole: Vec<Arc<ObjectVersion>>,
     /// Objects that the index ruled out.
     pub pruned_objects: u64,
-    /// Their bytes, and those outside of `rows` and `blocks`.
+    /// Their bytes, perhaps estimated, and those outside of `rows` and `blocks`.
     pub pruned_bytes: u64,
 }
 

@@ -276,7 +276,11 @@ fn hits(
     for key in &searched.whole {
         hits.whole.extend(version(key, None)?);
     }
-    hits.pruned_bytes = pruned_bytes;
+    // Nobody counts the bytes of what was ruled out: it is taken to be as large as what was found.
+    let found = hits.rows.iter().chain(&hits.blocks).map(|(object, _)| object).chain(&hits.whole);
+    let sizes: Vec<u64> = found.map(|object| object.size).collect();
+    let mean = sizes.iter().sum::<u64>().checked_div(sizes.len() as u64).unwrap_or_default();
+    hits.pruned_bytes = pruned_bytes.saturating_add(mean.saturating_mul(hits.pruned_objects));
     Ok(hits)
 }
 
