@@ -10,6 +10,8 @@ connection = duckdb.connect(config={"threads": int(os.environ["DUCKDB_THREADS"])
 found = glob.glob(os.path.join(os.path.dirname(duckdb_extension_httpfs.__file__), "extensions/*/httpfs.duckdb_extension"))
 # Nothing may be fetched meanwhile.
 connection.execute("SET autoinstall_known_extensions = false")
+# Standard output is for answers; what runs for seconds would show its progress there.
+connection.execute("SET enable_progress_bar = false")
 connection.execute(f"LOAD '{found[0]}'")
 
 
