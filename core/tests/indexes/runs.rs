@@ -241,6 +241,13 @@ impl World {
         self.store.overtaken = false;
         drop(self.add_written());
         for index in self.indexes() {
+            // Nobody writes it any more.
+            if let Some(begun) = self.with(|view, _| view.begun_run(&maintain(), index.id).unwrap()) {
+                let (bucket, name) = (self.bucket.clone(), index.name.clone());
+                let (run, replaces, written) = (begun.revision, Vec::new(), None);
+                let give_up = AddRun { bucket, name, index: index.id, run, replaces, written };
+                assert_eq!(self.machine.run(Op::AddRun(give_up)), Reply::Done);
+            }
             while self.trim_state(&index, 4) {}
         }
     }
