@@ -1,5 +1,8 @@
 //! Indexes and queries as a user meets them: over HTTP, by `holdfast sql` and `holdfast index`, and in listings.
 
+#[path = "queries/runs.rs"]
+mod runs;
+
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
             run(server, endpoint, dir)
         });
     }
+    suite.case_within(runs::WITHIN, "runs_of_indexes_live_in_the_store", runs::live_in_the_store);
     suite.run()
 }
 

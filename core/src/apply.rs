@@ -126,6 +126,11 @@ fn run(txn: &mut Txn<'_>, op: &Op) -> Result<Reply, Stop> {
         Op::DropIndex(op) => index::drop(txn, op),
         Op::IndexObjects(op) => index::index_objects(txn, op),
         Op::TrimIndexes(op) => index::trim(txn, op),
+        Op::BeginRun(op) => index::runs::begin(txn, op),
+        Op::AddRun(op) => index::runs::add(txn, op),
+        Op::DemoteEntries(op) => index::runs::demote(txn, op),
+        Op::LoseRun(op) => index::runs::lose(txn, op),
+        Op::ForgetRuns(op) => index::runs::forget(txn, op),
     }
 }
 

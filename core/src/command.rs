@@ -20,7 +20,10 @@ use crate::record::{
     Attributes, BucketSettings, Checksum, ChecksumAlgorithm, ChecksumType, ContentId, known, record, stored_enum,
 };
 
-pub use self::index::{CreateIndex, DropIndex, Extracted, IndexObjects, Outcome, ReadObject, TrimIndexes};
+pub use self::index::{
+    AddRun, BeginRun, CondemnedRun, CreateIndex, DemoteEntries, DropIndex, Extracted, ForgetRuns, IndexObjects,
+    LoseRun, Outcome, ReadObject, TrimIndexes, WrittenRun,
+};
 pub use self::lock::{
     AcquireLock, ExpireLease, GrantLease, Granted, PutEphemeral, ReleaseLease, RemoveEphemeral, RenewLease,
 };
@@ -107,6 +110,9 @@ impl Command {
                 | Op::TrimTopic(_)
                 | Op::DropIndex(_)
                 | Op::TrimIndexes(_)
+                | Op::AddRun(_)
+                | Op::DemoteEntries(_)
+                | Op::ForgetRuns(_)
         )
     }
 }
@@ -249,6 +255,21 @@ pub enum Op {
     /// Removes rows of objects and indexes that are gone.
     #[n(44)]
     TrimIndexes(#[n(0)] TrimIndexes),
+    /// A job is about to write a run of an index: names the file after the revision of this command.
+    #[n(45)]
+    BeginRun(#[n(0)] BeginRun),
+    /// Names a run that was written, in place of those that it replaces; without one gives up what was begun.
+    #[n(46)]
+    AddRun(#[n(0)] AddRun),
+    /// Removes entries from the state that a run holds.
+    #[n(47)]
+    DemoteEntries(#[n(0)] DemoteEntries),
+    /// A run is damaged or missing: its index is built anew.
+    #[n(48)]
+    LoseRun(#[n(0)] LoseRun),
+    /// The files of condemned runs are gone.
+    #[n(49)]
+    ForgetRuns(#[n(0)] ForgetRuns),
 }
 
 impl Op {
@@ -296,7 +317,12 @@ impl Op {
             | Self::Acknowledge(_)
             | Self::TrimTopic(_)
             | Self::IndexObjects(_)
-            | Self::TrimIndexes(_) => None,
+            | Self::TrimIndexes(_)
+            | Self::BeginRun(_)
+            | Self::AddRun(_)
+            | Self::DemoteEntries(_)
+            | Self::LoseRun(_)
+            | Self::ForgetRuns(_) => None,
         }
     }
 }

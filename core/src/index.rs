@@ -15,13 +15,15 @@ mod find;
 mod path;
 pub mod row;
 pub mod run;
+mod runs;
 mod search;
 mod value;
 
 use minicbor::{Decode, Encode};
 
-pub use self::find::{Aside, ContentIndex, Found, FoundObject};
+pub use self::find::{Aside, ContentIndex, Found, FoundObject, Lookup};
 pub use self::path::{PathError, Step, parse_path, show_path};
+pub use self::runs::{Demotable, IndexRun, RunHit, RunToDelete, Seek, layout, read_hit, seeks};
 pub use self::search::{Constraint, INTERVALS_MAX, Interval, intervals};
 pub use self::value::{Class, TEXT_BYTES_MAX, Value, split_tuple};
 use crate::id::Revision;
@@ -41,6 +43,8 @@ pub const BLOCKS_MAX: usize = 1024;
 pub const BLOCK_SUMMARY_BYTES_MAX: usize = 2 << 20;
 /// Entries that are removed at once with their object; a job removes those of objects with more.
 pub const EAGER_ENTRIES_MAX: usize = 100;
+/// Runs that searches of one index read.
+pub const RUNS_MAX: usize = 64;
 /// Bytes of the reason why content did not parse.
 pub const REASON_BYTES_MAX: usize = 300;
 
@@ -179,4 +183,10 @@ pub struct IndexInfo {
     pub unparsed: u64,
     /// Bytes of entries and blocks in the state.
     pub bytes: u64,
+    /// Those of blocks among them.
+    pub block_bytes: u64,
+    /// Runs in the backend.
+    pub runs: u32,
+    /// Their bytes.
+    pub run_bytes: u64,
 }

@@ -1,9 +1,12 @@
-//! Indexes against a full scan: after every step of long random histories an index names exactly the rows that a scan
-//! finds, and every object that nobody has read yet. Then each promise by itself.
+//! Indexes against a full scan: after every step of long random histories, with entries in the state, in runs or in both, an
+//! index names exactly the rows that a scan finds, and every object that nobody has read yet. Then each promise by itself.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)] // The number of seeds is a setting of the run.
 
 mod support;
+
+#[path = "indexes/runs.rs"]
+mod runs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -67,13 +70,14 @@ struct World {
     machine: Machine,
     bucket: BucketRef,
     dice: Dice,
+    store: runs::Store,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
         let mut machine = Machine::new();
         let bucket = machine.create_bucket("abc");
-        Self { machine, bucket, dice: Dice::new(seed) }
+        Self { machine, bucket, dice: Dice::new(seed), store: runs::Store::default() }
     }
 
     fn with<T>(&self, look: impl FnOnce(&View<'_>, &Bucket) -> T) -> T {
@@ -172,7 +176,8 @@ impl World {
             return None;
         }
         let next = cursor.as_ref().and_then(|_| (keys.len() == 2).then(|| keys[1].clone()));
-        let blocks = !index.unique && self.dice.once_in(3);
+        let only_content = index.expressions.iter().all(Expression::of_content);
+        let blocks = !index.unique && only_content && self.dice.once_in(3);
         let objects = keys.iter().map(|key| {
             let numbers = self.numbers(key);
             let outcome = if blocks { blocks_of(&numbers) } else { outcome_of(&numbers) };
@@ -188,7 +193,9 @@ impl World {
         let intervals = intervals(wanted).unwrap();
         self.with(|view, bucket| {
             let permit = list(&bucket.name);
-            view.search(&permit, bucket, index, &index.prefix, &intervals, 10_000).unwrap().unwrap()
+            let lookup = Lookup { index, prefix: &index.prefix, intervals: &intervals, rows_max: 10_000 };
+            let from_runs = self.store.seek(&view.runs_of_index(&permit, index.id).unwrap(), index, &intervals);
+            view.search(&permit, bucket, &lookup, &from_runs).unwrap().unwrap()
         })
     }
 
@@ -266,7 +273,7 @@ impl World {
         let (key, other) = (*self.dice.pick(&KEYS), *self.dice.pick(&KEYS));
         let numbers = ["", "1", "7", "1,2,3", "5,5,9,4,2", "!", "3,8"][self.dice.below(7) as usize];
         let tenant = *self.dice.pick(&["x", "y", "10"]);
-        match self.dice.below(12) {
+        match self.dice.below(16) {
             0..=4 => {
                 let blind = self.dice.once_in(4);
                 self.put(key, numbers, tenant, blind);
@@ -296,7 +303,8 @@ impl World {
                 let op = SetTags { bucket: self.bucket.clone(), key: key.parse().unwrap(), version: None, tags };
                 self.machine.run(Op::SetTags(op));
             }
-            10 if self.dice.once_in(8) => {
+            10..=13 => self.run_step(),
+            14 if self.dice.once_in(8) => {
                 let enabled = self.dice.once_in(2);
                 self.machine.set_versioning(&self.bucket.clone(), enabled);
             }
@@ -340,6 +348,7 @@ fn tenant() -> Expression {
 #[test]
 fn an_index_names_what_a_scan_finds() {
     let seeds = std::env::var("HOLDFAST_MODEL_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(60);
+    let mut done = runs::Done::default();
     for seed in 0..seeds {
         let mut world = World::new(seed);
         for step in 0..120 {
@@ -351,14 +360,19 @@ fn an_index_names_what_a_scan_finds() {
             }
             world.step();
             world.check();
+            world.check_counts(seed);
         }
+        world.finish_runs();
         world.work(false);
         world.check();
+        world.check_counts(seed);
         for index in world.indexes() {
             assert_eq!((&index.state, index.pending), (&IndexState::Ready, 0), "seed {seed}");
         }
+        done.add(&world);
         ends_empty(world, seed);
     }
+    done.check(seeds);
 }
 
 /// When the indexes are dropped, or the objects deleted, no row is left.
@@ -370,18 +384,23 @@ fn ends_empty(mut world: World, seed: u64) {
             assert_eq!(world.machine.run(Op::DropIndex(op)), Reply::Done);
         }
         world.work(false);
+        world.collect_runs();
         assert_eq!(rows(&world), 0, "seed {seed}");
+        assert!(world.store.files.is_empty(), "seed {seed}: dropped indexes lose their runs");
         return;
     }
     for name in world.names() {
         world.machine.delete(&world.bucket.clone(), &name, None);
     }
     world.work(false);
+    world.merge_all();
+    world.collect_runs();
     let indexes = world.indexes();
     assert_eq!(rows(&world), indexes.len(), "seed {seed}: only definitions are left");
     for index in indexes {
         let counts = (index.objects, index.entries, index.pending, index.unparsed, index.bytes);
-        assert_eq!((counts.0, counts.1, counts.2, counts.3), (0, 0, 0, 0), "seed {seed}");
+        assert_eq!(counts, (0, 0, 0, 0, 0), "seed {seed}");
+        assert_eq!((index.block_bytes, index.runs, index.run_bytes), (0, 0, 0), "seed {seed}");
     }
 }
 
@@ -436,8 +455,8 @@ fn a_unique_index_is_not_built_over_duplicates() {
     assert!(matches!(world.put("a/3", "1", "x", true), Reply::Written(_)), "a failed index is in nobody's way");
     let intervals = intervals(&[Constraint::Equal(vec![Value::Integer(1)])]).unwrap();
     let index = world.index("unique");
-    let found =
-        world.with(|view, bucket| view.search(&list(&bucket.name), bucket, &index, "a/", &intervals, 100).unwrap());
+    let lookup = Lookup { index: &index, prefix: "a/", intervals: &intervals, rows_max: 100 };
+    let found = world.with(|view, bucket| view.search(&list(&bucket.name), bucket, &lookup, &[]).unwrap());
     assert_eq!(found, None, "and answers nothing");
 }
 
@@ -481,16 +500,12 @@ fn a_search_that_finds_too_much_says_so() {
     }
     let index = world.index("tree");
     let intervals = intervals(&[Constraint::Equal(vec![Value::Integer(1)])]).unwrap();
-    let search = |most| {
-        world.with(|view, bucket| view.search(&list(&bucket.name), bucket, &index, "", &intervals, most).unwrap())
-    };
+    let lookup = |rows_max| Lookup { index: &index, prefix: "", intervals: &intervals, rows_max };
+    let search =
+        |most| world.with(|view, bucket| view.search(&list(&bucket.name), bucket, &lookup(most), &[]).unwrap());
     assert_eq!(search(KEYS.len()).unwrap().rows.len(), KEYS.len());
     assert_eq!(search(KEYS.len() - 1), None);
-    assert!(
-        world.with(|view, bucket| {
-            view.search(&read(&bucket.name, "a"), bucket, &index, "", &intervals, 10).is_err()
-        })
-    );
+    assert!(world.with(|view, bucket| { view.search(&read(&bucket.name, "a"), bucket, &lookup(10), &[]).is_err() }));
 }
 
 #[test]

@@ -237,6 +237,8 @@ pub struct Config {
     pub cluster: Option<ClusterSettings>,
     /// How long events are kept, and how many bytes of them.
     pub events_keep: (Duration, u64),
+    /// Bytes of entries of one index in the state; past them they move to the backend.
+    pub index_head_bytes: u64,
     /// What queries may use.
     pub queries: QuerySettings,
     /// Whether targets of events may be on this machine or its link.
@@ -328,6 +330,7 @@ impl Config {
             cache_bytes: values.bytes("cache_bytes")?,
             inline_bytes: values.bytes("inline_bytes")?.unwrap_or(0),
             events_keep: values.events_keep()?,
+            index_head_bytes: values.bytes("index_head_bytes")?.unwrap_or_default(),
             queries: values.queries()?,
             targets_allow_local: values.boolean("targets_allow_local")?,
             listen: values.required("listen"),

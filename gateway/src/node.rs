@@ -229,7 +229,12 @@ impl Node {
         };
         let gateway = start_gateway(config, peers.as_ref()).await?;
         let peers_read_max = if peers.is_some() { PEERS_READ_MAX } else { Duration::ZERO };
-        let jobs_config = JobsConfig { peers_read_max, events_keep: config.events_keep, ..JobsConfig::default() };
+        let jobs_config = JobsConfig {
+            peers_read_max,
+            events_keep: config.events_keep,
+            index_head_bytes: config.index_head_bytes,
+            ..JobsConfig::default()
+        };
         let jobs = Arc::new(Jobs::start(gateway.blobs().clone(), ledger::ledger(&gateway), jobs_config));
         let notifications = Notifications::start(gateway.clone(), notify);
         Ok(Self { gateway, jobs, notifications, peers })

@@ -4,7 +4,7 @@ use minicbor::{Decode, Encode};
 
 use super::BucketRef;
 use crate::id::{ObjectKey, Place, Revision};
-use crate::index::row::{BlockRow, Entry};
+use crate::index::row::{BlockRow, Entry, Posting};
 use crate::index::{Expression, IndexKind};
 use crate::record::known;
 
@@ -119,4 +119,124 @@ pub struct TrimIndexes {
     /// Most rows to remove, at most [`crate::rules::JOB_ROWS_MAX`].
     #[n(0)]
     pub rows: u32,
+}
+
+/// See [`super::Op::BeginRun`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct BeginRun {
+    /// Which bucket.
+    #[n(0)]
+    pub bucket: BucketRef,
+    /// Which index.
+    #[n(1)]
+    pub name: String,
+    /// Its id.
+    #[n(2)]
+    pub index: Revision,
+}
+
+/// See [`super::Op::AddRun`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct AddRun {
+    /// Which bucket.
+    #[n(0)]
+    pub bucket: BucketRef,
+    /// Which index.
+    #[n(1)]
+    pub name: String,
+    /// Its id.
+    #[n(2)]
+    pub index: Revision,
+    /// The run, by the revision that began it.
+    #[n(3)]
+    pub run: Revision,
+    /// Runs whose live entries it holds, ascending.
+    #[n(4)]
+    pub replaces: Vec<Revision>,
+    /// What was written; `None` when there was nothing to write, or it failed.
+    #[n(5)]
+    pub written: Option<WrittenRun>,
+}
+
+/// A run whose file is whole.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct WrittenRun {
+    /// It holds all entries of postings up to this revision that are live and in the state or in what it replaces.
+    #[n(0)]
+    pub through: Revision,
+    /// Bytes of the file.
+    #[n(1)]
+    pub bytes: u64,
+    /// Its entries, at least one.
+    #[n(2)]
+    pub entries: u64,
+    /// Where its fence blocks begin.
+    #[n(3)]
+    pub fences_at: u64,
+}
+
+/// See [`super::Op::DemoteEntries`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct DemoteEntries {
+    /// Which bucket.
+    #[n(0)]
+    pub bucket: BucketRef,
+    /// Which index.
+    #[n(1)]
+    pub name: String,
+    /// Its id.
+    #[n(2)]
+    pub index: Revision,
+    /// Postings whose entries a run holds.
+    #[n(3)]
+    pub postings: Vec<Posting>,
+    /// With them the state holds none any more of postings up to this revision.
+    #[n(4)]
+    pub trimmed: Option<Revision>,
+}
+
+/// See [`super::Op::LoseRun`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct LoseRun {
+    /// Which bucket.
+    #[n(0)]
+    pub bucket: BucketRef,
+    /// Which index.
+    #[n(1)]
+    pub name: String,
+    /// Its id.
+    #[n(2)]
+    pub index: Revision,
+    /// The run, by the revision that began it.
+    #[n(3)]
+    pub run: Revision,
+}
+
+/// See [`super::Op::ForgetRuns`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ForgetRuns {
+    /// Runs whose files are gone, at most [`crate::rules::JOB_ROWS_MAX`].
+    #[n(0)]
+    pub runs: Vec<CondemnedRun>,
+}
+
+/// A condemned run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[cbor(array)]
+pub struct CondemnedRun {
+    /// The revision that condemned it.
+    #[n(0)]
+    pub condemned: Revision,
+    /// Its index.
+    #[n(1)]
+    pub index: Revision,
+    /// The revision that began it.
+    #[n(2)]
+    pub run: Revision,
 }

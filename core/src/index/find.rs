@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::row::{BlockRow, IndexRow, ObjectIndexRow, Posting, PostingRow};
-use super::{IndexInfo, IndexKind, IndexState, Interval, Step, bloom};
+use super::{IndexInfo, IndexKind, IndexState, Interval, RunHit, Step, bloom};
 use crate::id::{ObjectKey, Place, Revision};
 use crate::keyspace::{Keyspace, key, key::index as rows};
 use crate::kv::KeyRange;
@@ -33,6 +33,19 @@ pub struct Found {
     pub blocks: Vec<FoundObject>,
     /// Objects of which the index knows nothing.
     pub whole: Vec<ObjectKey>,
+}
+
+/// What is asked of an index.
+#[derive(Clone, Copy, Debug)]
+pub struct Lookup<'a> {
+    /// The index.
+    pub index: &'a IndexInfo,
+    /// Only objects whose keys begin so.
+    pub prefix: &'a str,
+    /// Where the tuples lie.
+    pub intervals: &'a [Interval],
+    /// Most entries, objects and blocks together.
+    pub rows_max: usize,
 }
 
 /// An object that waits for an index.
@@ -83,6 +96,9 @@ impl View<'_> {
                 pending: row.pending,
                 unparsed: row.unparsed,
                 bytes: row.bytes,
+                block_bytes: row.block_bytes.unwrap_or_default(),
+                runs: row.runs.unwrap_or_default(),
+                run_bytes: row.run_bytes.unwrap_or_default(),
             })
         };
         self.reader.rows(Keyspace::Indexes, range).map(|row| decode(row?)).collect()
@@ -98,8 +114,11 @@ impl View<'_> {
         Ok(indexes.iter().map(IndexInfo::content).filter(|index| !index.fields.is_empty()).collect())
     }
 
-    /// What an index knows of the objects under `prefix` that have a tuple in one of `intervals`. `None` when it holds more
-    /// than `rows_max` such entries, objects and blocks together, or is not to be used.
+    /// What an index knows of the objects that a lookup asks for. `None` when it holds more than `rows_max` such entries,
+    /// objects and blocks together, or is not to be used.
+    ///
+    /// `from_runs` is all that the runs of [`View::runs_of_index`] of this same view hold of [`super::seeks`]; what is not live
+    /// any more is left out here.
     ///
     /// # Errors
     /// [`crate::error::Error::Denied`] unless the permit is to list the bucket; [`Stop`] when the engine fails.
@@ -107,15 +126,14 @@ impl View<'_> {
         &self,
         permit: &Permit,
         bucket: &Bucket,
-        index: &IndexInfo,
-        prefix: &str,
-        intervals: &[Interval],
-        rows_max: usize,
+        lookup: &Lookup<'_>,
+        from_runs: &[RunHit],
     ) -> Result<Option<Found>, Stop> {
         permit.require(&[Action::ListBucket])?;
+        let Lookup { index, prefix, intervals, rows_max } = *lookup;
         let mut search = Search { view: self, index, prefix, left: rows_max, postings: BTreeMap::new() };
         let mut found = Found::default();
-        if matches!(index.state, IndexState::Failed(_)) || !search.entries(intervals)? {
+        if matches!(index.state, IndexState::Failed(_)) || !search.hits(from_runs) || !search.entries(intervals)? {
             return Ok(None);
         }
         found.rows = search.objects()?;
@@ -135,18 +153,26 @@ impl View<'_> {
     /// # Errors
     /// [`crate::error::Error::Denied`] unless the permit is a job's; [`Stop`] when the engine fails.
     pub fn indexes_at_work(&self, permit: &Permit) -> Result<Vec<(Bucket, IndexInfo)>, Stop> {
+        let mut found = self.all_indexes(permit)?;
+        found.retain(|(_, index)| {
+            let waited_for = matches!(index.state, IndexState::Building(_)) || index.pending > 0;
+            waited_for && !matches!(index.state, IndexState::Failed(_))
+        });
+        Ok(found)
+    }
+
+    /// The indexes of all buckets.
+    ///
+    /// # Errors
+    /// As [`View::indexes_at_work`].
+    pub fn all_indexes(&self, permit: &Permit) -> Result<Vec<(Bucket, IndexInfo)>, Stop> {
         permit.require(&[Action::Maintain])?;
         let mut found = Vec::new();
         for row in self.reader.rows(Keyspace::Buckets, KeyRange::prefix(&key::buckets())) {
             let (row_key, value) = row?;
             let Some(name) = key::bucket_name(&row_key) else { continue };
             let bucket = Bucket { name, row: BucketRow::decode(&value)? };
-            for index in self.indexes(&bucket)? {
-                let waited_for = matches!(index.state, IndexState::Building(_)) || index.pending > 0;
-                if waited_for && !matches!(index.state, IndexState::Failed(_)) {
-                    found.push((bucket.clone(), index));
-                }
-            }
+            found.extend(self.indexes(&bucket)?.into_iter().map(|index| (bucket.clone(), index)));
         }
         Ok(found)
     }
@@ -261,6 +287,17 @@ impl Search<'_> {
         }
     }
 
+    /// Collects what was found in runs. False when there are too many.
+    fn hits(&mut self, hits: &[RunHit]) -> bool {
+        for hit in hits {
+            if !self.take() {
+                return false;
+            }
+            self.postings.entry(hit.posting).or_default().extend(hit.range.clone());
+        }
+        true
+    }
+
     /// Collects the entries in the intervals. False when there are too many.
     fn entries(&mut self, intervals: &[Interval]) -> Result<bool, Stop> {
         for interval in intervals {
@@ -309,13 +346,18 @@ impl Search<'_> {
         Ok(true)
     }
 
+    /// Whether the index is asked for this key, and speaks for it: of one that is built anew there is more.
+    fn speaks_for(&self, key: &str) -> bool {
+        key.starts_with(self.prefix) && self.index.state.covers(key)
+    }
+
     /// What was collected, by key: only live postings, only under the prefix.
     fn objects(&mut self) -> Result<Vec<FoundObject>, Stop> {
         let mut found = Vec::new();
         for (posting, mut ranges) in std::mem::take(&mut self.postings) {
             let reader = self.view.reader;
             let row: Option<PostingRow> = reader.row(Keyspace::Indexes, &rows::posting(self.index.id, posting))?;
-            let Some(row) = row.filter(|row| row.key.starts_with(self.prefix)) else { continue };
+            let Some(row) = row.filter(|row| self.speaks_for(&row.key)) else { continue };
             let object: Option<ObjectIndexRow> =
                 reader.row(Keyspace::Indexes, &rows::object(self.index.id, &row.key))?;
             let live = object.is_some_and(|object| object.posting == Some(posting));
@@ -338,7 +380,10 @@ impl Search<'_> {
                 if !self.take() {
                     return Ok(false);
                 }
-                whole.extend(rows::aside_key(&row_key)?.parse().ok());
+                let key = rows::aside_key(&row_key)?;
+                if self.speaks_for(&key) {
+                    whole.extend(key.parse().ok());
+                }
             }
         }
         Ok(true)
@@ -359,14 +404,14 @@ impl Search<'_> {
 }
 
 /// The bytes of the row in the value of an entry; none for an entry that stands for the object.
-fn row_range(value: &[u8]) -> Option<Range<u64>> {
+pub(super) fn row_range(value: &[u8]) -> Option<Range<u64>> {
     let offset = u64::from_be_bytes(value.get(..8)?.try_into().ok()?);
     let length = u32::from_be_bytes(value.get(8..12)?.try_into().ok()?);
     (length > 0).then(|| offset..offset + u64::from(length))
 }
 
 /// The tuple that an interval consists of, when it has a value for every expression.
-fn whole_tuple<'a>(index: &IndexInfo, interval: &'a Interval) -> Option<&'a [u8]> {
+pub(super) fn whole_tuple<'a>(index: &IndexInfo, interval: &'a Interval) -> Option<&'a [u8]> {
     let tuple = interval.point()?;
     (super::split_tuple(tuple)?.len() == index.expressions.len()).then_some(tuple)
 }

@@ -11,9 +11,15 @@
 //! | block | 6, index id, posting, number (4 bytes) | [`BlockRow`] |
 //! | garbage | 7, index id, posting | empty |
 //! | dropped | 8, index id | empty |
+//! | run | 9, index id, revision of the run | [`RunRow`] |
+//! | condemned run | 10, revision that condemned it, index id, revision of the run | [`CondemnedRunRow`] |
 //!
 //! A *posting* is what an index holds of one version of one name; its number is the revision that indexed it and a
 //! count (8 and 4 bytes). A posting is live while the object row of its key names it; what is not is garbage.
+//!
+//! Entries of a live posting are rows here, or in a run, or both: its entry rows and its list of them go, all at once,
+//! only after a run that holds them is named here. Its posting and object row stay, so that what a run holds is checked by
+//! two point reads.
 
 use minicbor::{Decode, Encode};
 
@@ -70,9 +76,18 @@ pub struct IndexRow {
     /// Objects whose content did not parse.
     #[n(10)]
     pub unparsed: u64,
-    /// Bytes of entries and blocks, keys included, those of garbage too.
+    /// Bytes of entries and blocks of live postings in the state, keys included.
     #[n(11)]
     pub bytes: u64,
+    /// Those of blocks among them; absent for 0.
+    #[n(12)]
+    pub block_bytes: Option<u64>,
+    /// Runs that searches read; absent for 0.
+    #[n(13)]
+    pub runs: Option<u32>,
+    /// Their bytes; absent for 0.
+    #[n(14)]
+    pub run_bytes: Option<u64>,
 }
 
 /// A posting. Key: index id, posting.
@@ -144,6 +159,58 @@ pub struct ObjectIndexRow {
     /// Entries.
     #[n(3)]
     pub entries: u32,
+    /// Bytes of the rows of its posting, keys included, as they were written.
+    #[n(4)]
+    pub bytes: Option<u64>,
+}
+
+stored_enum! {
+    /// Where a run stands.
+    pub enum RunState {
+        /// A job writes it; its file may be there or not.
+        Writing = 0,
+        /// Its file is whole, and searches read it.
+        Live = 1,
+    }
+}
+
+/// A run. Key: index id, revision of the run.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct RunRow {
+    /// Name of its file in the backend.
+    #[n(0)]
+    pub path: String,
+    /// Where it stands.
+    #[n(1)]
+    pub state: RunState,
+    /// Postings up to this revision have their entries in this run, in an older one, or are not live. 0 while it is written.
+    #[n(2)]
+    pub through: Revision,
+    /// Bytes of the file.
+    #[n(3)]
+    pub bytes: u64,
+    /// Its entries.
+    #[n(4)]
+    pub entries: u64,
+    /// Where its fence blocks begin: what a reader keeps in memory lies from there on.
+    #[n(5)]
+    pub fences_at: u64,
+    /// Whether the state holds no entries any more that it holds.
+    #[n(6)]
+    pub trimmed: bool,
+}
+
+/// A run that no state from some revision on names. Key: that revision, index id, revision of the run.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct CondemnedRunRow {
+    /// Name of its file in the backend.
+    #[n(0)]
+    pub path: String,
+    /// Where it stood: one that was being written may still come to be.
+    #[n(1)]
+    pub state: RunState,
 }
 
 /// A block of an object. Key: index id, posting, number.
@@ -173,4 +240,6 @@ record! {
     EntriesRow => "entries of a posting",
     ObjectIndexRow => "object of an index",
     BlockRow => "block of an index",
+    RunRow => "run of an index",
+    CondemnedRunRow => "condemned run of an index",
 }

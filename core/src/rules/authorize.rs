@@ -5,7 +5,7 @@
 //! touches. A handler without a check does not compile. Today root may do everything, jobs may do what jobs do, and
 //! nobody else may do anything.
 
-use crate::command::{Op, Source};
+use crate::command::{DeleteEntry, DeleteObjects, Op, Source};
 use crate::error::Error;
 use crate::id::{BucketName, ObjectKey};
 
@@ -225,16 +225,7 @@ pub fn needs(op: &Op) -> Vec<(Action, Resource)> {
         ],
         Op::SetTags(op) => vec![object(Action::PutObjectTagging, &op.bucket.name, &op.key)],
         Op::AbortUpload(op) => vec![object(Action::AbortUpload, &op.bucket.name, &op.key)],
-        Op::DeleteObjects(op) if op.entries.is_empty() => bucket(Action::DeleteObject, &op.bucket.name),
-        Op::DeleteObjects(op) => op
-            .entries
-            .iter()
-            .map(|entry| {
-                let versioned = entry.version.is_some();
-                let action = if versioned { Action::DeleteObjectVersion } else { Action::DeleteObject };
-                object(action, &op.bucket.name, &entry.key)
-            })
-            .collect(),
+        Op::DeleteObjects(op) => deletes(op),
         Op::AcquireLock(_)
         | Op::RenewLease(_)
         | Op::ReleaseLease(_)
@@ -257,10 +248,27 @@ pub fn needs(op: &Op) -> Vec<(Action, Resource)> {
         | Op::AdvanceTarget(_)
         | Op::TrimTopic(_)
         | Op::IndexObjects(_)
-        | Op::TrimIndexes(_) => {
+        | Op::TrimIndexes(_)
+        | Op::BeginRun(_)
+        | Op::AddRun(_)
+        | Op::DemoteEntries(_)
+        | Op::LoseRun(_)
+        | Op::ForgetRuns(_) => {
             vec![(Action::Maintain, Resource::Service)]
         }
     }
+}
+
+fn deletes(op: &DeleteObjects) -> Vec<(Action, Resource)> {
+    let bucket = &op.bucket.name;
+    if op.entries.is_empty() {
+        return vec![(Action::DeleteObject, Resource::Bucket(bucket.clone()))];
+    }
+    let delete = |entry: &DeleteEntry| {
+        let action = if entry.version.is_some() { Action::DeleteObjectVersion } else { Action::DeleteObject };
+        (action, Resource::Object(bucket.clone(), entry.key.clone()))
+    };
+    op.entries.iter().map(delete).collect()
 }
 
 #[cfg(test)]

@@ -11,8 +11,13 @@
 //! Whatever nobody read in time is pending, and every search names what is pending, so an answer is exact at every moment.
 //! Only a unique index insists: a write that does not bring what was found in its bytes is refused.
 //!
+//! Entries that a run holds are removed from the state, see [`runs`]. What the index knew of such an object is still taken back
+//! exactly; only a copy of it, and an index on tags and content when its tags change, wait to be read again.
+//!
 //! While an index is built, it speaks for the keys up to its cursor; [`index_objects`] moves the cursor and makes every
 //! name it passes known, or pending.
+
+pub(crate) mod runs;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,6 +85,9 @@ pub(crate) fn create(txn: &mut Txn<'_>, op: &CreateIndex) -> Result<Reply, Stop>
         pending: 0,
         unparsed: 0,
         bytes: 0,
+        block_bytes: None,
+        runs: None,
+        run_bytes: None,
     };
     txn.put(Keyspace::Indexes, row_key, &row);
     bucket.indexes = Some(bucket.indexes.unwrap_or_default() + 1);
@@ -128,21 +136,23 @@ pub(crate) fn drop(txn: &mut Txn<'_>, op: &DropIndex) -> Result<Reply, Stop> {
     let row: IndexRow = txn.reader().row(Keyspace::Indexes, &row_key)?.ok_or(Error::NoSuchIndex)?;
     bucket.indexes = bucket.indexes.and_then(|count| count.checked_sub(1)).filter(|count| *count > 0);
     bucket::save(txn, &op.bucket, &bucket);
-    forget(txn, &op.bucket.name, &op.name, row_key, &row);
+    forget(txn, &op.bucket.name, &op.name, row_key, &row)?;
     Ok(Reply::Done)
 }
 
-fn forget(txn: &mut Txn<'_>, bucket: &BucketName, name: &str, row_key: Vec<u8>, row: &IndexRow) {
+fn forget(txn: &mut Txn<'_>, bucket: &BucketName, name: &str, row_key: Vec<u8>, row: &IndexRow) -> Result<(), Stop> {
     txn.delete(Keyspace::Indexes, row_key);
+    runs::condemn_all(txn, row.id)?;
     txn.put_bytes(Keyspace::Indexes, rows::dropped(row.id), Vec::new());
     txn.event(EventRow::of_object(EventKind::IndexDropped, bucket, name));
     txn.effect(Effect::IndexQueued);
+    Ok(())
 }
 
 /// The indexes of a bucket go with it.
 pub(crate) fn drop_all(txn: &mut Txn<'_>, name: &BucketName, bucket: &BucketRow) -> Result<(), Stop> {
     for defined in defined(txn, bucket)? {
-        forget(txn, name, &defined.name, rows::definition(bucket.id, &defined.name), &defined.row);
+        forget(txn, name, &defined.name, rows::definition(bucket.id, &defined.name), &defined.row)?;
     }
     Ok(())
 }
@@ -287,14 +297,15 @@ fn outcome_of<'a>(txn: &Txn<'a>, index: &Defined, name: Named<'_>) -> Result<Cow
     }
 }
 
-/// What the index holds of the content of a name, as an outcome for another name.
+/// What the index holds of the content of a name, as an outcome for another name. `None` when it does not know the content,
+/// or a run holds it: then it must be read.
 fn kept(txn: &Txn<'_>, index: &Defined, object: &ObjectKey, place: Place) -> Result<Option<Outcome>, Stop> {
     let row: Option<ObjectIndexRow> =
         txn.reader().row(Keyspace::Indexes, &rows::object(index.row.id, object.as_str()))?;
     let Some(row) = row.filter(|row| row.place == place && row.known == Known::Rows) else { return Ok(None) };
     let Some(posting) = row.posting else { return Ok(Some(Outcome::Rows(Vec::new()))) };
-    let entries: EntriesRow =
-        txn.reader().row(Keyspace::Indexes, &rows::entries_of(index.row.id, posting))?.unwrap_or_default();
+    let entries: Option<EntriesRow> = txn.reader().row(Keyspace::Indexes, &rows::entries_of(index.row.id, posting))?;
+    let Some(entries) = entries else { return Ok(None) };
     let of_content = |entry: Entry| {
         let values = split_tuple(&entry.tuple)?;
         let tuple = values.iter().zip(&index.row.expressions).filter(|(_, expression)| expression.of_content());
@@ -327,7 +338,7 @@ fn set_aside(txn: &mut Txn<'_>, index: &mut Defined, name: Named<'_>, known: Kno
     let why = &why[..why.floor_char_boundary(REASON_BYTES_MAX)];
     let reason = why.as_bytes().to_vec();
     txn.put_bytes(Keyspace::Indexes, rows::aside(index.row.id, unparsed, name.object.as_str()), reason);
-    put_object(txn, index, name, known, None, 0);
+    put_object(txn, index, name, ObjectIndexRow { place: name.place, known, posting: None, entries: 0, bytes: None });
     if unparsed {
         index.row.unparsed += 1;
     } else {
@@ -336,15 +347,7 @@ fn set_aside(txn: &mut Txn<'_>, index: &mut Defined, name: Named<'_>, known: Kno
     }
 }
 
-fn put_object(
-    txn: &mut Txn<'_>,
-    index: &Defined,
-    name: Named<'_>,
-    known: Known,
-    posting: Option<Posting>,
-    entries: u32,
-) {
-    let row = ObjectIndexRow { place: name.place, known, posting, entries };
+fn put_object(txn: &mut Txn<'_>, index: &Defined, name: Named<'_>, row: ObjectIndexRow) {
     txn.put(Keyspace::Indexes, rows::object(index.row.id, name.object.as_str()), &row);
 }
 
@@ -382,19 +385,23 @@ fn store_rows(txn: &mut Txn<'_>, index: &mut Defined, name: Named<'_>, found: &[
         }
     }
     if entries.is_empty() {
-        put_object(txn, index, name, Known::Rows, None, 0);
+        let none = ObjectIndexRow { place: name.place, known: Known::Rows, posting: None, entries: 0, bytes: None };
+        put_object(txn, index, name, none);
         return Ok(());
     }
     let posting = new_posting(txn, index, name);
+    let mut bytes = 0;
     for (number, entry) in (0u32..).zip(&entries) {
         let (row_key, value) = entry_row(&index.row, posting, number, entry);
-        index.row.bytes += (row_key.len() + value.len()) as u64;
+        bytes += (row_key.len() + value.len()) as u64;
         txn.put_bytes(Keyspace::Indexes, row_key, value);
     }
     let count = entries.len() as u32;
     index.row.entries += u64::from(count);
     txn.put(Keyspace::Indexes, rows::entries_of(index.row.id, posting), &EntriesRow { entries, blocks: 0 });
-    put_object(txn, index, name, Known::Rows, Some(posting), count);
+    index.row.bytes += bytes;
+    let (known, posting, bytes) = (Known::Rows, Some(posting), Some(bytes));
+    put_object(txn, index, name, ObjectIndexRow { place: name.place, known, posting, entries: count, bytes });
     Ok(())
 }
 
@@ -500,14 +507,18 @@ fn store_blocks(txn: &mut Txn<'_>, index: &mut Defined, name: Named<'_>, blocks:
         return Ok(());
     }
     let posting = new_posting(txn, index, name);
+    let mut bytes = 0;
     for (number, block) in (0u32..).zip(blocks) {
         let (row_key, value) = (rows::block(index.row.id, posting, number), block.encode());
-        index.row.bytes += (row_key.len() + value.len()) as u64;
+        bytes += (row_key.len() + value.len()) as u64;
         txn.put_bytes(Keyspace::Indexes, row_key, value);
     }
     let list = EntriesRow { entries: Vec::new(), blocks: blocks.len() as u32 };
     txn.put(Keyspace::Indexes, rows::entries_of(index.row.id, posting), &list);
-    put_object(txn, index, name, Known::Blocks, Some(posting), 0);
+    index.row.bytes += bytes;
+    index.row.block_bytes = Some(index.row.block_bytes.unwrap_or_default() + bytes);
+    let (known, posting, bytes) = (Known::Blocks, Some(posting), Some(bytes));
+    put_object(txn, index, name, ObjectIndexRow { place: name.place, known, posting, entries: 0, bytes });
     Ok(())
 }
 
@@ -525,6 +536,7 @@ fn remove(txn: &mut Txn<'_>, index: &mut Defined, object: &ObjectKey) -> Result<
             let Some(posting) = row.posting else { return Ok(()) };
             index.row.objects = index.row.objects.saturating_sub(1);
             index.row.entries = index.row.entries.saturating_sub(u64::from(row.entries));
+            remove_bytes(txn, index, &row, posting)?;
             return remove_posting(txn, index, posting, row.entries as usize);
         }
     };
@@ -539,35 +551,50 @@ fn remove_posting(txn: &mut Txn<'_>, index: &mut Defined, posting: Posting, entr
         txn.effect(Effect::IndexQueued);
         return Ok(());
     }
-    let bytes = erase(txn, index.row.id, Some((index.row.kind, index.row.unique)), posting)?;
-    index.row.bytes = index.row.bytes.saturating_sub(bytes);
+    erase(txn, index.row.id, Some(index.row.kind), posting)
+}
+
+/// Counts the rows of a posting out, which is live still. Those that a run holds are out already.
+fn remove_bytes(txn: &Txn<'_>, index: &mut Defined, row: &ObjectIndexRow, posting: Posting) -> Result<(), Stop> {
+    let in_state = txn.reader().0.get(Keyspace::Indexes, &rows::entries_of(index.row.id, posting))?.is_some();
+    let bytes = row.bytes.unwrap_or_default();
+    if in_state {
+        index.row.bytes = index.row.bytes.saturating_sub(bytes);
+    }
+    if row.known == Known::Blocks {
+        index.row.block_bytes = index.row.block_bytes.and_then(|all| all.checked_sub(bytes)).filter(|left| *left > 0);
+    }
     Ok(())
 }
 
-/// Deletes the rows of a posting. Both kinds of keys are tried when the kind is not known any more. The bytes that went.
-fn erase(txn: &mut Txn<'_>, index: u64, kind: Option<(IndexKind, bool)>, posting: Posting) -> Result<u64, Stop> {
-    let list_key = rows::entries_of(index, posting);
-    let list: EntriesRow = txn.reader().row(Keyspace::Indexes, &list_key)?.unwrap_or_default();
-    let mut bytes = 0;
-    for (number, entry) in (0u32..).zip(&list.entries) {
-        if kind.is_none_or(|(kind, _)| kind == IndexKind::BTree) {
-            let row_key = rows::entry(index, &entry.tuple, posting, number);
-            bytes += row_key.len() as u64 + 12;
-            txn.delete(Keyspace::Indexes, row_key);
-        }
-        if kind.is_none_or(|(kind, _)| kind == IndexKind::Hash) {
-            let row_key = rows::entry(index, &bloom::hash(&entry.tuple).to_be_bytes(), posting, number);
-            let tuple = if kind.is_some_and(|(_, unique)| unique) { entry.tuple.len() as u64 } else { 0 };
-            bytes += row_key.len() as u64 + 12 + tuple;
-            txn.delete(Keyspace::Indexes, row_key);
-        }
-    }
+/// Deletes the rows of a posting.
+fn erase(txn: &mut Txn<'_>, index: u64, kind: Option<IndexKind>, posting: Posting) -> Result<(), Stop> {
+    let list = erase_entries(txn, index, kind, posting)?;
     for number in 0..list.blocks {
         txn.delete(Keyspace::Indexes, rows::block(index, posting, number));
     }
-    txn.delete(Keyspace::Indexes, list_key);
     txn.delete(Keyspace::Indexes, rows::posting(index, posting));
-    Ok(bytes)
+    Ok(())
+}
+
+/// Deletes the entries of a posting and the list of them, which it gives. Both kinds of keys are tried when the kind is not
+/// known any more.
+fn erase_entries(txn: &mut Txn<'_>, index: u64, kind: Option<IndexKind>, posting: Posting) -> Result<EntriesRow, Stop> {
+    let list_key = rows::entries_of(index, posting);
+    let Some(list) = txn.reader().row::<EntriesRow>(Keyspace::Indexes, &list_key)? else {
+        return Ok(EntriesRow::default());
+    };
+    for (number, entry) in (0u32..).zip(&list.entries) {
+        if kind.is_none_or(|kind| kind == IndexKind::BTree) {
+            txn.delete(Keyspace::Indexes, rows::entry(index, &entry.tuple, posting, number));
+        }
+        if kind.is_none_or(|kind| kind == IndexKind::Hash) {
+            let hash = bloom::hash(&entry.tuple).to_be_bytes();
+            txn.delete(Keyspace::Indexes, rows::entry(index, &hash, posting, number));
+        }
+    }
+    txn.delete(Keyspace::Indexes, list_key);
+    Ok(list)
 }
 
 /// What a job has read; see [`IndexObjects`].

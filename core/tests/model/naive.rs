@@ -259,7 +259,12 @@ impl Naive {
             | Op::CreateIndex(_)
             | Op::DropIndex(_)
             | Op::IndexObjects(_)
-            | Op::TrimIndexes(_) => unreachable!("the generator makes none"),
+            | Op::TrimIndexes(_)
+            | Op::BeginRun(_)
+            | Op::AddRun(_)
+            | Op::DemoteEntries(_)
+            | Op::LoseRun(_)
+            | Op::ForgetRuns(_) => unreachable!("the generator makes none"),
         }
     }
 

@@ -463,6 +463,9 @@ mod tests {
             pending: 0,
             unparsed: 0,
             bytes: 0,
+            block_bytes: 0,
+            runs: 0,
+            run_bytes: 0,
         };
         let found = |text: &str, expressions: &[Expression]| {
             Filter::parse(text).unwrap().intervals(&index(expressions)).map(|intervals| intervals.len())

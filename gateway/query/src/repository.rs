@@ -77,6 +77,8 @@ pub struct Hits {
     pub pruned_objects: u64,
     /// Their bytes, perhaps estimated, and those outside of `rows` and `blocks`.
     pub pruned_bytes: u64,
+    /// Runs of the index in the backend that were searched for it.
+    pub runs: usize,
 }
 
 /// Tables about the repository itself; their columns are fixed in the contract.

@@ -27,8 +27,10 @@ use crate::cluster::restore::Restore;
 use crate::cluster::{self, StoredEntry};
 
 mod blobs;
+mod runs;
 
 pub use self::blobs::Blobs;
+pub use self::runs::Runs;
 
 /// Revisions that are left out. The old cluster may have handed out revisions that were never archived: at most as many as
 /// entries fit into [`super::UNSHIPPED_BYTES_MAX`], and an entry with its frame takes more than 32 bytes: 8 Mi.
@@ -97,10 +99,12 @@ pub struct Report {
     pub problems: Vec<String>,
     /// The blobs.
     pub blobs: Blobs,
+    /// The runs of indexes.
+    pub runs: Runs,
 }
 
 impl Report {
-    /// Whether everything that should be there is there.
+    /// Whether everything that should be there is there. An index whose runs are not is built anew from data.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.problems.is_empty() && self.blobs.missing == 0
@@ -220,6 +224,7 @@ async fn rebuild(
     report.node_id = restore.begin_log_at(report.next_revision).map_err(restoring)?;
     blobs::count(&restore.view(), report)?;
     blobs::look_for(backend, &restore.view(), options.verify, report, tell).await?;
+    runs::look_for(backend, &restore.view(), report, tell).await?;
     if options.dry_run {
         return restore.discard().map_err(restoring);
     }

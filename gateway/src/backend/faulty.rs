@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::StreamExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -74,6 +75,8 @@ pub enum Fault {
     TornBody(u64),
     /// A get ends with an error after this many bytes.
     ShortGet(u64),
+    /// A get gives as many bytes as it should, all of them wrong.
+    WrongBytes,
     /// The store is full. Reads and deletes are not affected.
     NoSpace,
     /// A sync fails: this write and every later one is refused for good.
@@ -87,7 +90,7 @@ impl Fault {
             Fault::Before | Fault::Busy | Fault::Delay(_) => true,
             Fault::After => matches!(op, Op::Put | Op::Join | Op::Delete),
             Fault::TornBody(_) => op == Op::Put,
-            Fault::ShortGet(_) => op == Op::Get,
+            Fault::ShortGet(_) | Fault::WrongBytes => op == Op::Get,
             Fault::NoSpace => op.is_write(),
             Fault::FailedSync => op.is_write() || op == Op::Delete,
         }
@@ -227,7 +230,7 @@ impl Faulty {
         let (action, path) = (op.action(), name.to_owned());
         let source = || -> super::BoxError { "injected fault".into() };
         match fault {
-            None | Some(Fault::TornBody(_) | Fault::ShortGet(_)) => call.await,
+            None | Some(Fault::TornBody(_) | Fault::ShortGet(_) | Fault::WrongBytes) => call.await,
             Some(Fault::Before) => Err(Error::Unavailable { action, path, source: source() }),
             Some(Fault::Busy) => Err(Error::Busy { action, path, retry_after: None, source: source() }),
             Some(Fault::NoSpace) => Err(Error::NoSpace { action, path, source: source() }),
@@ -284,6 +287,11 @@ fn short(path: &ObjectPath, fetched: Fetched, after: u64) -> Fetched {
     Fetched { stream: exact(path, fetched.length, stream), ..fetched }
 }
 
+fn wrong(fetched: Fetched) -> Fetched {
+    let inverted = |piece: Bytes| piece.iter().map(|byte| !byte).collect::<Vec<u8>>().into();
+    Fetched { stream: fetched.stream.map(move |piece| piece.map(inverted)).boxed(), ..fetched }
+}
+
 #[async_trait]
 impl Backend for Faulty {
     fn name(&self) -> &str {
@@ -319,6 +327,7 @@ impl Backend for Faulty {
         let fetched = within(deadline, "get", path, get).await?;
         match fault {
             Some(Fault::ShortGet(after)) => Ok(short(path, fetched, after)),
+            Some(Fault::WrongBytes) => Ok(wrong(fetched)),
             _ => Ok(fetched),
         }
     }

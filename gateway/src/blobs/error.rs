@@ -51,6 +51,17 @@ pub enum Error {
         #[source]
         source: Arc<backend::Error>,
     },
+    /// The backend failed with a run of an index.
+    #[error("the backend failed to {doing} the run {path}")]
+    Run {
+        /// What was tried.
+        doing: &'static str,
+        /// Name of its file.
+        path: String,
+        /// Why not.
+        #[source]
+        source: Arc<backend::Error>,
+    },
     /// The rules refuse the read: the range passes the end, or the bytes went since the version was found.
     #[error("refused")]
     Refused(#[source] Refusal),
@@ -90,7 +101,7 @@ impl Error {
             Self::Body(_) | Self::Length { .. } => Kind::Invalid,
             Self::Refused(Refusal::Changed) => Kind::Changed,
             Self::Refused(_) => Kind::Invalid,
-            Self::Backend { source, .. } => backend_kind(source),
+            Self::Backend { source, .. } | Self::Run { source, .. } => backend_kind(source),
             Self::State(_) => Kind::Internal,
             Self::Damaged { .. } | Self::Mismatch { .. } => Kind::Corrupt,
             Self::Closed => Kind::Unavailable,
@@ -109,7 +120,7 @@ impl Error {
     /// Whether the backend is full: reads and deletes go on.
     #[must_use]
     pub fn is_no_space(&self) -> bool {
-        matches!(self, Self::Backend { source, .. } if source.is_no_space())
+        matches!(self, Self::Backend { source, .. } | Self::Run { source, .. } if source.is_no_space())
     }
 
     pub(super) fn backend(doing: &'static str, blob: BlobId, error: backend::Error) -> Self {

@@ -12,6 +12,7 @@
 //!   delivered whole ends with an error, never early.
 //! - A blob is not deleted while a read that may need it runs on this node ([`Readers`]), nor while its upload or the
 //!   command that brings it in runs ([`InFlight`]).
+//! - [`runs`] of indexes lie in the same backend and are held back for readers in the same way.
 //! - A read holds no view of the state while it streams, and a bounded number of bytes ([`read::AHEAD_BYTES`]).
 //!
 //! Absent: packs, envelopes, other locations than inline and path (the core refuses rows that have them).
@@ -20,6 +21,7 @@ pub mod cache;
 mod error;
 mod guard;
 pub mod read;
+pub mod runs;
 pub mod write;
 
 use std::fmt;
@@ -34,6 +36,7 @@ pub use self::cache::{Cache, CacheStats};
 pub use self::error::{Error, Kind};
 pub use self::guard::{Busy, InFlight, InFlightGuard, ReadGuard, Readers};
 pub use self::read::{BodyStream, ReadPlan};
+pub use self::runs::Runs;
 pub use self::write::{Incoming, Verified, WriteOptions, Written};
 use crate::backend::Backend;
 use crate::clock::now_ms;
@@ -90,6 +93,7 @@ struct Shared {
     facts: Arc<dyn Facts>,
     settings: Settings,
     cache: Cache,
+    runs: Runs,
     readers: Readers,
     in_flight: InFlight,
     busy: Busy,
@@ -108,6 +112,7 @@ impl Blobs {
     #[must_use]
     pub fn new(backend: Arc<dyn Backend>, facts: Arc<dyn Facts>, settings: Settings) -> Self {
         let shared = Shared {
+            runs: Runs::new(Arc::clone(&backend)),
             backend,
             facts,
             settings,
@@ -154,6 +159,12 @@ impl Blobs {
     #[must_use]
     pub fn busy(&self) -> &Busy {
         &self.shared.busy
+    }
+
+    /// Runs of indexes.
+    #[must_use]
+    pub fn runs(&self) -> &Runs {
+        &self.shared.runs
     }
 
     /// Counters of the cache, for metrics.

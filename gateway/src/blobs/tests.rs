@@ -62,7 +62,7 @@ pub(crate) struct World {
     pub(crate) state: Arc<MemState>,
     pub(crate) backend: Arc<Faulty>,
     pub(crate) blobs: Blobs,
-    bucket: BucketRef,
+    pub(crate) bucket: BucketRef,
 }
 
 pub(crate) const INLINE_BYTES: u64 = 1000;

@@ -185,6 +185,12 @@ pub static SETTINGS: &[Setting] = &[
             "memory of sorts, groups and joins of all queries together; what does not fit is spilled under `<data>/spill`",
         )
     },
+    setting(
+        "index_head_bytes",
+        "HOLDFAST_INDEX_HEAD_BYTES",
+        "32MiB",
+        "bytes of entries of one index in the replicated state; past them they move to a file under `indexes/` in the backend",
+    ),
     setting("query_spill", "HOLDFAST_QUERY_SPILL", "16GiB", "bytes that queries may spill"),
     setting("query_time", "HOLDFAST_QUERY_TIME", "5m", "how long a query may take, at most 9 minutes"),
     setting("query_scan", "HOLDFAST_QUERY_SCAN", "1TiB", "bytes of objects that one query may read"),

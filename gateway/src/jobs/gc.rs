@@ -44,11 +44,11 @@ pub(crate) struct Gc {
 
 /// Since when this process knows that a state is past.
 #[derive(Default)]
-struct Horizon(VecDeque<(Instant, Revision)>);
+pub(super) struct Horizon(VecDeque<(Instant, Revision)>);
 
 impl Horizon {
     /// Remembers that `revision` is the state of now.
-    fn see(&mut self, now: Instant, revision: Revision) {
+    pub(super) fn see(&mut self, now: Instant, revision: Revision) {
         if self.0.back().is_none_or(|(seen, _)| now.duration_since(*seen) >= HORIZON_STEP) {
             self.0.push_back((now, revision));
             if self.0.len() > HORIZON_STATES_MAX {
@@ -58,7 +58,7 @@ impl Horizon {
     }
 
     /// Whether the state of `revision` is at least `age` old. After a start, or a change of the leader, it is not for a while.
-    fn is_past(&mut self, now: Instant, revision: Revision, age: Duration) -> bool {
+    pub(super) fn is_past(&mut self, now: Instant, revision: Revision, age: Duration) -> bool {
         // Of the states that are old enough only the newest matters.
         while self.0.get(1).is_some_and(|(seen, _)| now.duration_since(*seen) >= age) {
             self.0.pop_front();

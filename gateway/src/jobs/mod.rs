@@ -13,6 +13,7 @@
 //! - [`digest`]: SHA-256 of what was put together without reading it.
 //! - [`trim`]: rows whose time is over. [`feed`]: events beyond what is kept.
 //! - [`topics`]: messages beyond what their topic keeps.
+//! - [`runs`]: entries of large indexes move to runs in the backend, runs are merged, old ones go. Every node opens them.
 //! - [`index`]: indexes are built, what waits for them is read, what they lost goes.
 //! - `leases`: leases that were not renewed.
 //!
@@ -27,6 +28,7 @@ pub mod join;
 mod leases;
 mod ledger;
 pub mod orphans;
+pub mod runs;
 pub mod topics;
 pub mod trim;
 
@@ -77,6 +79,8 @@ pub struct JobsConfig {
     pub peers_read_max: Duration,
     /// How long events are kept, and how many bytes of them.
     pub events_keep: (Duration, u64),
+    /// Bytes of entries of one index in the state; past them they move to a run.
+    pub index_head_bytes: u64,
 }
 
 impl Default for JobsConfig {
@@ -90,6 +94,7 @@ impl Default for JobsConfig {
             quiet_patience: Duration::from_secs(60),
             peers_read_max: Duration::ZERO,
             events_keep: (day, 1 << 30),
+            index_head_bytes: 32 << 20,
         }
     }
 }
@@ -107,6 +112,14 @@ pub struct JobStats {
     pub digests_set: AtomicU64,
     /// Objects read for indexes.
     pub objects_indexed: AtomicU64,
+    /// Runs of indexes written, merged ones too.
+    pub runs_written: AtomicU64,
+    /// Objects whose entries left the state for a run.
+    pub postings_demoted: AtomicU64,
+    /// Runs merged away.
+    pub runs_merged: AtomicU64,
+    /// Files of runs deleted.
+    pub runs_deleted: AtomicU64,
     /// Rows trimmed.
     pub rows_trimmed: AtomicU64,
     /// Rounds that failed.
@@ -138,6 +151,11 @@ impl Jobs {
         jobs.spawn(&context, feed::TrimFeed);
         jobs.spawn(&context, topics::TrimTopics::default());
         jobs.spawn(&context, index::Build::default());
+        jobs.spawn(&context, runs::Runs::default());
+        let (own, stop) = (context.clone(), jobs.stop.clone());
+        jobs.tasks.spawn(async move {
+            stop.run_until_cancelled(runs::open::run(own)).await;
+        });
         let (own, stop) = (context, jobs.stop.clone());
         jobs.tasks.spawn(async move {
             stop.run_until_cancelled(leases::run(own)).await;

@@ -15,6 +15,7 @@ use futures::{StreamExt as _, stream};
 use holdfast_core::command::{Blobs as BlobList, Op};
 use holdfast_core::effect::Effect;
 use holdfast_core::id::BlobId;
+use holdfast_core::index::run::RUNS_PREFIX;
 use holdfast_core::path::{BLOBS_PREFIX, parse_blob_path};
 use holdfast_core::rules::JOB_ROWS_MAX;
 use tokio::time::Instant;
@@ -66,12 +67,14 @@ impl Job for Sweep {
 
 async fn remove_unfinished(context: &Context) -> Result<(), Error> {
     let older_than = context.config.orphan_age.max(UNFINISHED_AGE_MIN);
-    let (prefix, deadline) = (BLOBS_PREFIX.to_owned(), Some(Instant::now() + LIST_PATIENCE));
-    let options = SweepOptions { prefix, older_than, deadline };
-    let swept = context.blobs.backend().sweep_unfinished(options).await;
-    let swept = swept.map_err(|source| Error::Backend { doing: "remove unfinished writes", source })?;
-    if swept.removed > 0 {
-        tracing::info!(removed = swept.removed, kept = swept.kept, "removed unfinished writes from the backend");
+    for prefix in [BLOBS_PREFIX, RUNS_PREFIX] {
+        let (prefix, deadline) = (prefix.to_owned(), Some(Instant::now() + LIST_PATIENCE));
+        let options = SweepOptions { prefix, older_than, deadline };
+        let swept = context.blobs.backend().sweep_unfinished(options).await;
+        let swept = swept.map_err(|source| Error::Backend { doing: "remove unfinished writes", source })?;
+        if swept.removed > 0 {
+            tracing::info!(removed = swept.removed, kept = swept.kept, "removed unfinished writes from the backend");
+        }
     }
     Ok(())
 }

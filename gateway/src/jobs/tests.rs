@@ -43,7 +43,7 @@ fn context(world: &World) -> Context {
 }
 
 /// Rounds until a job says that it is done.
-async fn drain<J: Job>(job: &mut J, context: &Context) -> Result<(), Error> {
+pub(super) async fn drain<J: Job>(job: &mut J, context: &Context) -> Result<(), Error> {
     for _ in 0..1000 {
         match job.round(context).await? {
             Round::Done => return Ok(()),

@@ -13,7 +13,7 @@ use crate::jobs::Jobs;
 use crate::notify::NotifyStats;
 use crate::telemetry::Metrics;
 
-/// Registers the areas `log`, `state`, `raft`, `feed`, `notify`, `archive`, `cache`, `reads` and `jobs`.
+/// Registers the areas `log`, `state`, `raft`, `feed`, `notify`, `archive`, `cache`, `reads`, `index` and `jobs`.
 pub(super) fn register(metrics: &Metrics, gateway: &Gateway, jobs: &Arc<Jobs>, notify: &Arc<NotifyStats>) {
     let parts = Parts { gateway: gateway.clone(), jobs: Arc::clone(jobs), notify: Arc::clone(notify) };
     metrics.register(|registry| registry.register_collector(Box::new(parts)));
@@ -54,6 +54,7 @@ impl Collector for Parts {
         self.notifications(&mut page)?;
         self.archive(&mut page)?;
         self.blobs(&mut page)?;
+        self.runs(&mut page)?;
         self.work(&mut page)
     }
 }
@@ -131,6 +132,15 @@ impl Parts {
         page.gauge("holdfast_uploads_open", "Uploads in progress", self.gateway.blobs().in_flight().count() as u64)
     }
 
+    fn runs(&self, page: &mut Page<'_>) -> std::fmt::Result {
+        let runs = self.gateway.blobs().runs().stats();
+        page.counter("holdfast_index_run_reads", "Ranged reads of runs for searches", runs.reads)?;
+        page.counter("holdfast_index_run_read_bytes", "Bytes of them", runs.read_bytes)?;
+        page.counter("holdfast_index_run_opens", "Of them, those that opened a run", runs.opened)?;
+        page.counter("holdfast_index_runs_lost", "Runs found damaged or missing", runs.lost)?;
+        page.gauge("holdfast_index_run_memory_bytes", "Bytes of fence blocks and filters in memory", runs.memory_bytes)
+    }
+
     fn work(&self, page: &mut Page<'_>) -> std::fmt::Result {
         let stats = self.jobs.stats();
         let rows = [
@@ -138,6 +148,11 @@ impl Parts {
             ("holdfast_jobs_orphans_deleted", "Orphans deleted", &stats.orphans_deleted),
             ("holdfast_jobs_contents_joined", "Contents joined into one blob", &stats.contents_joined),
             ("holdfast_jobs_digests_set", "Digests filled in", &stats.digests_set),
+            ("holdfast_index_objects_read", "Objects read for indexes by jobs", &stats.objects_indexed),
+            ("holdfast_index_runs_written", "Runs of indexes written, merged ones too", &stats.runs_written),
+            ("holdfast_index_runs_merged", "Runs of indexes merged away", &stats.runs_merged),
+            ("holdfast_index_runs_deleted", "Files of runs deleted", &stats.runs_deleted),
+            ("holdfast_index_postings_demoted", "Objects whose entries left the state", &stats.postings_demoted),
             ("holdfast_jobs_rows_trimmed", "Rows trimmed", &stats.rows_trimmed),
             ("holdfast_jobs_rounds_failed", "Rounds of jobs that failed", &stats.rounds_failed),
         ];

@@ -8,6 +8,7 @@ use holdfast_core::command::{CreateIndex, DropIndex, Extracted, Op, Outcome};
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{BucketName, ObjectKey};
 use holdfast_core::index::{Aside, ContentIndex, Expression, IndexInfo, IndexKind};
+use holdfast_core::queue::maintain_permit;
 use holdfast_core::rules::authorize::Action;
 use holdfast_core::view::{Bucket, Found, View};
 use holdfast_query::extract::{READ_BYTES_MAX, extract, format_of};
@@ -173,6 +174,20 @@ impl Gateway {
             view.indexes(&bucket)?.into_iter().map(with_unparsed).collect()
         })
         .await
+    }
+
+    /// Indexes of all buckets as this node has them, at most `limit`: what the node says of itself, so no other is asked.
+    ///
+    /// # Errors
+    /// [`Error`] when the state cannot be read.
+    pub async fn known_indexes(&self, limit: usize) -> Result<Vec<IndexInfo>, Error> {
+        let facts = Arc::clone(self.facts());
+        let look = move || {
+            let (local, permit) = (facts.local(), maintain_permit()?);
+            let indexes = local.view().all_indexes(&permit)?;
+            Ok(indexes.into_iter().map(|(_, index)| index).take(limit).collect())
+        };
+        tokio::task::spawn_blocking(look).await.map_err(|_| Error::Stopping)?
     }
 
     /// What [`unknown_indexes`] want to know of a version that is there; the caller's permit to get it was checked when it

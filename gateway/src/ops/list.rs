@@ -11,7 +11,9 @@ use holdfast_core::view::{Found, View, object_resource};
 use holdfast_query::filter::Filter;
 
 use super::query::shown;
+use super::search::Search;
 use super::{Call, Done};
+use crate::cluster::StateView;
 use crate::error::Error;
 use crate::gateway::Gateway;
 
@@ -30,30 +32,15 @@ pub struct FilteredPage {
     pub more_after: Option<String>,
 }
 
-/// The keys that an index names for a filter, in order; `None` when none can tell.
-fn indexed(
-    view: &View<'_>,
-    permit: &Permit,
-    query: &Query,
-    at: Option<Revision>,
-    filter: &Filter,
-) -> Result<Option<Vec<ObjectKey>>, Error> {
+/// The indexes that may tell for a filter: none for a moment that they do not speak of.
+fn usable(view: &View<'_>, permit: &Permit, query: &Query, at: Option<Revision>) -> Result<Vec<IndexInfo>, Error> {
     let bucket = view.bucket(permit)?;
     if at.is_some_and(|at| at < bucket.row.changed) {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    let covers = |index: &IndexInfo| query.prefix.starts_with(&index.prefix);
-    for index in view.indexes(&bucket)?.into_iter().filter(covers) {
-        let Some(intervals) = filter.intervals(&index) else { continue };
-        let found = view.search(permit, &bucket, &index, &query.prefix, &intervals, FILTERED_NAMES_MAX)?;
-        if let Some(found) = found {
-            let listed = found.rows.into_iter().chain(found.blocks).map(|object| object.key);
-            let mut keys: Vec<ObjectKey> = listed.chain(found.whole).collect();
-            keys.sort();
-            return Ok(Some(keys));
-        }
-    }
-    Ok(None)
+    let mut indexes = view.indexes(&bucket)?;
+    indexes.retain(|index| query.prefix.starts_with(&index.prefix));
+    Ok(indexes)
 }
 
 fn by_index(
@@ -165,14 +152,38 @@ impl Gateway {
         let may_read =
             move |key: &ObjectKey| authorize(caller, Action::GetObject, object_resource(&name, key), &context);
         let state = self.read_view(call).await?;
-        self.read_many(state, move |view| {
-            let at = at.filter(|at| *at < view.revision());
-            match indexed(view, &permit, &query, at, &filter)? {
-                Some(keys) => by_index(view, &permit, &query, &filter, keys, may_read),
-                None => by_names(view, &permit, query, at, &filter, may_read),
-            }
+        let at = at.filter(|at| *at < state.revision());
+        let keys = self.indexed(&state, &permit, &query, at, &filter).await?;
+        self.read_many(state, move |view| match keys {
+            Some(keys) => by_index(view, &permit, &query, &filter, keys, may_read),
+            None => by_names(view, &permit, query, at, &filter, may_read),
         })
         .await
+    }
+
+    /// The keys that an index names for a filter, in order; `None` when none can tell.
+    async fn indexed(
+        &self,
+        state: &StateView,
+        permit: &Permit,
+        query: &Query,
+        at: Option<Revision>,
+        filter: &Filter,
+    ) -> Result<Option<Vec<ObjectKey>>, Error> {
+        let (own, wanted) = (permit.clone(), query.clone());
+        let indexes = self.read_many(state.clone(), move |view| usable(view, &own, &wanted, at)).await?.value;
+        for index in indexes {
+            let Some(intervals) = filter.intervals(&index) else { continue };
+            let prefix = query.prefix.clone();
+            let search = Search { index, prefix, intervals, rows_max: FILTERED_NAMES_MAX };
+            if let Some((found, _)) = self.search_index(state, permit, search).await? {
+                let listed = found.rows.into_iter().chain(found.blocks).map(|object| object.key);
+                let mut keys: Vec<ObjectKey> = listed.chain(found.whole).collect();
+                keys.sort();
+                return Ok(Some(keys));
+            }
+        }
+        Ok(None)
     }
 
     /// Versions and delete markers.

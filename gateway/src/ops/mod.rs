@@ -22,6 +22,7 @@ pub mod put;
 pub mod query;
 pub mod range;
 pub mod rename;
+mod search;
 pub mod tagging;
 pub mod target;
 pub mod topic;

@@ -29,6 +29,8 @@ pub struct Summary {
     pub bytes: u64,
     /// CRC-64/NVME of the file.
     pub crc64: u64,
+    /// Where fence blocks begin, or without an entry the footer: what a reader keeps in memory lies from there on.
+    pub fences_at: u64,
     /// First and last key; `None` of an empty run.
     pub keys: Option<(Vec<u8>, Vec<u8>)>,
 }
@@ -181,7 +183,7 @@ impl Writer {
         put_footer(&footer, out);
         self.out.add(out, begin);
         let crc64 = self.out.crc.finalize();
-        Summary { entries: self.entries, subjects: self.subjects, bytes: self.out.at, crc64, keys }
+        Summary { entries: self.entries, subjects: self.subjects, bytes: self.out.at, crc64, fences_at, keys }
     }
 
     fn identity(&self) -> Identity {

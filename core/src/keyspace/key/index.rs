@@ -14,9 +14,13 @@ const ASIDE: u8 = 5;
 const BLOCK: u8 = 6;
 const GARBAGE: u8 = 7;
 const DROPPED: u8 = 8;
+const RUN: u8 = 9;
+const CONDEMNED: u8 = 10;
 
 /// Bytes after the tuple in the key of an entry: posting and row number.
-const ENTRY_TAIL: usize = 16;
+pub const ENTRY_TAIL: usize = 16;
+/// Bytes before the tuple: group, kind and index id. What follows is the key of the entry in a run.
+pub const ENTRY_HEAD: usize = 11;
 
 impl Key {
     fn posting(self, posting: Posting) -> Self {
@@ -66,8 +70,9 @@ pub fn entry(index: Revision, tuple: &[u8], posting: Posting, row: u32) -> Vec<u
 /// # Errors
 /// [`DecodeError`] when the row key has no such form.
 pub fn entry_parts(key: &[u8]) -> Result<(&[u8], Posting), DecodeError> {
-    let at = key.len().checked_sub(ENTRY_TAIL).filter(|at| *at >= 11).ok_or_else(|| bad("key of an index entry"))?;
-    Ok((&key[11..at], posting_at(key, at).ok_or_else(|| bad("key of an index entry"))?))
+    let at =
+        key.len().checked_sub(ENTRY_TAIL).filter(|at| *at >= ENTRY_HEAD).ok_or_else(|| bad("key of an index entry"))?;
+    Ok((&key[ENTRY_HEAD..at], posting_at(key, at).ok_or_else(|| bad("key of an index entry"))?))
 }
 
 /// One posting.
@@ -80,6 +85,20 @@ pub fn posting(index: Revision, posting: Posting) -> Vec<u8> {
 #[must_use]
 pub fn entries_of(index: Revision, posting: Posting) -> Vec<u8> {
     Key::new().u8(ENTRIES).u64(index).posting(posting).0
+}
+
+/// Start of the lists of entries of an index.
+#[must_use]
+pub fn all_entries_of(index: Revision) -> Vec<u8> {
+    Key::new().u8(ENTRIES).u64(index).0
+}
+
+/// The posting in the key of its entries.
+///
+/// # Errors
+/// [`DecodeError`] when the row key has no such form.
+pub fn entries_posting(key: &[u8]) -> Result<Posting, DecodeError> {
+    posting_at(key, 11).ok_or_else(|| bad("key of the entries of a posting"))
 }
 
 /// What is known of an object; also the start of those whose key begins with it.
@@ -137,6 +156,12 @@ pub fn all_garbage() -> Vec<u8> {
     Key::new().u8(GARBAGE).0
 }
 
+/// Start of an index's garbage.
+#[must_use]
+pub fn garbage_of(index: Revision) -> Vec<u8> {
+    Key::new().u8(GARBAGE).u64(index).0
+}
+
 /// A posting that is not live any more.
 #[must_use]
 pub fn garbage(index: Revision, posting: Posting) -> Vec<u8> {
@@ -172,7 +197,48 @@ pub fn dropped_id(key: &[u8]) -> Result<Revision, DecodeError> {
     u64_at(key, 3).ok_or_else(|| bad("key of a dropped index"))
 }
 
-/// Starts of everything that an index has besides its definition.
+/// Start of an index's runs.
+#[must_use]
+pub fn runs(index: Revision) -> Vec<u8> {
+    Key::new().u8(RUN).u64(index).0
+}
+
+/// A run, by its revision.
+#[must_use]
+pub fn run(index: Revision, revision: Revision) -> Vec<u8> {
+    Key::new().u8(RUN).u64(index).u64(revision).0
+}
+
+/// The revision in the key of a run.
+///
+/// # Errors
+/// [`DecodeError`] when the row key has no such form.
+pub fn run_revision(key: &[u8]) -> Result<Revision, DecodeError> {
+    u64_at(key, 11).ok_or_else(|| bad("key of a run"))
+}
+
+/// Start of all runs that were condemned.
+#[must_use]
+pub fn condemned_runs() -> Vec<u8> {
+    Key::new().u8(CONDEMNED).0
+}
+
+/// A run of an index that was condemned at a revision.
+#[must_use]
+pub fn condemned_run(condemned: Revision, index: Revision, run: Revision) -> Vec<u8> {
+    Key::new().u8(CONDEMNED).u64(condemned).u64(index).u64(run).0
+}
+
+/// Revision that condemned it, index and run in the key of a condemned run.
+///
+/// # Errors
+/// [`DecodeError`] when the row key has no such form.
+pub fn condemned_run_parts(key: &[u8]) -> Result<(Revision, Revision, Revision), DecodeError> {
+    let parts = || Some((u64_at(key, 3)?, u64_at(key, 11)?, u64_at(key, 19)?));
+    parts().ok_or_else(|| bad("key of a condemned run"))
+}
+
+/// Starts of everything that an index has besides its definition and its runs.
 #[must_use]
 pub fn everything(index: Revision) -> Vec<Vec<u8>> {
     [ENTRY, POSTING, ENTRIES, OBJECT, ASIDE, BLOCK, GARBAGE].map(|kind| Key::new().u8(kind).u64(index).0).to_vec()

@@ -45,28 +45,48 @@ pub fn records() -> Vec<Sample> {
         pending: 2,
         unparsed: 1,
         bytes: 70_000,
+        block_bytes: Some(2_000),
+        runs: Some(3),
+        run_bytes: Some(90_000),
     };
+    let plain = IndexRow { block_bytes: None, runs: None, run_bytes: None, ..index.clone() };
     let building = IndexRow {
         kind: IndexKind::Hash,
         unique: true,
         expressions: vec![Expression::Tag("tenant".into())],
         state: IndexState::Building("logs/7".into()),
-        ..index.clone()
+        ..plain.clone()
     };
     let failed = IndexRow { state: IndexState::Failed("something".into()), ..building.clone() };
-    let object = ObjectIndexRow { place: PLACE, known: Known::Rows, posting: Some(POSTING), entries: 7 };
+    let object =
+        ObjectIndexRow { place: PLACE, known: Known::Rows, posting: Some(POSTING), entries: 7, bytes: Some(300) };
+    let object_plain = ObjectIndexRow { bytes: None, ..object.clone() };
+    let run = RunRow {
+        path: "indexes/abc/logs/by-city.0000000000000258.btree".into(),
+        state: RunState::Live,
+        through: 257,
+        bytes: 90_000,
+        entries: 300,
+        fences_at: 89_000,
+        trimmed: true,
+    };
+    let condemned = CondemnedRunRow { path: run.path.clone(), state: RunState::Writing };
     vec![
         sample("record-index", index),
+        sample("record-index-plain", plain),
         sample("record-index-building-plain", building),
         sample("record-index-failed-plain", failed),
         sample("record-index-posting", PostingRow { key: "logs/7".into(), place: PLACE }),
         sample("record-index-entries", EntriesRow { entries: vec![entry()], blocks: 0 }),
-        sample("record-index-object", object.clone()),
+        sample("record-index-object", object),
+        sample("record-index-object-plain", object_plain.clone()),
         sample(
             "record-index-object-aside-plain",
-            ObjectIndexRow { known: Known::Pending, posting: None, entries: 0, ..object },
+            ObjectIndexRow { known: Known::Pending, posting: None, entries: 0, ..object_plain },
         ),
         sample("record-index-block", block()),
+        sample("record-index-run", run),
+        sample("record-index-condemned-run", condemned),
     ]
 }
 
@@ -82,6 +102,8 @@ pub fn keys() -> Vec<(&'static str, Vec<u8>)> {
         ("key-index-block", key::block(258, POSTING, 4)),
         ("key-index-garbage", key::garbage(258, POSTING)),
         ("key-index-dropped", key::dropped(258)),
+        ("key-index-run", key::run(258, 260)),
+        ("key-index-condemned-run", key::condemned_run(262, 258, 260)),
     ]
 }
 
@@ -110,6 +132,37 @@ pub fn ops() -> Vec<(&'static str, Op)> {
         ("index-objects", Op::IndexObjects(objects)),
         ("index-objects-plain", Op::IndexObjects(plain)),
         ("trim-indexes", Op::TrimIndexes(TrimIndexes { rows: 1000 })),
+    ]
+    .into_iter()
+    .chain(run_ops())
+    .collect()
+}
+
+fn run_ops() -> Vec<(&'static str, Op)> {
+    let (name, index) = ("by-city".to_owned(), 258);
+    let begin = BeginRun { bucket: bucket(), name: name.clone(), index };
+    let written = WrittenRun { through: 261, bytes: 90_000, entries: 300, fences_at: 89_000 };
+    let add = AddRun {
+        bucket: bucket(),
+        name: name.clone(),
+        index,
+        run: 260,
+        replaces: vec![258, 259],
+        written: Some(written),
+    };
+    let give_up = AddRun { replaces: Vec::new(), written: None, ..add.clone() };
+    let demote =
+        DemoteEntries { bucket: bucket(), name: name.clone(), index, postings: vec![POSTING], trimmed: Some(261) };
+    let page = DemoteEntries { trimmed: None, ..demote.clone() };
+    let forget = ForgetRuns { runs: vec![CondemnedRun { condemned: 262, index, run: 260 }] };
+    vec![
+        ("begin-run", Op::BeginRun(begin)),
+        ("add-run", Op::AddRun(add)),
+        ("add-run-plain", Op::AddRun(give_up)),
+        ("demote-entries", Op::DemoteEntries(demote)),
+        ("demote-entries-plain", Op::DemoteEntries(page)),
+        ("lose-run", Op::LoseRun(LoseRun { bucket: bucket(), name, index, run: 260 })),
+        ("forget-runs", Op::ForgetRuns(forget)),
     ]
 }
 

@@ -90,6 +90,8 @@ const INDEXES: &[Column] = &[
     ("pending", Kind::Number, false),
     ("unparsed", Kind::Number, false),
     ("bytes", Kind::Number, false),
+    ("runs", Kind::Number, false),
+    ("run_bytes", Kind::Number, false),
 ];
 
 const LOCKS: &[Column] = &[

@@ -128,6 +128,9 @@ impl Memory {
             pending: 0,
             unparsed: 0,
             bytes: 0,
+            block_bytes: 0,
+            runs: 0,
+            run_bytes: 0,
         });
     }
 

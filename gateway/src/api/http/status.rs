@@ -1,10 +1,14 @@
 //! `GET /_holdfast/v1/status`: what the node knows about itself.
 
+use holdfast_core::index::IndexInfo;
 use serde_json::{Value, json};
 
 use crate::archive::Archive;
 use crate::cluster::Status;
 use crate::gateway::Gateway;
+
+/// Indexes that the status names; `holdfast index list` names all.
+const INDEXES_SHOWN_MAX: usize = 1000;
 
 pub(super) async fn status(gateway: &Gateway) -> Value {
     let status = gateway.status();
@@ -36,9 +40,26 @@ pub(super) async fn status(gateway: &Gateway) -> Value {
             "name": gateway.blobs().backend().name(),
             "alive": gateway.is_backend_alive().await,
         },
+        "indexes": indexes(gateway).await,
         "cache": { "hits": cache.hits, "misses": cache.misses, "bytes": cache.bytes },
         "reason": status.fatal,
     })
+}
+
+/// What indexes take, as this node knows it: in the state and in runs.
+async fn indexes(gateway: &Gateway) -> Vec<Value> {
+    let known = gateway.known_indexes(INDEXES_SHOWN_MAX).await.unwrap_or_default();
+    let row = |index: &IndexInfo| {
+        json!({
+            "bucket": index.bucket,
+            "name": index.name,
+            "bytes": index.bytes,
+            "runs": index.runs,
+            "run_bytes": index.run_bytes,
+            "pending": index.pending,
+        })
+    };
+    known.iter().map(row).collect()
 }
 
 /// The members: with what the leader knows of each where this node leads.

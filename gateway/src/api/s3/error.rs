@@ -169,7 +169,7 @@ fn of_blobs(error: &blobs::Error) -> Answer {
     match error {
         blobs::Error::Body(_) | blobs::Error::Length { .. } => (S3ErrorCode::IncompleteBody, StatusCode::BAD_REQUEST),
         blobs::Error::Refused(refusal) => refused(refusal),
-        blobs::Error::Backend { .. } => match error.kind() {
+        blobs::Error::Backend { .. } | blobs::Error::Run { .. } => match error.kind() {
             blobs::Kind::Busy => (S3ErrorCode::SlowDown, StatusCode::SERVICE_UNAVAILABLE),
             blobs::Kind::Unavailable => (S3ErrorCode::ServiceUnavailable, StatusCode::SERVICE_UNAVAILABLE),
             blobs::Kind::Invalid | blobs::Kind::Changed | blobs::Kind::Corrupt | blobs::Kind::Internal => {

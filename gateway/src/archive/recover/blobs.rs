@@ -85,15 +85,15 @@ pub(super) async fn look_for<V: KvRead + Clone + 'static>(
     find_unknown(backend, view, &mut report.blobs).await
 }
 
-fn note(names: &mut Vec<String>, name: &str) {
+pub(super) fn note(names: &mut Vec<String>, name: &str) {
     if names.len() < NAMES_MAX {
         names.push(name.to_owned());
     }
 }
 
-struct Wanted {
-    path: String,
-    length: u64,
+pub(super) struct Wanted {
+    pub(super) path: String,
+    pub(super) length: u64,
 }
 
 /// Blobs that versions, pages or parts need and that are files.
@@ -114,7 +114,7 @@ fn live(view: &impl KvRead) -> Result<impl Iterator<Item = Result<Wanted, Error>
     }))
 }
 
-async fn head(backend: &dyn Backend, wanted: &Wanted) -> Result<bool, Error> {
+pub(super) async fn head(backend: &dyn Backend, wanted: &Wanted) -> Result<bool, Error> {
     let path = ObjectPath::new(&wanted.path).map_err(names::failed("look for", &wanted.path))?;
     match backend.head(&path, HeadOptions { deadline: names::soon() }).await {
         Ok(head) => Ok(head.length == wanted.length),

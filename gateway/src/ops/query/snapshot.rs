@@ -24,6 +24,7 @@ use holdfast_query::repository::{
 };
 
 use super::super::list::PAGE_ENTRIES_MAX;
+use super::super::search::Search;
 use super::super::{Call, view_of};
 use super::system;
 use crate::cluster::StateView;
@@ -209,16 +210,16 @@ impl Snapshot for CallerSnapshot {
         let permit = self.on_bucket(&index.bucket, Action::ListBucket)?;
         let (caller, context) = (self.call.caller, self.call.context);
         let (index, prefix, intervals) = (index.clone(), prefix.to_owned(), intervals.to_vec());
+        let search = Search { index: index.clone(), prefix, intervals, rows_max };
+        let searched = self.gateway.search_index(&self.state, &permit, search).await;
+        let Some((searched, runs)) = searched.map_err(|error| answer(&error))? else { return Ok(None) };
         self.look(move |view| {
             let bucket = view.bucket(&permit)?;
-            let Some(searched) = view.search(&permit, &bucket, &index, &prefix, &intervals, rows_max)? else {
-                return Ok(None);
-            };
             let find = |key: &ObjectKey| {
                 let permit = authorize(caller, Action::GetObject, object_resource(&bucket.name, key), &context).ok()?;
                 Some(view.find(&permit, None, None))
             };
-            hits(searched, &index, find).map(Some)
+            Ok(Some(Hits { runs, ..hits(searched, &index, find)? }))
         })
         .await
     }

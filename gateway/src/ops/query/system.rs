@@ -162,6 +162,8 @@ pub(crate) fn index_row(index: &IndexInfo) -> Value {
         "pending": index.pending,
         "unparsed": index.unparsed,
         "bytes": index.bytes,
+        "runs": index.runs,
+        "run_bytes": index.run_bytes,
     })
 }
 

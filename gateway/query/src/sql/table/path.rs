@@ -207,10 +207,11 @@ fn of_hits(table: &ObjectTable, candidate: &Candidate, hits: Hits) -> Path {
         IndexKind::BTree => "btree",
         IndexKind::Hash => "hash",
     };
+    let runs = if hits.runs > 0 { format!(" runs={}", hits.runs) } else { String::new() };
     Path {
         bytes: selected.iter().map(Selected::bytes).sum(),
         partial: true,
-        how: format!("index {} ({kind}) intervals={}", candidate.index.name, candidate.intervals.len()),
+        how: format!("index {} ({kind}) intervals={}{runs}", candidate.index.name, candidate.intervals.len()),
         objects_all,
         bytes_all,
         selected,
