@@ -24,7 +24,7 @@ use holdfast_core::kv::{KeyRange, KvError, KvRead, Rows};
 use holdfast_core::record::Durability;
 use holdfast_core::rules::authorize::AuthorizedOp;
 use holdfast_core::view::View;
-use holdfast_query::sql::{Engine as Queries, Limits as QueryLimits};
+use holdfast_query::engine::{Engine as Queries, Limits as QueryLimits};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;

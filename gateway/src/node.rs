@@ -339,10 +339,10 @@ async fn start_gateway(config: &Config, peers: Option<&PeerPart>) -> Result<Gate
 }
 
 /// What queries may use on this node.
-fn query_limits(config: &Config) -> holdfast_query::sql::Limits {
+fn query_limits(config: &Config) -> holdfast_query::engine::Limits {
     let queries = config.queries;
     let memory = queries.memory_bytes.unwrap_or_else(|| quarter_of_memory(QUERY_MEMORY_MAX));
-    holdfast_query::sql::Limits {
+    holdfast_query::engine::Limits {
         threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
         memory_bytes: usize::try_from(memory).unwrap_or(usize::MAX),
         spill_dir: config.data.join(SPILL_DIR),

@@ -161,10 +161,10 @@ impl Scope {
 /// The encoded query, sorted as it is signed; also a valid query to send.
 #[must_use]
 pub fn canonical_query(query: &[(String, String)]) -> String {
-    let mut parts: Vec<String> =
-        query.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
+    let mut parts: Vec<(String, String)> = query.iter().map(|(name, value)| (encode(name), encode(value))).collect();
+    // By name first: sorted as whole parts, `a=` would come after `a-b=`.
     parts.sort();
-    parts.join("&")
+    parts.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
 }
 
 fn canonical_text(request: &Canonical<'_>) -> String {

@@ -16,6 +16,7 @@ pub(super) const CASES: &[Case] = &[
     ("copies_ranges_and_tags", copies_ranges_and_tags),
     ("a_presigned_url_opens_one_object", a_presigned_url_opens_one_object),
     ("wrong_keys_get_nothing", wrong_keys_get_nothing),
+    ("select_object_content_writes_a_file", select_object_content_writes_a_file),
 ];
 
 fn json(text: &str) -> Result<Value> {
@@ -130,5 +131,23 @@ fn wrong_keys_get_nothing(endpoint: &Endpoint) -> Result<()> {
     AwsCli::new(&wrong)?.refuse(&["s3", "ls", &format!("s3://{bucket}")], "SignatureDoesNotMatch")?;
     wrong.access_key = "nobody-has-this-key".to_owned();
     AwsCli::new(&wrong)?.refuse(&["s3", "ls", &format!("s3://{bucket}")], "InvalidAccessKeyId")?;
+    Ok(())
+}
+
+fn select_object_content_writes_a_file(endpoint: &Endpoint) -> Result<()> {
+    let aws = AwsCli::new(endpoint)?;
+    let bucket = endpoint.new_bucket("aws")?;
+    let dir = fixture::client_dir()?;
+    let (here, found) = (dir.path().join("here"), dir.path().join("found"));
+    std::fs::write(&here, "name,age\nJane,30\nJohn,25\n")?;
+    aws.run(&["s3", "cp", &here.to_string_lossy(), &format!("s3://{bucket}/a.csv")])?;
+    let expression = "SELECT s.name FROM S3Object s WHERE s.age = 25";
+    let input = r#"{"CSV": {"FileHeaderInfo": "USE"}}"#;
+    let target = ["s3api", "select-object-content", "--bucket", &bucket, "--key", "a.csv", "--expression", expression];
+    let forms =
+        ["--expression-type", "SQL", "--input-serialization", input, "--output-serialization", r#"{"CSV": {}}"#];
+    let file = found.to_string_lossy();
+    aws.run(&[&target[..], &forms[..], &[&file]].concat())?;
+    ensure!(std::fs::read_to_string(&found)? == "John\n", "selected something else");
     Ok(())
 }

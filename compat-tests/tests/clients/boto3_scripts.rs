@@ -26,6 +26,7 @@ scripts!(
     presigned,
     refused,
     rename_and_append,
+    select,
     versions,
     virtual_host,
 );

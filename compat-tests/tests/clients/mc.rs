@@ -14,6 +14,7 @@ pub(super) const CASES: &[Case] = &[
     ("a_large_object_keeps_its_hash", a_large_object_keeps_its_hash),
     ("versions_are_listed_and_undone", versions_are_listed_and_undone),
     ("tags_and_stat", tags_and_stat),
+    ("sql_selects_from_an_object_and_from_a_prefix", sql),
 ];
 
 fn objects_go_in_and_come_out(endpoint: &Endpoint) -> Result<()> {
@@ -86,5 +87,22 @@ fn tags_and_stat(endpoint: &Endpoint) -> Result<()> {
     mc.run(&["tag", "set", &object, "k=v&l=w"])?;
     ensure!(mc.run(&["tag", "list", &object])?.contains('w'), "a tag is missing");
     mc.run(&["tag", "remove", &object])?;
+    Ok(())
+}
+
+fn sql(endpoint: &Endpoint) -> Result<()> {
+    let mc = Mc::new(endpoint)?;
+    let bucket = endpoint.new_bucket("mc")?;
+    let dir = fixture::client_dir()?;
+    let file = dir.path().join("a.csv");
+    std::fs::write(&file, "name,age\nJane,30\nJohn,25\n")?;
+    for key in ["people/a.csv", "people/b.csv"] {
+        mc.run(&["cp", &file.to_string_lossy(), &format!("t/{bucket}/{key}")])?;
+    }
+    let statement = "select s.name from S3Object s where cast(s.age as int) > 26";
+    let found = mc.run(&["sql", "--query", statement, &format!("t/{bucket}/people/a.csv")])?;
+    ensure!(found.contains("Jane") && !found.contains("John"), "selected: {found}");
+    let found = mc.run(&["sql", "--recursive", "--query", statement, &format!("t/{bucket}/people/")])?;
+    ensure!(found.matches("Jane").count() == 2, "selected: {found}");
     Ok(())
 }

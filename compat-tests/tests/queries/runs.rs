@@ -26,11 +26,14 @@ const HEAD_BYTES: &str = "16KiB";
 const RUNS_MAX: u64 = 9;
 const INDEXES: [&str; 3] = ["by-n", "by-s", "by-state"];
 
+/// Rows of an object, and how it is written.
+type Object = (Vec<(u32, String)>, &'static str);
+
 /// What the objects hold, as the test knows it: rows `n,s`, and a tag.
 struct World {
     dir: tempfile::TempDir,
     dice: StdRng,
-    objects: BTreeMap<String, (Vec<(u32, String)>, &'static str)>,
+    objects: BTreeMap<String, Object>,
 }
 
 fn options(dir: &Path, data: &str) -> HoldfastOptions {
@@ -256,7 +259,7 @@ impl World {
 
     /// The key of every row that is wanted, in order.
     fn keys_with(&self, wanted: impl Fn(&(u32, String)) -> bool) -> Vec<String> {
-        let of = |(key, object): (&String, &(Vec<(u32, String)>, &str))| {
+        let of = |(key, object): (&String, &Object)| {
             let count = object.0.iter().filter(|row| wanted(row)).count();
             vec![key.clone(); count]
         };

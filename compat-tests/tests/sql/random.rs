@@ -43,7 +43,7 @@ const INDEXES: [(&str, &str); 8] = [
     ("two_t", "HASH (\"two words\", t)"),
 ];
 
-fn number_of(variable: &str, default: u64) -> Result<u64> {
+pub(super) fn number_of(variable: &str, default: u64) -> Result<u64> {
     std::env::var(variable).map_or(Ok(default), |text| text.parse().with_context(|| format!("{variable}={text}")))
 }
 
@@ -100,14 +100,14 @@ fn one(format: Format, seed: u64, raw: &mut Raw, duckdb: &mut DuckDb, dir: &Path
     Ok(())
 }
 
-fn index(raw: &mut Raw, seed: u64, prefix: &str) -> Result<()> {
+pub(super) fn index(raw: &mut Raw, seed: u64, prefix: &str) -> Result<()> {
     for (name, definition) in INDEXES {
         sql::run(raw, &format!("CREATE INDEX {name}_{seed} ON \"indexed/{prefix}\" USING {definition}"))?;
     }
     Ok(())
 }
 
-fn built(raw: &mut Raw, seed: u64) -> Result<()> {
+pub(super) fn built(raw: &mut Raw, seed: u64) -> Result<()> {
     let done = "state = 'ready' AND pending = 0 AND unparsed = 0";
     let statement = format!("SELECT count(*) FROM holdfast.indexes WHERE prefix = 's{seed}/' AND {done}");
     let all = Cell::Integer(INDEXES.len() as i128);

@@ -152,6 +152,12 @@ pub trait Snapshot: Send + Sync + 'static {
     /// The revision.
     fn revision(&self) -> u64;
 
+    /// One object.
+    ///
+    /// # Errors
+    /// `NotFound` without such a bucket or object, `Denied` when the caller may not get it.
+    async fn object(&self, bucket: &str, key: &str) -> Result<Arc<ObjectVersion>, Error>;
+
     /// The objects under a prefix, by key in byte order.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod listing;
 mod multipart;
 mod notifications;
 mod reading;
+mod select;
 mod service;
 mod tags;
 mod token;

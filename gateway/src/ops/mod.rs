@@ -23,6 +23,7 @@ pub mod query;
 pub mod range;
 pub mod rename;
 mod search;
+pub mod select;
 pub mod tagging;
 pub mod target;
 pub mod topic;

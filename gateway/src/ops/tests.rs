@@ -23,8 +23,8 @@ use crate::backend::{BackendUrl, Credentials};
 use crate::blobs::Incoming;
 use crate::gateway::Options;
 
-fn queries(data: &std::path::Path) -> holdfast_query::sql::Limits {
-    holdfast_query::sql::Limits {
+fn queries(data: &std::path::Path) -> holdfast_query::engine::Limits {
+    holdfast_query::engine::Limits {
         threads: std::num::NonZeroUsize::MIN,
         memory_bytes: 64 << 20,
         spill_dir: data.join("spill"),

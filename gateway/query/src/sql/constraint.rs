@@ -17,7 +17,7 @@ use super::shape::is_mixed;
 
 /// A value that an index is asked for.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Key {
+pub(crate) enum Key {
     Bool(bool),
     Number(f64),
     Integer(i64),
@@ -27,7 +27,7 @@ pub(super) enum Key {
 
 /// What a predicate wants of one expression.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Wanted {
+pub(crate) enum Wanted {
     Equal(Vec<Key>),
     Between(Class, Bound<Key>, Bound<Key>),
     Prefix(String),
@@ -35,9 +35,9 @@ pub(super) enum Wanted {
 
 /// A predicate that an index of this expression answers.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Predicate {
-    pub(super) of: Expression,
-    pub(super) wanted: Wanted,
+pub(crate) struct Predicate {
+    pub(crate) of: Expression,
+    pub(crate) wanted: Wanted,
 }
 
 /// What the names of a table stand for.
@@ -58,7 +58,7 @@ impl Key {
         }
     }
 
-    fn canonical(text: &str) -> Self {
+    pub(crate) fn canonical(text: &str) -> Self {
         match Value::canonical(text) {
             Value::Bool(flag) => Self::Bool(flag),
             Value::Number(number) => Self::Number(number),

@@ -36,7 +36,7 @@ pub struct Error {
 }
 
 impl Error {
-    pub(super) fn new(kind: Kind, code: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: Kind, code: &'static str, message: impl Into<String>) -> Self {
         Self { kind, code, message: message.into(), position: None, source: None }
     }
 

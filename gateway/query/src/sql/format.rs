@@ -49,7 +49,7 @@ pub(super) fn kind_of(key: &str) -> Option<Kind> {
 }
 
 /// How the text of an object is compressed.
-pub(super) fn compression_of(object: &ObjectVersion) -> Compression {
+pub(crate) fn compression_of(object: &ObjectVersion) -> Compression {
     match (stem(&object.key).1, object.content_encoding.as_deref().map(str::trim)) {
         (Compression::None, Some(encoding)) => match encoding.to_ascii_lowercase().as_str() {
             "gzip" | "x-gzip" | "aws-chunked,gzip" | "gzip,aws-chunked" => Compression::Gzip,

@@ -8,8 +8,6 @@
 //! statement → tables → columns → plan ─→ table (bind, path) ─→ scan ─→ text | parquet ─→ read ─→ repository
 //!     └→ ddl: carried out by the gateway
 //! ```
-//! [`Engine`] has threads, memory and room for spilled rows of its own; results cross to the caller through a queue.
-//!
 //! Absent: statements that write, settings, access to files, to the network and to the environment.
 
 mod attribute;
@@ -18,7 +16,6 @@ mod columns;
 mod constraint;
 mod ddl;
 mod encode;
-mod engine;
 mod error;
 mod extremes;
 mod floats;
@@ -27,6 +24,7 @@ mod in_order;
 mod name;
 mod parquet;
 mod plan;
+mod query;
 mod read;
 mod scan;
 mod session;
@@ -41,10 +39,19 @@ mod yielding;
 pub use self::attribute::{map_builder, map_type};
 pub use self::ddl::{CreateIndex, DropIndex};
 pub use self::encode::{Format, encode};
-pub use self::engine::{Engine, Limits, Query, Statement};
 pub use self::error::{Error, Kind, Position};
+pub use self::query::{Query, Statement};
 pub use self::read::Progress;
 pub use self::system::system_schema;
+
+pub(crate) use self::constraint::{Key, Predicate, Wanted};
+pub(crate) use self::format::compression_of;
+pub(crate) use self::parquet::{Footers, Object as ParquetObject, bytes_of, touched};
+pub(crate) use self::read::{Budget, Reader};
+pub(crate) use self::session::{runtime, session};
+pub(crate) use self::table::{Caches, Selected, by_index};
+pub use self::text::Compression;
+pub(crate) use self::text::Unpack;
 
 fn of_arrow(error: arrow::error::ArrowError) -> Error {
     Error::from(datafusion::error::DataFusionError::from(error))

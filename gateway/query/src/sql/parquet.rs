@@ -18,7 +18,7 @@ use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::{AsyncFileReader, MetadataFetch};
 use parquet::arrow::parquet_to_arrow_schema;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 
 use super::error::Error;
 use super::read::Reader;
@@ -37,7 +37,7 @@ pub(super) const FOOTERS_AHEAD_MAX: usize = 16;
 
 /// Footers by version: what never changes needs no end.
 #[derive(Clone, Debug)]
-pub(super) struct Footers {
+pub(crate) struct Footers {
     cache: Cache<VersionKey, Arc<ParquetMetaData>>,
 }
 
@@ -48,7 +48,7 @@ impl Footers {
         Self { cache: Cache::builder().max_capacity(bytes_max).weigher(weigh).build() }
     }
 
-    pub(super) async fn of(&self, reader: &Reader, object: &Arc<ObjectVersion>) -> Result<Arc<ParquetMetaData>, Error> {
+    pub(crate) async fn of(&self, reader: &Reader, object: &Arc<ObjectVersion>) -> Result<Arc<ParquetMetaData>, Error> {
         if let Some(footer) = self.cache.get(&object.id).await {
             return Ok(footer);
         }
@@ -142,19 +142,30 @@ fn widest(a: &DataType, b: &DataType) -> Option<DataType> {
     }
 }
 
+/// Whether each row group lies in one of the ranges.
+pub(crate) fn touched(footer: &ParquetMetaData, ranges: &[Range<u64>]) -> Vec<bool> {
+    let touched = |group: &RowGroupMetaData| {
+        let bytes = bytes_of(group);
+        ranges.iter().any(|range| range.start < bytes.end && bytes.start < range.end)
+    };
+    footer.row_groups().iter().map(touched).collect()
+}
+
+/// Where the columns of a row group lie.
+pub(crate) fn bytes_of(group: &RowGroupMetaData) -> Range<u64> {
+    let (mut from, mut to) = (u64::MAX, 0);
+    for column in group.columns() {
+        let (start, length) = column.byte_range();
+        from = from.min(start);
+        to = to.max(start + length);
+    }
+    from.min(to)..to
+}
+
 /// Only the row groups that lie in one of the ranges.
 pub(super) fn access(footer: &ParquetMetaData, ranges: &[Range<u64>]) -> ParquetAccessPlan {
-    let groups = footer.row_groups().iter().map(|group| {
-        let (mut from, mut to) = (u64::MAX, 0);
-        for column in group.columns() {
-            let (start, length) = column.byte_range();
-            from = from.min(start);
-            to = to.max(start + length);
-        }
-        let wanted = ranges.iter().any(|range| range.start < to && from < range.end);
-        if wanted { RowGroupAccess::Scan } else { RowGroupAccess::Skip }
-    });
-    ParquetAccessPlan::new(groups.collect())
+    let access = |touched: bool| if touched { RowGroupAccess::Scan } else { RowGroupAccess::Skip };
+    ParquetAccessPlan::new(touched(footer, ranges).into_iter().map(access).collect())
 }
 
 /// Options of the engine's source: bytes are what costs, so everything that leaves some out is on.
@@ -197,10 +208,17 @@ impl ParquetFileReaderFactory for Factory {
     }
 }
 
-struct Object {
+/// Reads an object for a decoder of Parquet.
+pub(crate) struct Object {
     fetch: Fetch,
     footers: Footers,
     known: Option<Arc<HashSet<String>>>,
+}
+
+impl Object {
+    pub(crate) fn new(reader: Reader, footers: Footers, object: Arc<ObjectVersion>) -> Self {
+        Self { fetch: Fetch { reader, object }, footers, known: None }
+    }
 }
 
 #[derive(Clone)]

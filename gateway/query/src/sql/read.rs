@@ -39,22 +39,22 @@ impl Progress {
         self.requests.load(Ordering::Relaxed)
     }
 
-    pub(super) fn add_rows(&self, rows: usize) {
+    pub(crate) fn add_rows(&self, rows: usize) {
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
     }
 }
 
 /// Reads of one query.
 #[derive(Clone, Debug)]
-pub(super) struct Budget {
-    pub(super) progress: Arc<Progress>,
-    pub(super) bytes_max: u64,
+pub(crate) struct Budget {
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) bytes_max: u64,
 }
 
 /// Reads of one table at one revision.
 #[derive(Clone)]
-pub(super) struct Reader {
-    pub(super) snapshot: Arc<dyn Snapshot>,
+pub(crate) struct Reader {
+    pub(crate) snapshot: Arc<dyn Snapshot>,
     budget: Budget,
     requests: Count,
     bytes: Count,
@@ -67,12 +67,12 @@ impl std::fmt::Debug for Reader {
 }
 
 impl Reader {
-    pub(super) fn new(snapshot: Arc<dyn Snapshot>, budget: Budget) -> Self {
+    pub(crate) fn new(snapshot: Arc<dyn Snapshot>, budget: Budget) -> Self {
         Self { snapshot, budget, requests: Count::new(), bytes: Count::new() }
     }
 
     /// The same, that also counts for one node of a plan.
-    pub(super) fn counted(&self, metrics: &ExecutionPlanMetricsSet) -> Self {
+    pub(crate) fn counted(&self, metrics: &ExecutionPlanMetricsSet) -> Self {
         Self {
             requests: MetricBuilder::new(metrics).global_counter("requests"),
             bytes: MetricBuilder::new(metrics).global_counter("bytes_read"),
@@ -81,7 +81,7 @@ impl Reader {
     }
 
     /// Pieces of a range, each of which is counted as it comes.
-    pub(super) async fn stream(
+    pub(crate) async fn stream(
         &self,
         version: &ObjectVersion,
         range: Range<u64>,
@@ -112,7 +112,7 @@ impl Reader {
     }
 
     /// A range in one piece. The caller bounds it.
-    pub(super) async fn bytes(&self, version: &ObjectVersion, range: Range<u64>) -> Result<Bytes, Error> {
+    pub(crate) async fn bytes(&self, version: &ObjectVersion, range: Range<u64>) -> Result<Bytes, Error> {
         let wanted = range.end.saturating_sub(range.start);
         let mut pieces: Vec<Bytes> = self.stream(version, range).await?.try_collect().await?;
         let read: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();

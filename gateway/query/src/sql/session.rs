@@ -17,12 +17,12 @@ use datafusion::object_store::memory::InMemory;
 use datafusion::prelude::SessionConfig;
 use url::Url;
 
-use super::Limits;
 use super::bounded::bounded;
 use super::extremes::with_extremes;
 use super::in_order::InOrder;
 use super::text::BATCH_ROWS;
 use super::yielding::Yielding;
+use crate::engine::Limits;
 
 /// Where names of tables are looked up.
 pub(super) const CATALOG: &str = "repository";
@@ -38,7 +38,7 @@ const CONSUMERS_SHOWN: std::num::NonZeroUsize = std::num::NonZeroUsize::new(3).e
 ///
 /// # Errors
 /// When the directory for spilling cannot be used.
-pub(super) fn runtime(limits: &Limits) -> Result<Arc<RuntimeEnv>> {
+pub(crate) fn runtime(limits: &Limits) -> Result<Arc<RuntimeEnv>> {
     let pool = TrackConsumersPool::new(FairSpillPool::new(limits.memory_bytes), CONSUMERS_SHOWN);
     let disk = DiskManagerBuilder::default()
         .with_mode(DiskManagerMode::Directories(vec![limits.spill_dir.clone()]))
@@ -75,7 +75,7 @@ impl ObjectStoreRegistry for NoStores {
 ///
 /// # Errors
 /// Those of the registration of functions.
-pub(super) fn session(limits: &Limits, runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
+pub(crate) fn session(limits: &Limits, runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
     let mut config = SessionConfig::new()
         .with_default_catalog_and_schema(CATALOG, OBJECTS)
         .with_create_default_catalog_and_schema(false)

@@ -71,7 +71,7 @@ async fn a_query_takes_so_long_and_no_longer() {
 
 #[tokio::test]
 async fn queries_wait_for_their_turn_and_too_many_are_refused() {
-    let limited = |limits: &mut holdfast_query::sql::Limits| {
+    let limited = |limits: &mut holdfast_query::engine::Limits| {
         limits.concurrent_max = 1;
         limits.queue_max = 1;
     };
@@ -94,7 +94,7 @@ async fn queries_wait_for_their_turn_and_too_many_are_refused() {
 
 #[tokio::test]
 async fn who_gives_up_waiting_leaves_the_queue() {
-    let limited = |limits: &mut holdfast_query::sql::Limits| {
+    let limited = |limits: &mut holdfast_query::engine::Limits| {
         limits.concurrent_max = 1;
         limits.queue_max = 1;
     };
@@ -128,7 +128,7 @@ async fn what_does_not_fit_into_memory_is_spilled() {
 
 #[tokio::test]
 async fn what_fits_nowhere_is_an_error() {
-    let tight = |limits: &mut holdfast_query::sql::Limits| {
+    let tight = |limits: &mut holdfast_query::engine::Limits| {
         limits.memory_bytes = 4 << 20;
         limits.spill_bytes_max = 1 << 20;
     };

@@ -17,8 +17,9 @@ use std::time::Duration;
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::TryStreamExt;
+use holdfast_query::engine::{Engine, Limits};
 use holdfast_query::repository::Repository;
-use holdfast_query::sql::{Engine, Error, Limits, Query, Statement};
+use holdfast_query::sql::{Error, Query, Statement};
 
 /// An engine with a directory of its own for spilled rows.
 pub struct Bench {

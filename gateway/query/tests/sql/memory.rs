@@ -188,6 +188,15 @@ impl Snapshot for View {
         self.revision
     }
 
+    async fn object(&self, bucket: &str, key: &str) -> Result<Arc<ObjectVersion>, Error> {
+        let found = self.under(bucket, key)?.into_iter().map(|stored| stored.version).find(|found| found.key == key);
+        found.ok_or_else(|| Error {
+            kind: Kind::NotFound,
+            code: "NoSuchKey",
+            message: "The specified key does not exist.".to_owned(),
+        })
+    }
+
     async fn objects(
         &self,
         bucket: &str,

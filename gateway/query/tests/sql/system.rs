@@ -105,6 +105,8 @@ fn indexes(memory: &Memory) -> RecordBatch {
         zero(),
         zero(),
         zero(),
+        zero(),
+        zero(),
     ];
     RecordBatch::try_new(system_schema(SystemTable::Indexes), columns).unwrap()
 }

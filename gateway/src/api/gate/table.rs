@@ -240,6 +240,12 @@ pub static OPERATIONS: &[Operation] = &[
         body: BodyKind::Document,
         ..built("CompleteMultipartUpload", "POST", Target::Object, &["uploadId"])
     },
+    Operation {
+        query: &["select-type"],
+        headers: &[CHECKSUMS],
+        body: BodyKind::Document,
+        ..built("SelectObjectContent", "POST", Target::Object, &["select"])
+    },
     built("AbortMultipartUpload", "DELETE", Target::Object, &["uploadId"]),
     Operation {
         query: &["max-parts", "part-number-marker"],
@@ -323,7 +329,6 @@ pub static OPERATIONS: &[Operation] = &[
     unbuilt("GetObjectRetention", "GET", Target::Object, &["retention"]),
     unbuilt("GetObjectTorrent", "GET", Target::Object, &["torrent"]),
     unbuilt("RestoreObject", "POST", Target::Object, &["restore"]),
-    unbuilt("SelectObjectContent", "POST", Target::Object, &["select"]),
     Operation {
         selected_by_header: "x-amz-request-route",
         ..unbuilt("WriteGetObjectResponse", "POST", Target::Bucket, &[])

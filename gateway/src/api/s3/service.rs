@@ -10,7 +10,7 @@ use s3s::{S3, S3Request, S3Response, S3Result};
 
 use super::body::BodyBudget;
 use super::error::{invalid, to_s3};
-use super::{buckets, copying, listing, multipart, notifications, reading, tags, writing};
+use super::{buckets, copying, listing, multipart, notifications, reading, select, tags, writing};
 use crate::api::gate::Peer;
 use crate::api::request_id::{self, RequestId};
 use crate::error::Error;
@@ -136,6 +136,7 @@ operations! {
     reading::get_object(GetObjectInput) -> GetObjectOutput;
     reading::head_object(HeadObjectInput) -> HeadObjectOutput;
     reading::get_object_attributes(GetObjectAttributesInput) -> GetObjectAttributesOutput;
+    select::select_object_content(SelectObjectContentInput) -> SelectObjectContentOutput;
     writing::put_object(PutObjectInput) -> PutObjectOutput;
     writing::post_object(PostObjectInput) -> PostObjectOutput;
     writing::delete_object(DeleteObjectInput) -> DeleteObjectOutput;

@@ -150,6 +150,16 @@ impl Snapshot for CallerSnapshot {
         self.at.unwrap_or_else(|| self.state.revision())
     }
 
+    async fn object(&self, bucket: &str, key: &str) -> Result<Arc<ObjectVersion>, QueryError> {
+        let (permit, at) = (self.on_object(bucket, key)?, self.at);
+        self.look(move |view| {
+            let found = view.find(&permit, None, at)?;
+            let live = found.row.version.is_some();
+            if live { Ok(Arc::new(shown(&found))) } else { Err(Refusal::NoSuchKey.into()) }
+        })
+        .await
+    }
+
     async fn objects(
         &self,
         bucket: &str,

@@ -30,7 +30,7 @@ const OBJECTS_MAX: usize = 2_000_000;
 /// What is kept of versions between queries.
 #[derive(Clone, Debug)]
 pub(crate) struct Caches {
-    pub(super) footers: Footers,
+    pub(crate) footers: Footers,
     samples: Cache<(VersionKey, u64), Arc<Sample>>,
 }
 

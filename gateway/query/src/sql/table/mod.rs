@@ -30,8 +30,10 @@ use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use futures::{StreamExt, TryStreamExt, stream};
 
-pub(super) use self::bind::{Caches, bind};
-use self::path::{Path, Selected};
+pub(crate) use self::bind::Caches;
+pub(super) use self::bind::bind;
+use self::path::Path;
+pub(crate) use self::path::{Selected, by_index};
 use super::attribute::Attribute;
 use super::constraint::Names;
 use super::error::Error;

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::AsArray;
-use datafusion::common::Result;
+use datafusion::common::Result as EngineResult;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::PhysicalExpr;
 use holdfast_core::index::{Expression, IndexInfo, IndexKind, Interval, intervals};
@@ -14,7 +14,7 @@ use super::super::constraint::{Predicate, Wanted, predicates};
 use super::super::error::Error;
 use super::super::name::Place;
 use super::{ObjectTable, bind};
-use crate::repository::{Hits, ObjectVersion};
+use crate::repository::{Hits, ObjectVersion, Snapshot};
 
 /// Rows that an index may name; more are cheaper to scan for.
 const HITS_MAX: usize = 100_000;
@@ -27,17 +27,17 @@ const TEST_OBJECTS: usize = 8192;
 
 /// An object that is read.
 #[derive(Debug)]
-pub(super) struct Selected {
-    pub(super) object: Arc<ObjectVersion>,
+pub(crate) struct Selected {
+    pub(crate) object: Arc<ObjectVersion>,
     /// Ranges of whole rows, or of row groups; `None` is all of it.
-    pub(super) ranges: Option<Vec<Range<u64>>>,
+    pub(crate) ranges: Option<Vec<Range<u64>>>,
 }
 
 /// What is read of a table.
 #[derive(Debug)]
-pub(super) struct Path {
+pub(crate) struct Path {
     /// In the order of their keys.
-    pub(super) selected: Vec<Selected>,
+    pub(crate) selected: Vec<Selected>,
     /// Bytes of it.
     pub(super) bytes: u64,
     /// Whether something is left out.
@@ -74,13 +74,19 @@ pub(super) async fn choose(
     table: &ObjectTable,
     filters: &[Expr],
     by_attributes: &[Arc<dyn PhysicalExpr>],
-) -> Result<Path> {
+) -> EngineResult<Path> {
     let mut found = predicates(filters, &table.names());
     if !bind::reads_as_indexes_do(&table.place, &table.options) {
         found.retain(|predicate| !matches!(predicate.of, Expression::Field(_)));
     }
-    let mut path = match by_index(table, &found).await? {
-        Some(path) => path,
+    let (bucket, prefix) = (&table.place.bucket, table.place.prefix());
+    let holds = |key: &str| table.place.holds(key);
+    let mut path = match by_index(&*table.reader.snapshot, bucket, prefix, &found, &holds).await? {
+        Some(path) => {
+            let objects = path.selected.iter().map(|selected| &selected.object);
+            bind::agreed(table.first.iter().take(1).chain(objects), &table.options)?;
+            path
+        }
         None => by_listing(table, &found).await?,
     };
     if !by_attributes.is_empty() {
@@ -93,7 +99,7 @@ pub(super) async fn choose(
     Ok(path)
 }
 
-async fn by_listing(table: &ObjectTable, found: &[Predicate]) -> Result<Path> {
+async fn by_listing(table: &ObjectTable, found: &[Predicate]) -> EngineResult<Path> {
     let objects = if table.complete {
         table.first.clone()
     } else {
@@ -119,7 +125,7 @@ fn listed_prefix(prefix: &str, found: &[Predicate]) -> String {
 }
 
 /// Which objects meet the filters on attributes.
-fn kept(table: &ObjectTable, selected: &[Selected], filters: &[Arc<dyn PhysicalExpr>]) -> Result<Vec<bool>> {
+fn kept(table: &ObjectTable, selected: &[Selected], filters: &[Arc<dyn PhysicalExpr>]) -> EngineResult<Vec<bool>> {
     let mut kept = Vec::with_capacity(selected.len());
     for some in selected.chunks(TEST_OBJECTS) {
         let objects: Vec<Arc<ObjectVersion>> = some.iter().map(|selected| Arc::clone(&selected.object)).collect();
@@ -144,20 +150,26 @@ struct Candidate {
     rank: (usize, bool),
 }
 
-async fn by_index(table: &ObjectTable, found: &[Predicate]) -> Result<Option<Path>> {
+/// By the index of `prefix` that leaves the least to read, when one leaves out at least half. `holds` tells the keys that
+/// count.
+pub(crate) async fn by_index(
+    snapshot: &dyn Snapshot,
+    bucket: &str,
+    prefix: &str,
+    found: &[Predicate],
+    holds: &(dyn Fn(&str) -> bool + Sync),
+) -> Result<Option<Path>, Error> {
     if found.is_empty() {
         return Ok(None);
     }
-    let (bucket, prefix) = (&table.place.bucket, table.place.prefix());
-    let snapshot = &table.reader.snapshot;
-    let indexes = snapshot.indexes(bucket, prefix).await.map_err(Error::from)?;
+    let indexes = snapshot.indexes(bucket, prefix).await?;
     let mut candidates: Vec<Candidate> = indexes.into_iter().filter_map(|index| candidate(index, found)).collect();
     candidates.sort_by(|a, b| b.rank.cmp(&a.rank).then_with(|| a.index.name.cmp(&b.index.name)));
     let mut best: Option<Path> = None;
     for candidate in candidates.iter().take(SEARCHES_MAX) {
-        let hits = snapshot.search(&candidate.index, prefix, &candidate.intervals, HITS_MAX).await;
-        let Some(hits) = hits.map_err(Error::from)? else { continue };
-        let path = of_hits(table, candidate, hits);
+        let hits = snapshot.search(&candidate.index, prefix, &candidate.intervals, HITS_MAX).await?;
+        let Some(hits) = hits else { continue };
+        let path = of_hits(candidate, hits, holds);
         if best.as_ref().is_none_or(|best| path.bytes < best.bytes) {
             best = Some(path);
         }
@@ -166,12 +178,7 @@ async fn by_index(table: &ObjectTable, found: &[Predicate]) -> Result<Option<Pat
         }
     }
     // An index that leaves out less than half costs more than it spares.
-    let best = best.filter(|path| path.bytes <= path.bytes_all / 2);
-    if let Some(path) = &best {
-        let found = path.selected.iter().map(|selected| &selected.object);
-        bind::agreed(table.first.iter().take(1).chain(found), &table.options)?;
-    }
-    Ok(best)
+    Ok(best.filter(|path| path.bytes <= path.bytes_all / 2))
 }
 
 fn candidate(index: IndexInfo, found: &[Predicate]) -> Option<Candidate> {
@@ -192,7 +199,7 @@ fn candidate(index: IndexInfo, found: &[Predicate]) -> Option<Candidate> {
     Some(Candidate { rank: (fixed, wanted.len() > fixed), index, intervals })
 }
 
-fn of_hits(table: &ObjectTable, candidate: &Candidate, hits: Hits) -> Path {
+fn of_hits(candidate: &Candidate, hits: Hits, holds: &(dyn Fn(&str) -> bool + Sync)) -> Path {
     let ranged = hits.rows.into_iter().chain(hits.blocks).map(|(object, ranges)| {
         // Without ranges the object itself was found.
         Selected { object, ranges: Some(ranges).filter(|ranges| !ranges.is_empty()) }
@@ -201,7 +208,7 @@ fn of_hits(table: &ObjectTable, candidate: &Candidate, hits: Hits) -> Path {
     let mut selected: Vec<Selected> = ranged.chain(whole).collect();
     let objects_all = selected.len() as u64 + hits.pruned_objects;
     let bytes_all = selected.iter().map(Selected::bytes).sum::<u64>() + hits.pruned_bytes;
-    selected.retain(|selected| selected.object.size > 0 && table.place.holds(&selected.object.key));
+    selected.retain(|selected| selected.object.size > 0 && holds(&selected.object.key));
     selected.sort_by(|a, b| a.object.key.cmp(&b.object.key));
     let kind = match candidate.index.kind {
         IndexKind::BTree => "btree",

@@ -10,7 +10,7 @@ use futures::stream::BoxStream;
 use super::super::error::Error;
 use super::super::read::Reader;
 use super::csv::Dialect;
-use super::unpack::{Compression, PACKED_BYTES, Unpack};
+use super::unpack::{Compression, Unpack};
 use super::{Format, csv, json};
 use crate::repository::ObjectVersion;
 
@@ -69,6 +69,8 @@ pub(super) struct Chunks {
     /// The input is cut off, so that its last row may be torn.
     partial: bool,
     unpack: Unpack,
+    /// Whether more comes out of it without bytes that go in.
+    more: bool,
     fed: Bytes,
     ends: Ends,
     names: Option<Arc<Vec<String>>>,
@@ -92,6 +94,7 @@ impl Chunks {
         Ok(Self {
             partial: object.size > bytes_max,
             packed: compression != Compression::None,
+            more: false,
             unpack: Unpack::new(compression).map_err(|error| damaged(&object, &error))?,
             ends: Ends::new(format),
             format: format.clone(),
@@ -151,7 +154,7 @@ impl Chunks {
 
     /// Appends the next bytes.
     async fn fill(&mut self) -> Result<(), Error> {
-        if self.fed.is_empty() {
+        if self.fed.is_empty() && !self.more {
             match self.input.next().await.transpose()? {
                 Some(bytes) => self.fed = bytes,
                 None => {
@@ -163,9 +166,14 @@ impl Chunks {
                 }
             }
         }
-        let step = if self.packed { PACKED_BYTES } else { CHUNK_BYTES };
-        let bytes = self.fed.split_to(self.fed.len().min(step));
-        self.unpack.push(&bytes, &mut self.pending).map_err(|error| damaged(&self.object, &error))
+        let step = if self.packed { self.fed.len() } else { CHUNK_BYTES.min(self.fed.len()) };
+        let mut bytes = self.fed.split_to(step);
+        let pushed = self.unpack.push(&mut bytes, &mut self.pending);
+        self.more = pushed.map_err(|error| damaged(&self.object, &error))?;
+        if !bytes.is_empty() {
+            self.fed = bytes;
+        }
+        Ok(())
     }
 
     /// Steps over the mark of UTF-8, and reads the head.

@@ -2,23 +2,26 @@
 
 use std::io::Write;
 
+use bytes::{Buf as _, Bytes};
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
 
 /// How the bytes of an object are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Compression {
+pub enum Compression {
     None,
     Gzip,
     Bzip2,
     Zstd,
 }
 
-/// Compressed bytes that are unpacked at once: they bound what one step can blow up to.
-pub(super) const PACKED_BYTES: usize = 16 << 10;
+/// Bytes that one step unpacks to at most, about: a few compressed ones may be very many.
+const UNPACKED_BYTES: usize = 1 << 20;
+/// Compressed bytes that are unpacked at once: they bound what a step of GZIP, which is not cut off, can blow up to.
+const PACKED_BYTES: usize = 16 << 10;
 /// Room that one step of a decoder gets.
 const STEP_BYTES: usize = 64 << 10;
 
-pub(super) enum Unpack {
+pub(crate) enum Unpack {
     None,
     Gzip(Box<flate2::write::MultiGzDecoder<Vec<u8>>>),
     Bzip2 { stream: bzip2::Decompress, inside: bool },
@@ -26,7 +29,7 @@ pub(super) enum Unpack {
 }
 
 impl Unpack {
-    pub(super) fn new(compression: Compression) -> std::io::Result<Self> {
+    pub(crate) fn new(compression: Compression) -> std::io::Result<Self> {
         Ok(match compression {
             Compression::None => Self::None,
             Compression::Gzip => Self::Gzip(Box::new(flate2::write::MultiGzDecoder::new(Vec::new()))),
@@ -35,25 +38,29 @@ impl Unpack {
         })
     }
 
-    /// Appends what the next bytes hold.
-    pub(super) fn push(&mut self, packed: &[u8], out: &mut Vec<u8>) -> std::io::Result<()> {
+    /// Appends what the next bytes hold, and takes those off that are done. True when there is more in it, which comes with
+    /// the next call, even without bytes.
+    pub(crate) fn push(&mut self, packed: &mut Bytes, out: &mut Vec<u8>) -> std::io::Result<bool> {
         match self {
-            Self::None => out.extend_from_slice(packed),
-            Self::Gzip(decoder) => {
-                decoder.write_all(packed)?;
-                out.append(decoder.get_mut());
+            Self::None => {
+                out.extend_from_slice(&packed.split_to(packed.len()));
+                Ok(false)
             }
-            Self::Bzip2 { stream, inside } => bunzip(stream, inside, packed, out)?,
-            Self::Zstd { stream, inside } => unzstd(stream, inside, packed, out)?,
+            Self::Gzip(decoder) => {
+                decoder.write_all(&packed.split_to(packed.len().min(PACKED_BYTES)))?;
+                out.append(decoder.get_mut());
+                Ok(!packed.is_empty())
+            }
+            Self::Bzip2 { stream, inside } => bunzip(stream, inside, packed, out),
+            Self::Zstd { stream, inside } => unzstd(stream, inside, packed, out),
         }
-        Ok(())
     }
 
     /// Appends the rest.
     ///
     /// # Errors
     /// When the bytes ended too early.
-    pub(super) fn finish(&mut self, out: &mut Vec<u8>) -> std::io::Result<()> {
+    pub(crate) fn finish(&mut self, out: &mut Vec<u8>) -> std::io::Result<()> {
         match self {
             Self::None => Ok(()),
             Self::Gzip(decoder) => {
@@ -75,40 +82,55 @@ impl Unpack {
 fn bunzip(
     stream: &mut bzip2::Decompress,
     inside: &mut bool,
-    mut packed: &[u8],
+    packed: &mut Bytes,
     out: &mut Vec<u8>,
-) -> std::io::Result<()> {
+) -> std::io::Result<bool> {
+    let start = out.len();
     loop {
+        if out.len() - start >= UNPACKED_BYTES {
+            return Ok(true);
+        }
         let (read, written) = (stream.total_in(), out.len());
         out.reserve(STEP_BYTES);
         let status = stream.decompress_vec(packed, out).map_err(std::io::Error::other)?;
         let used = usize::try_from(stream.total_in() - read).map_err(std::io::Error::other)?;
-        packed = &packed[used..];
+        packed.advance(used);
         *inside |= used > 0;
         if status == bzip2::Status::StreamEnd {
             // Streams may follow one another.
             *stream = bzip2::Decompress::new(false);
             *inside = false;
         } else if used == 0 && out.len() == written {
-            return Ok(());
+            return Ok(false);
         }
         if packed.is_empty() && !*inside {
-            return Ok(());
+            return Ok(false);
         }
     }
 }
 
-fn unzstd(stream: &mut Decoder<'static>, inside: &mut bool, packed: &[u8], out: &mut Vec<u8>) -> std::io::Result<()> {
-    let mut input = InBuffer::around(packed);
+fn unzstd(
+    stream: &mut Decoder<'static>,
+    inside: &mut bool,
+    packed: &mut Bytes,
+    out: &mut Vec<u8>,
+) -> std::io::Result<bool> {
+    let start = out.len();
     loop {
+        if out.len() - start >= UNPACKED_BYTES {
+            return Ok(true);
+        }
+        let mut input = InBuffer::around(&packed[..]);
         let mut room = vec![0; STEP_BYTES];
         let mut output = OutBuffer::around(&mut room[..]);
         let left = stream.run(&mut input, &mut output)?;
         let written = output.pos();
         out.extend_from_slice(&room[..written]);
         *inside = left != 0;
-        if input.pos() == packed.len() && written < STEP_BYTES {
-            return Ok(());
+        let used = input.pos();
+        packed.advance(used);
+        if packed.is_empty() && written < STEP_BYTES {
+            return Ok(false);
         }
     }
 }
@@ -137,7 +159,8 @@ mod tests {
     fn unpacked(compression: Compression, bytes: &[u8], step: usize) -> std::io::Result<Vec<u8>> {
         let (mut unpack, mut out) = (Unpack::new(compression)?, Vec::new());
         for piece in bytes.chunks(step) {
-            unpack.push(piece, &mut out)?;
+            let mut piece = Bytes::copy_from_slice(piece);
+            while unpack.push(&mut piece, &mut out)? {}
         }
         unpack.finish(&mut out)?;
         Ok(out)
@@ -155,6 +178,26 @@ mod tests {
                 let out = unpacked(compression, &twice, step).unwrap();
                 assert!(out == [&text[..], b"and more"].concat(), "{compression:?} in steps of {step}");
             }
+        }
+    }
+
+    #[test]
+    fn one_step_unpacks_to_a_bounded_number_of_bytes() {
+        for compression in ALL.into_iter().skip(1) {
+            let mut bomb = Bytes::from(packed(compression, &vec![0; 64 << 20]));
+            let (mut unpack, mut out, mut all) = (Unpack::new(compression).unwrap(), Vec::new(), 0);
+            loop {
+                let more = unpack.push(&mut bomb, &mut out).unwrap();
+                // GZIP is bounded by its bytes: 16 KiB are 16 MiB at most.
+                assert!(out.len() <= 17 << 20, "{compression:?} {}", out.len());
+                all += out.len();
+                out.clear();
+                if !more {
+                    break;
+                }
+            }
+            unpack.finish(&mut out).unwrap();
+            assert_eq!(all + out.len(), 64 << 20, "{compression:?}");
         }
     }
 

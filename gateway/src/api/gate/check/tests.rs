@@ -38,6 +38,7 @@ fn check(request: &str, expected: &str) {
 fn built_operations_are_recognised() {
     for (request, expected) in [
         ("PUT /b/k | x-holdfast-fence: a=1", "PutObject b"),
+        ("POST /b/k?select&select-type=2", "SelectObjectContent b"),
         ("GET /?events=s3:ObjectCreated:*", "listen"),
         ("GET /b?events=s3:ObjectCreated:*&events=s3:ObjectRemoved:*&prefix=a&suffix=b&ping=10", "listen b"),
         ("GET /", "ListBuckets"),
@@ -104,7 +105,6 @@ fn what_is_not_built_answers_501() {
         "HEAD /b/k?acl",
         "HEAD /b?versioning",
         "GET /?x-id=ListDirectoryBuckets",
-        "POST /b/k?select&select-type=2",
         "POST /b?metadataTable",
         "POST /b | x-amz-request-route: r",
         "DELETE /b?website",
