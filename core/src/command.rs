@@ -3,6 +3,7 @@
 //! A command carries all that `apply` may not find out by itself: the time, random bits and ids, all stamped by its
 //! proposer. Numbers of variants and fields never change meaning; new ones are added at the end.
 
+mod bucket;
 mod index;
 mod lock;
 mod notify;
@@ -16,10 +17,9 @@ use minicbor::{Decode, Encode};
 
 use crate::error::Error;
 use crate::id::{BlobId, BucketId, BucketName, Millis, ObjectKey, Place, RequestId, Revision, UploadId, VersionId};
-use crate::record::{
-    Attributes, BucketSettings, Checksum, ChecksumAlgorithm, ChecksumType, ContentId, known, record, stored_enum,
-};
+use crate::record::{Attributes, Checksum, ChecksumAlgorithm, ChecksumType, ContentId, known, record};
 
+pub use self::bucket::{CreateBucket, Document, SetDocument, SetSettings, SetVersioning};
 pub use self::index::{
     AddRun, BeginRun, CondemnedRun, CreateIndex, DemoteEntries, DropIndex, Extracted, ForgetRuns, IndexObjects,
     LoseRun, Outcome, ReadObject, TrimIndexes, WrittenRun,
@@ -337,69 +337,6 @@ pub struct BucketRef {
     /// Identity.
     #[n(1)]
     pub id: BucketId,
-}
-
-/// See [`Op::CreateBucket`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct CreateBucket {
-    /// Name.
-    #[n(0)]
-    pub name: BucketName,
-    /// Initial settings.
-    #[n(1)]
-    pub settings: BucketSettings,
-}
-
-/// See [`Op::SetVersioning`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct SetVersioning {
-    /// Which bucket.
-    #[n(0)]
-    pub bucket: BucketRef,
-    /// Enabled, or suspended.
-    #[n(1)]
-    pub enabled: bool,
-}
-
-stored_enum! {
-    /// Documents of a bucket.
-    pub enum Document {
-        /// CORS configuration, XML as validated by the front door.
-        Cors = 0,
-        /// Bucket tags, an encoded map.
-        Tags = 1,
-        /// Notification configuration, XML as validated by the front door; kept by the revision that set it.
-        Notification = 2,
-    }
-}
-
-/// See [`Op::SetDocument`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct SetDocument {
-    /// Which bucket.
-    #[n(0)]
-    pub bucket: BucketRef,
-    /// Which document.
-    #[n(1)]
-    pub kind: Document,
-    /// Its bytes; `None` removes it.
-    #[cbor(n(2), with = "minicbor::bytes")]
-    pub document: Option<Vec<u8>>,
-}
-
-/// See [`Op::SetSettings`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct SetSettings {
-    /// Which bucket.
-    #[n(0)]
-    pub bucket: BucketRef,
-    /// Settings to change.
-    #[n(1)]
-    pub settings: BucketSettings,
 }
 
 /// Where the bytes of a new blob are.
