@@ -117,6 +117,10 @@ fn unzstd(
 ) -> std::io::Result<bool> {
     let start = out.len();
     loop {
+        // After the end of a frame the decoder waits for another one, which is no reason to say that one is open.
+        if packed.is_empty() && !*inside {
+            return Ok(false);
+        }
         if out.len() - start >= UNPACKED_BYTES {
             return Ok(true);
         }
