@@ -133,18 +133,34 @@ pub(super) async fn read(
 
 /// All names that begin with `prefix` and come after `after`, in order.
 pub(super) async fn list(backend: &dyn Backend, prefix: &str, after: Option<&str>) -> Result<Vec<Entry>, Error> {
-    let (mut found, mut start_after) = (Vec::new(), after.map(path));
-    loop {
-        let options = ListOptions { start_after, deadline: soon(), ..ListOptions::under(prefix) };
-        let page = backend.list(options).await.map_err(failed("list", prefix))?;
-        found.extend(page.entries);
-        if found.len() > NAMES_MAX {
+    let mut found = Vec::new();
+    each(backend, prefix, after, |entry| {
+        if found.len() == NAMES_MAX {
             let what = format!("has more than {NAMES_MAX} names");
             return Err(Error::Damaged { name: prefix.to_owned(), what });
         }
+        found.push(entry);
+        Ok(())
+    })
+    .await?;
+    Ok(found)
+}
+
+/// Does something with every name that begins with `prefix` and comes after `after`, in order.
+pub(super) async fn each(
+    backend: &dyn Backend,
+    prefix: &str,
+    after: Option<&str>,
+    mut work: impl FnMut(Entry) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut start_after = after.map(path);
+    loop {
+        let options = ListOptions { start_after, deadline: soon(), ..ListOptions::under(prefix) };
+        let page = backend.list(options).await.map_err(failed("list", prefix))?;
+        page.entries.into_iter().try_for_each(&mut work)?;
         match page.next {
             Some(next) => start_after = Some(next),
-            None => return Ok(found),
+            None => return Ok(()),
         }
     }
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{Report, Verify};
 use crate::archive::{Error, names};
-use crate::backend::{self, Backend, HeadOptions, ListOptions, ObjectPath};
+use crate::backend::{self, Backend, HeadOptions, ObjectPath};
 
 /// About how many blobs a sample has.
 const SAMPLE: u64 = 1000;
@@ -124,23 +124,16 @@ pub(super) async fn head(backend: &dyn Backend, wanted: &Wanted) -> Result<bool,
 }
 
 async fn find_unknown(backend: &dyn Backend, view: &impl KvRead, blobs: &mut Blobs) -> Result<(), Error> {
-    let mut start_after = None;
-    loop {
-        let options = ListOptions { start_after, deadline: names::soon(), ..ListOptions::under(BLOBS_PREFIX) };
-        let page = backend.list(options).await.map_err(names::failed("list", BLOBS_PREFIX))?;
-        for entry in page.entries {
-            let Some((_, blob)) = parse_blob_path(entry.path.as_str()) else { continue };
-            if !is_known(view, blob)? {
-                blobs.unknown += 1;
-                blobs.unknown_bytes += entry.length;
-                note(&mut blobs.unknown_names, entry.path.as_str());
-            }
+    names::each(backend, BLOBS_PREFIX, None, |entry| {
+        let Some((_, blob)) = parse_blob_path(entry.path.as_str()) else { return Ok(()) };
+        if !is_known(view, blob)? {
+            blobs.unknown += 1;
+            blobs.unknown_bytes += entry.length;
+            note(&mut blobs.unknown_names, entry.path.as_str());
         }
-        match page.next {
-            Some(next) => start_after = Some(next),
-            None => return Ok(()),
-        }
-    }
+        Ok(())
+    })
+    .await
 }
 
 fn is_known(view: &impl KvRead, blob: BlobId) -> Result<bool, Error> {

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::blobs::{Wanted, head, note};
 use super::{Error, Report};
 use crate::archive::names;
-use crate::backend::{Backend, ListOptions};
+use crate::backend::Backend;
 
 /// What was found of runs.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -42,7 +42,7 @@ pub(super) async fn look_for(
     report: &mut Report,
     tell: &impl Fn(String),
 ) -> Result<(), Error> {
-    let (live, mut names) = of_state(view)?;
+    let (live, mut known) = of_state(view)?;
     report.runs.known = live.len() as u64;
     if !live.is_empty() {
         tell(format!("looking for {} runs of indexes", live.len()));
@@ -54,22 +54,17 @@ pub(super) async fn look_for(
             tell(format!("{} is missing: its index will be built anew", wanted.path));
             note(&mut report.runs.missing_names, &wanted.path);
         }
-        names.insert(wanted.path);
+        known.insert(wanted.path);
     }
-    let mut start_after = None;
-    loop {
-        let options = ListOptions { start_after, deadline: names::soon(), ..ListOptions::under(RUNS_PREFIX) };
-        let page = backend.list(options).await.map_err(names::failed("list", RUNS_PREFIX))?;
-        for entry in page.entries.iter().filter(|entry| !names.contains(entry.path.as_str())) {
+    names::each(backend, RUNS_PREFIX, None, |entry| {
+        if !known.contains(entry.path.as_str()) {
             report.runs.unknown += 1;
             report.runs.unknown_bytes += entry.length;
             note(&mut report.runs.unknown_names, entry.path.as_str());
         }
-        match page.next {
-            Some(next) => start_after = Some(next),
-            None => return Ok(()),
-        }
-    }
+        Ok(())
+    })
+    .await
 }
 
 /// The runs that searches read, and the names of those that are begun or condemned.
