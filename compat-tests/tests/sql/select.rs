@@ -15,9 +15,11 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
-use super::random::{built, index, number_of};
+use super::random::{built, each_seed, index, store};
 use super::tables::{FLOATS, Format, TEXTS, integer, object, pick};
 
+/// Seeds, unless `HOLDFAST_SQL_SEEDS` says otherwise.
+const SEEDS: u64 = 6;
 /// Statements of one seed.
 const STATEMENTS: usize = 40;
 /// Rows of one object.
@@ -172,20 +174,13 @@ fn rows(records: &[u8], columns: usize) -> Result<Rows> {
 }
 
 pub(super) fn run(format: Format) -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let mut duckdb = DuckDb::start(dir.path(), 2)?;
-    let server = Holdfast::start(HoldfastOptions::embedded(dir.path()))?;
-    let mut raw = Endpoint::of(Target::Embedded, server.address()).raw();
-    for bucket in ["indexed", "plain"] {
-        raw.put(bucket, "", &[], b"")?.expect(200)?;
-    }
-    let (first, seeds) = (number_of("HOLDFAST_SQL_SEED", 0)?, number_of("HOLDFAST_SQL_SEEDS", 6)?);
-    let mut pruned = 0;
-    for seed in first..first + seeds {
-        pruned += one(format, seed, &mut raw, &mut duckdb, dir.path())
-            .with_context(|| format!("seed {seed} of {format:?}: HOLDFAST_SQL_SEED={seed} HOLDFAST_SQL_SEEDS=1"))?;
-    }
-    ensure!(seeds < 6 || pruned > 0, "no statement went by an index");
+    let (mut seeds, mut pruned) = (0, 0);
+    each_seed(format, SEEDS, |seed, raw, duckdb, dir| {
+        seeds += 1;
+        pruned += one(format, seed, raw, duckdb, dir)?;
+        Ok(())
+    })?;
+    ensure!(seeds < SEEDS || pruned > 0, "no statement went by an index");
     Ok(())
 }
 
@@ -197,12 +192,7 @@ fn one(format: Format, seed: u64, raw: &mut Raw, duckdb: &mut DuckDb, dir: &Path
     for number in 0..dice.random_range(2..=5) {
         let count = dice.random_range(0..ROWS_MAX);
         let body = object(&mut dice, format, count)?;
-        let file = dir.join(format!("{seed}-{number}.{}", format.extension()));
-        std::fs::write(&file, &body)?;
-        files.push(file.display().to_string());
-        for bucket in ["indexed", "plain"] {
-            raw.put(bucket, &format!("{prefix}{number}.{}", format.extension()), &[], &body)?.expect(200)?;
-        }
+        files.push(store(raw, dir, format, seed, number, &body)?);
     }
     let table = format.duckdb_table(&files);
     let mut pruned = 0;
