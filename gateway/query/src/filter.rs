@@ -19,6 +19,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use holdfast_core::index::{Constraint, Expression, IndexInfo, Interval, Value, intervals};
 
+use crate::compare::Compare;
 use crate::repository::ObjectVersion;
 
 /// Bytes of a filter.
@@ -46,16 +47,6 @@ enum Node {
     In(Expression, Vec<String>),
     Like(Expression, String),
     IsNull(Expression),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Compare {
-    Equal,
-    NotEqual,
-    Less,
-    LessOrEqual,
-    Greater,
-    GreaterOrEqual,
 }
 
 impl Filter {
@@ -156,14 +147,7 @@ fn comparison(a: &Expr, op: &BinaryOperator, b: &Expr) -> Result<Node, FilterErr
     if let Ok(name) = name(a) {
         return Ok(Node::Compare(name, compare, literal(b)?));
     }
-    let turned = match compare {
-        Compare::Less => Compare::Greater,
-        Compare::LessOrEqual => Compare::GreaterOrEqual,
-        Compare::Greater => Compare::Less,
-        Compare::GreaterOrEqual => Compare::LessOrEqual,
-        same => same,
-    };
-    Ok(Node::Compare(name(b)?, turned, literal(a)?))
+    Ok(Node::Compare(name(b)?, compare.flipped(), literal(a)?))
 }
 
 fn name(tree: &Expr) -> Result<Expression, FilterError> {
@@ -273,18 +257,7 @@ fn holds(node: &Node, object: &ObjectVersion) -> Option<bool> {
         Node::And(nodes) => all(nodes, object, false),
         Node::Or(nodes) => all(nodes, object, true),
         Node::Not(node) => holds(node, object).map(|holds| !holds),
-        Node::Compare(expression, compare, literal) => {
-            let order = compared(object, expression, literal)?;
-            Some(match (compare, order) {
-                (Compare::Equal, order) => order == Some(Ordering::Equal),
-                (Compare::NotEqual, order) => order != Some(Ordering::Equal),
-                (_, None) => return None,
-                (Compare::Less, Some(order)) => order.is_lt(),
-                (Compare::LessOrEqual, Some(order)) => order.is_le(),
-                (Compare::Greater, Some(order)) => order.is_gt(),
-                (Compare::GreaterOrEqual, Some(order)) => order.is_ge(),
-            })
-        }
+        Node::Compare(expression, compare, literal) => compare.holds(compared(object, expression, literal)?),
         Node::In(expression, list) => {
             let mut known = false;
             for literal in list {

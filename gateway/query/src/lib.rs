@@ -4,6 +4,7 @@
 //! ([`extract`]). A crate of its own, so that the rest builds fast. It opens no socket, and no file but those of spilled
 //! rows: versions and bytes come through [`repository`].
 
+mod compare;
 pub mod engine;
 pub mod extract;
 pub mod filter;

@@ -13,10 +13,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use super::aggregate::Seen;
 use super::error::Error;
 use super::eval::Row;
-use super::open::Work;
-use super::request::{Format, Request, Stats};
+use super::open::{Asked, Work};
+use super::request::{Format, Stats};
 use super::run::{self, Part, Running, write_items};
-use super::syntax::Statement;
 use crate::sql::Progress;
 
 /// Bytes of records that are sent at once.
@@ -64,19 +63,18 @@ impl From<Error> for Stop {
 
 /// Runs the work, and sends its events.
 pub(super) async fn deliver(work: Work, progress: Arc<Progress>, sender: mpsc::Sender<Event>) -> Result<(), Error> {
-    let Work { request, statement, mut pieces, processed, threads } = work;
-    let mut answer = Answer::new(&request, &statement, progress, processed, sender);
+    let Work { asked, mut jobs, processed, threads } = work;
+    let mut answer = Answer::new(&asked, progress, processed, sender);
     // Pieces are read while those before are worked on.
     let (feed, mut running) = mpsc::channel(threads);
     // A document is held whole, so there is one at a time.
-    let document = request.input.format == Format::JsonDocument;
+    let document = asked.request.input.format == Format::JsonDocument;
     let places = Arc::new(Semaphore::new(if document { 1 } else { threads + 2 }));
-    let (of_task, by_task) = (Arc::clone(&request), Arc::clone(&statement));
+    let of_tasks = Arc::clone(&asked);
     let feeder = SpawnedTask::spawn(async move {
         while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-            let Some(job) = pieces.try_next().await? else { break };
-            let started = run::start(Arc::clone(&of_task), Arc::clone(&by_task), job, place);
-            if feed.send(started).await.is_err() {
+            let Some(job) = jobs.try_next().await? else { break };
+            if feed.send(run::start(Arc::clone(&of_tasks), job, place)).await.is_err() {
                 break;
             }
         }
@@ -90,8 +88,7 @@ pub(super) async fn deliver(work: Work, progress: Arc<Progress>, sender: mpsc::S
 }
 
 struct Answer<'a> {
-    request: &'a Request,
-    statement: &'a Statement,
+    asked: &'a Asked,
     sender: mpsc::Sender<Event>,
     progress: Arc<Progress>,
     processed: Arc<AtomicU64>,
@@ -104,19 +101,13 @@ struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    fn new(
-        request: &'a Request,
-        statement: &'a Statement,
-        progress: Arc<Progress>,
-        processed: Arc<AtomicU64>,
-        sender: mpsc::Sender<Event>,
-    ) -> Self {
+    fn new(asked: &'a Asked, progress: Arc<Progress>, processed: Arc<AtomicU64>, sender: mpsc::Sender<Event>) -> Self {
         let mut tick = tokio::time::interval_at(Instant::now() + TICK, TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let seen = vec![Seen::default(); statement.aggregates.len()];
-        let left = statement.limit.unwrap_or(u64::MAX);
+        let seen = vec![Seen::default(); asked.statement.aggregates.len()];
+        let left = asked.statement.limit.unwrap_or(u64::MAX);
         let (pending, quiet) = (Vec::new(), true);
-        Self { request, statement, sender, progress, processed, returned: 0, pending, seen, left, tick, quiet }
+        Self { asked, sender, progress, processed, returned: 0, pending, seen, left, tick, quiet }
     }
 
     async fn all(
@@ -137,11 +128,11 @@ impl<'a> Answer<'a> {
                 self.take(part).await?;
             }
         }
-        if !self.statement.aggregates.is_empty() && self.left > 0 {
+        if !self.asked.statement.aggregates.is_empty() && self.left > 0 {
             self.result()?;
         }
         self.flush(0).await?;
-        if self.request.progress {
+        if self.asked.request.progress {
             self.send(Event::Progress(self.stats())).await?;
         }
         self.send(Event::Stats(self.stats())).await?;
@@ -165,7 +156,7 @@ impl<'a> Answer<'a> {
         if std::mem::replace(&mut self.quiet, true) {
             self.send(Event::Cont).await?;
         }
-        if self.request.progress {
+        if self.asked.request.progress {
             self.send(Event::Progress(self.stats())).await?;
         }
         Ok(())
@@ -173,10 +164,10 @@ impl<'a> Answer<'a> {
 
     async fn take(&mut self, part: Part) -> Result<(), Stop> {
         for (number, seen) in part.seen.into_iter().enumerate() {
-            self.seen[number].merge(&self.statement.aggregates[number], seen)?;
+            self.seen[number].merge(&self.asked.statement.aggregates[number], seen)?;
         }
         let mut bytes = part.bytes;
-        if self.statement.limit.is_some() {
+        if self.asked.statement.limit.is_some() {
             let records = part.ends.len() as u64;
             if records > self.left {
                 let last = usize::try_from(self.left).ok().and_then(|left| left.checked_sub(1));
@@ -194,10 +185,11 @@ impl<'a> Answer<'a> {
 
     /// Writes the one record of a statement with aggregates.
     fn result(&mut self) -> Result<(), Error> {
-        let results = self.statement.aggregates.iter().zip(&self.seen).map(|(aggregate, seen)| seen.result(aggregate));
+        let results =
+            self.asked.statement.aggregates.iter().zip(&self.seen).map(|(aggregate, seen)| seen.result(aggregate));
         let results = results.collect::<Result<Vec<_>, _>>()?;
         let row = Row { columns: &[], aggregates: &results };
-        write_items(self.statement, row, &self.request.output, &mut self.pending)
+        write_items(&self.asked.statement, row, &self.asked.request.output, &mut self.pending)
     }
 
     /// Sends what is pending, when it is more than so much.

@@ -20,12 +20,8 @@ pub struct Error {
 impl Error {
     /// A request that makes no sense, by AWS's name for why.
     #[must_use]
-    pub fn invalid(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+    pub fn new(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self { kind: Kind::Invalid, code, message: message.into() }
-    }
-
-    pub(super) fn new(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self::invalid(code, message)
     }
 
     pub(super) fn internal(message: &'static str) -> Self {

@@ -1,16 +1,16 @@
 //! Computes expressions. What is null or missing makes the result null, and only what is true is selected.
 
 use std::borrow::Cow;
-use std::cmp::Ordering;
 use std::collections::HashSet;
 
 use rust_decimal::prelude::ToPrimitive as _;
 
 use super::error::Error;
 use super::like::Pattern;
-use super::syntax::{Compare, Expr, Like, Type};
+use super::syntax::{Expr, Like, Type};
 use super::timestamp::{Part, Timestamp};
 use super::value::{Number, Value, float_text};
+use crate::compare::Compare;
 
 /// Bytes of a text that an expression may make. Source: S3 API, the maximum length of a record is 1 MB.
 const TEXT_BYTES_MAX: usize = 1 << 20;
@@ -194,16 +194,7 @@ fn compared(compare: Compare, a: &Value<'_>, b: &Value<'_>) -> Option<bool> {
     if a.is_unknown() || b.is_unknown() {
         return None;
     }
-    let order = a.compare(b);
-    match compare {
-        // Values of types that do not compare are not equal.
-        Compare::Equal => Some(order == Some(Ordering::Equal)),
-        Compare::NotEqual => Some(order != Some(Ordering::Equal)),
-        Compare::Less => Some(order? == Ordering::Less),
-        Compare::LessOrEqual => Some(order? != Ordering::Greater),
-        Compare::Greater => Some(order? == Ordering::Greater),
-        Compare::GreaterOrEqual => Some(order? != Ordering::Less),
-    }
+    compare.holds(a.compare(b))
 }
 
 fn like(text: &Value<'_>, like: &Like, row: Row<'_>) -> Result<Option<bool>, Error> {

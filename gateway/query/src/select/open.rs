@@ -14,7 +14,7 @@ use super::error::Error;
 use super::feed::{Piece, Text};
 use super::parse::parse;
 use super::prune::{Candidates, predicates};
-use super::request::{Format, Input, Request, Target};
+use super::request::{Format, Request, Target};
 use super::syntax::Statement;
 use super::timestamp::Timestamp;
 use crate::extract::{self, format_of};
@@ -24,18 +24,22 @@ use crate::sql::{Budget, Footers, Reader, Selected, by_index, bytes_of, touched}
 /// Objects under a prefix that are opened ahead.
 const OPEN_AHEAD_MAX: usize = 16;
 
+/// What is asked.
+pub(super) struct Asked {
+    pub(super) request: Request,
+    pub(super) statement: Statement,
+}
+
 /// A request that makes sense by itself.
 pub(super) struct Plan {
     target: Target,
-    request: Arc<Request>,
-    statement: Arc<Statement>,
+    asked: Arc<Asked>,
 }
 
 /// Everything that is known before records are read.
 pub(super) struct Work {
-    pub(super) request: Arc<Request>,
-    pub(super) statement: Arc<Statement>,
-    pub(super) pieces: BoxStream<'static, Result<Job, Error>>,
+    pub(super) asked: Arc<Asked>,
+    pub(super) jobs: BoxStream<'static, Result<Job, Error>>,
     /// Bytes after decompression.
     pub(super) processed: Arc<AtomicU64>,
     pub(super) threads: usize,
@@ -43,10 +47,8 @@ pub(super) struct Work {
 
 /// What one task works on.
 pub(super) enum Job {
-    /// Records of CSV, with the places of the columns.
-    Csv(Piece, Arc<csv::Columns>),
-    /// Values of JSON.
-    Json(Piece),
+    /// Values of JSON, or records of CSV with the places of the columns.
+    Text(Piece, Option<Arc<csv::Columns>>),
     /// A row group of Parquet.
     Group(Arc<Columnar>, usize),
 }
@@ -65,15 +67,12 @@ pub(super) struct Columnar {
 /// # Errors
 /// By AWS's codes.
 pub(super) fn plan(target: Target, request: Request) -> Result<Plan, Error> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let now = i128::try_from(now.as_millis()).ok().and_then(|ms| Timestamp::of_nanos(ms * 1_000_000, 3));
-    let now = now.ok_or_else(|| Error::new("InternalError", "the clock of the node is wrong"))?;
-    let statement = parse(&request.expression, now)?;
+    let statement = parse(&request.expression, Timestamp::now())?;
     request.check()?;
     if !statement.from.is_empty() && matches!(request.input.format, Format::Csv(_) | Format::Parquet) {
         return Err(Error::new("InvalidDataSource", "a path after FROM S3Object leads into JSON only"));
     }
-    Ok(Plan { target, request: Arc::new(request), statement: Arc::new(statement) })
+    Ok(Plan { target, asked: Arc::new(Asked { request, statement }) })
 }
 
 /// Finds the objects, and opens the first one.
@@ -84,7 +83,7 @@ pub(super) async fn open(
     footers: Footers,
     threads: usize,
 ) -> Result<(Work, u64), Error> {
-    let Plan { target, request, statement } = plan;
+    let Plan { target, asked } = plan;
     let snapshot = repository.open(AsOf::Now).await?;
     let revision = snapshot.revision();
     let (objects, strict) = match target {
@@ -92,29 +91,25 @@ pub(super) async fn open(
             let object = snapshot.object(&bucket, &key).await?;
             (stream::iter([Ok(Selected { object, ranges: None })]).boxed(), true)
         }
-        Target::Prefix { bucket, prefix } => {
-            (under(&*snapshot, &bucket, &prefix, &statement, &request.input).await?, false)
-        }
+        Target::Prefix { bucket, prefix } => (under(&*snapshot, &bucket, &prefix, &asked).await?, false),
     };
     let processed = Arc::new(AtomicU64::new(0));
     let opener = Opener {
         reader: Reader::new(snapshot, budget),
         footers,
-        request: Arc::clone(&request),
-        statement: Arc::clone(&statement),
+        asked: Arc::clone(&asked),
         processed: Arc::clone(&processed),
         strict,
     };
-    let ahead = statement.limit.map_or(OPEN_AHEAD_MAX as u64, |limit| limit.clamp(1, OPEN_AHEAD_MAX as u64));
-    let opened = objects
-        .map_ok(move |selected| opener.clone().open(selected))
-        .try_buffered(usize::try_from(ahead).unwrap_or(OPEN_AHEAD_MAX));
+    let limit = asked.statement.limit.and_then(|limit| usize::try_from(limit).ok());
+    let ahead = limit.map_or(OPEN_AHEAD_MAX, |limit| limit.clamp(1, OPEN_AHEAD_MAX));
+    let opened = objects.map_ok(move |selected| opener.clone().open(selected)).try_buffered(ahead);
     let mut opened = opened.boxed().peekable();
     if let Some(Err(_)) = Pin::new(&mut opened).peek().await {
         opened.try_next().await?;
     }
-    let pieces = opened.map_ok(Opened::jobs).try_flatten().boxed();
-    Ok((Work { request, statement, pieces, processed, threads }, revision))
+    let jobs = opened.map_ok(Opened::jobs).try_flatten().boxed();
+    Ok((Work { asked, jobs, processed, threads }, revision))
 }
 
 /// The objects under a prefix that may hold a record of the answer.
@@ -122,11 +117,11 @@ async fn under(
     snapshot: &dyn Snapshot,
     bucket: &str,
     prefix: &str,
-    statement: &Statement,
-    input: &Input,
+    asked: &Asked,
 ) -> Result<BoxStream<'static, Result<Selected, Error>>, Error> {
+    let input = &asked.request.input;
     let candidates = Candidates::of(input);
-    let found = predicates(statement, input);
+    let found = predicates(&asked.statement, input);
     if let Some(path) = by_index(snapshot, bucket, prefix, &found, &|_| true).await? {
         let selected = path.selected.into_iter().filter(|selected| candidates.hold(&selected.object));
         // Rows that an index knows in a JSON array are no records of their own here.
@@ -146,8 +141,7 @@ async fn under(
 struct Opener {
     reader: Reader,
     footers: Footers,
-    request: Arc<Request>,
-    statement: Arc<Statement>,
+    asked: Arc<Asked>,
     processed: Arc<AtomicU64>,
     /// Whether the one object must have what the statement names.
     strict: bool,
@@ -163,27 +157,24 @@ enum Opened {
 impl Opener {
     async fn open(self, selected: Selected) -> Result<Opened, Error> {
         // Among others, an object that ends before the scan range has nothing in it.
-        if !self.strict && self.request.scan.is_some_and(|scan| scan.resolve(selected.object.size).is_err()) {
+        if !self.strict && self.asked.request.scan.is_some_and(|scan| scan.resolve(selected.object.size).is_err()) {
             return Ok(Opened::Empty);
         }
-        if self.request.input.format == Format::Parquet {
+        if self.asked.request.input.format == Format::Parquet {
             return self.open_groups(selected).await;
         }
         let Selected { object, ranges } = selected;
         if object.size == 0 {
             return Ok(Opened::Empty);
         }
-        let input = if self.strict {
-            Arc::new(self.request.input.clone())
-        } else {
-            Arc::new(self.request.input.of_object(&object))
-        };
-        let (scan, processed) = (self.request.scan, self.processed);
+        let input = &self.asked.request.input;
+        let input = Arc::new(if self.strict { input.clone() } else { input.of_object(&object) });
+        let (scan, processed) = (self.asked.request.scan, self.processed);
         let text = Text::open(self.reader, object, Arc::clone(&input), scan, ranges, processed).await?;
         let columns = match &input.format {
             Format::Csv(csv) => {
                 let names = text.names().map(|names| &names[..]);
-                Some(Arc::new(csv::Columns::of(&self.statement.columns, csv, names, self.strict)?))
+                Some(Arc::new(csv::Columns::of(&self.asked.statement.columns, csv, names, self.strict)?))
             }
             _ => None,
         };
@@ -196,11 +187,15 @@ impl Opener {
             "InvalidData" => malformed(error),
             _ => error.into(),
         })?;
-        let scan = self.request.scan.map(|scan| scan.resolve(object.size)).transpose()?;
+        let scan = self.asked.request.scan.map(|scan| scan.resolve(object.size)).transpose()?;
         let metadata = ArrowReaderMetadata::try_new(Arc::clone(&footer), ArrowReaderOptions::new());
-        let all = self.statement.items.is_none();
-        let columns =
-            columnar::Columns::of(&self.statement.columns, footer.file_metadata().schema_descr(), all, self.strict)?;
+        let all = self.asked.statement.items.is_none();
+        let columns = columnar::Columns::of(
+            &self.asked.statement.columns,
+            footer.file_metadata().schema_descr(),
+            all,
+            self.strict,
+        )?;
         let groups = match &ranges {
             Some(ranges) => touched(&footer, ranges),
             None => vec![true; footer.num_row_groups()],
@@ -237,11 +232,7 @@ impl Opened {
             Self::Empty => stream::empty().boxed(),
             Self::Text(text, columns) => stream::try_unfold((text, columns), |(mut text, columns)| async move {
                 let Some(piece) = text.next().await? else { return Ok(None) };
-                let job = match &columns {
-                    Some(columns) => Job::Csv(piece, Arc::clone(columns)),
-                    None => Job::Json(piece),
-                };
-                Ok(Some((job, (text, columns))))
+                Ok(Some((Job::Text(piece, columns.clone()), (text, columns))))
             })
             .boxed(),
             Self::Groups(columnar, groups, processed) => {

@@ -9,10 +9,11 @@ use rust_decimal::Decimal;
 use super::error::Error;
 use super::eval::{Function, literal_time};
 use super::like::Pattern;
-use super::syntax::{Aggregate, AggregateKind, Column, Compare, Expr, Item, Like, Statement, Step, Type};
+use super::syntax::{Aggregate, AggregateKind, Column, Expr, Item, Like, Statement, Step, Type};
 use super::timestamp::{Part, Timestamp};
 use super::token::{Kind, Token, tokens};
 use super::value::{Arithmetic, Number, Value};
+use crate::compare::Compare;
 
 /// Bytes of a statement. Source: S3 API, SelectObjectContent.
 pub const EXPRESSION_BYTES_MAX: usize = 256 << 10;

@@ -8,8 +8,9 @@ use std::ops::Bound;
 use holdfast_core::index::{Class, Expression, Step as IndexStep};
 
 use super::request::{CsvInput, Format, Header, Input};
-use super::syntax::{Column, Compare, Expr, Statement, Step, Type};
+use super::syntax::{Column, Expr, Statement, Step, Type};
 use super::value::Value;
+use crate::compare::Compare;
 use crate::extract::{self, format_of};
 use crate::repository::ObjectVersion;
 use crate::sql::{Compression, Key, Predicate, Wanted};
@@ -81,7 +82,7 @@ impl Candidates {
 fn predicate(expr: &Expr, columns: &[Column], parquet: bool) -> Option<Predicate> {
     match expr {
         Expr::Compare(compare, a, b) => match (&**a, &**b) {
-            (Expr::Literal(literal), operand) => compared(operand, flipped(*compare), literal, columns, parquet),
+            (Expr::Literal(literal), operand) => compared(operand, compare.flipped(), literal, columns, parquet),
             (operand, Expr::Literal(literal)) => compared(operand, *compare, literal, columns, parquet),
             _ => None,
         },
@@ -103,16 +104,6 @@ fn predicate(expr: &Expr, columns: &[Column], parquet: bool) -> Option<Predicate
             Some(Predicate { of: expression(&columns[*column], parquet)?, wanted: Wanted::Equal(keys) })
         }
         _ => None,
-    }
-}
-
-fn flipped(compare: Compare) -> Compare {
-    match compare {
-        Compare::Less => Compare::Greater,
-        Compare::LessOrEqual => Compare::GreaterOrEqual,
-        Compare::Greater => Compare::Less,
-        Compare::GreaterOrEqual => Compare::LessOrEqual,
-        same => same,
     }
 }
 

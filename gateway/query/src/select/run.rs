@@ -6,15 +6,14 @@ use std::sync::Arc;
 use datafusion::common::runtime::SpawnedTask;
 use futures::TryStreamExt as _;
 use parquet::arrow::ParquetRecordBatchStreamBuilder;
-use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::aggregate::Seen;
 use super::columnar::{self, malformed};
 use super::error::Error;
 use super::eval::Row;
-use super::feed::text_of;
-use super::open::{Columnar, Job};
+use super::feed::{Piece, text_of};
+use super::open::{Asked, Columnar, Job};
 use super::request::{Format, Output, Request};
 use super::syntax::Statement;
 use super::value::Value;
@@ -61,22 +60,14 @@ impl Columnar {
 }
 
 /// Starts to work on a piece, on the threads of the engine.
-pub(super) fn start(
-    request: Arc<Request>,
-    statement: Arc<Statement>,
-    job: Job,
-    permit: OwnedSemaphorePermit,
-) -> Running {
+pub(super) fn start(asked: Arc<Asked>, job: Job, permit: OwnedSemaphorePermit) -> Running {
     let (sender, parts) = mpsc::channel(PARTS_MAX);
     let work = async move {
-        let worker = Worker { request: &request, statement: &statement, sender };
-        match job {
+        let worker = Worker { asked: &asked, sender };
+        let done = match job {
+            Job::Text(piece, columns) => worker.text(&piece, columns.as_deref()).await,
             Job::Group(columnar, group) => worker.group(&columnar, group).await,
-            job => worker.text(&job).await,
-        }
-    };
-    let work = async move {
-        let done = work.await;
+        };
         drop(permit);
         done
     };
@@ -84,35 +75,27 @@ pub(super) fn start(
 }
 
 struct Worker<'w> {
-    request: &'w Request,
-    statement: &'w Statement,
+    asked: &'w Asked,
     sender: mpsc::Sender<Part>,
 }
 
 impl Worker<'_> {
-    async fn text(&self, job: &Job) -> Result<(), Error> {
-        let piece = match job {
-            Job::Csv(piece, _) | Job::Json(piece) => piece,
-            Job::Group(..) => return Ok(()),
-        };
+    async fn text(&self, piece: &Piece, columns: Option<&csv::Columns>) -> Result<(), Error> {
         let text = text_of(&piece.bytes)?;
-        let all = self.statement.items.is_none();
-        self.in_parts(text.len(), |sink| {
-            let output = &self.request.output;
-            match (job, &self.request.input.format) {
-                (Job::Csv(_, columns), Format::Csv(input)) => {
-                    let names = piece.names.as_ref().map(|names| &names[..]);
-                    let reader = csv::Reader { input, names, columns, all };
-                    reader.read(text, &mut |values, record| sink.take(values, |out| record.write(output, out)))
-                }
-                (_, format) => {
-                    let lines = *format == Format::JsonLines;
-                    let (from, columns) = (&self.statement.from, &self.statement.columns);
-                    let mut each = |values: &[Value<'_>], record: json::Record<'_>| {
-                        sink.take(values, |out| record.write(output, out))
-                    };
-                    json::read(text, lines, from, columns, &mut each)
-                }
+        let Asked { request, statement } = self.asked;
+        let (output, all) = (&request.output, statement.items.is_none());
+        self.in_parts(text.len(), |sink| match (columns, &request.input.format) {
+            (Some(columns), Format::Csv(input)) => {
+                let names = piece.names.as_ref().map(|names| &names[..]);
+                let reader = csv::Reader { input, names, columns, all };
+                reader.read(text, &mut |values, record| sink.take(values, |out| record.write(output, out)))
+            }
+            (_, format) => {
+                let lines = *format == Format::JsonLines;
+                let (from, columns) = (&statement.from, &statement.columns);
+                let mut each =
+                    |values: &[Value<'_>], record: json::Record<'_>| sink.take(values, |out| record.write(output, out));
+                json::read(text, lines, from, columns, &mut each)
             }
         })
         .await?;
@@ -122,18 +105,17 @@ impl Worker<'_> {
     async fn group(&self, columnar: &Columnar, group: usize) -> Result<(), Error> {
         let object =
             ParquetObject::new(columnar.reader.clone(), columnar.footers.clone(), Arc::clone(&columnar.object));
-        let metadata: ArrowReaderMetadata = columnar.metadata.clone();
-        let mut batches = ParquetRecordBatchStreamBuilder::new_with_metadata(object, metadata)
+        let mut batches = ParquetRecordBatchStreamBuilder::new_with_metadata(object, columnar.metadata.clone())
             .with_row_groups(vec![group])
             .with_projection(columnar.columns.projection.clone())
             .with_batch_size(columnar.batch_rows(group))
             .build()
             .map_err(malformed)?;
         while let Some(batch) = batches.try_next().await.map_err(of_parquet)? {
-            let output = &self.request.output;
+            let Asked { request: Request { output, .. }, statement } = self.asked;
             let going_on = self
                 .in_parts(0, |sink| {
-                    columnar::read(&batch, &self.statement.columns, &columnar.columns, &mut |values, record| {
+                    columnar::read(&batch, &statement.columns, &columnar.columns, &mut |values, record| {
                         sink.take(values, |out| record.write(output, out))
                     })
                 })
@@ -153,7 +135,7 @@ impl Worker<'_> {
         mut read: impl FnMut(&mut Sink<'_>) -> Result<bool, Error>,
     ) -> Result<bool, Error> {
         let bytes_max = PART_BYTES + bytes.min(PART_BYTES_MORE);
-        let mut sink = Sink::new(self.statement, &self.request.output, &self.sender, bytes_max);
+        let mut sink = Sink::new(&self.asked.statement, &self.asked.request.output, &self.sender, bytes_max);
         loop {
             // An aggregate may have seen much of a part that fails; records before a failure are told.
             let outcome = read(&mut sink);

@@ -3,6 +3,7 @@
 use super::eval::Function;
 use super::like::Pattern;
 use super::value::{Arithmetic, Value};
+use crate::compare::Compare;
 
 /// A step from a value to one inside of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,16 +77,6 @@ pub(super) enum AggregateKind {
     Average,
     Min,
     Max,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Compare {
-    Equal,
-    NotEqual,
-    Less,
-    LessOrEqual,
-    Greater,
-    GreaterOrEqual,
 }
 
 /// Types of `CAST`.

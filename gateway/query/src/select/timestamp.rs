@@ -96,6 +96,13 @@ fn unreadable(text: &str) -> Error {
 }
 
 impl Timestamp {
+    /// The time of this node, to the millisecond.
+    pub(super) fn now() -> Self {
+        let now = OffsetDateTime::now_utc();
+        let at = now.replace_millisecond(now.millisecond()).unwrap_or(now);
+        Self { at, precision: Precision::Second(3), offset: true }
+    }
+
     /// The time at this many nanoseconds of the Unix epoch, in UTC, known to this many digits after the second.
     #[must_use]
     pub fn of_nanos(nanos: i128, digits: u8) -> Option<Self> {

@@ -94,10 +94,10 @@ fn encoded(event: Event) -> SelectObjectContentEvent {
 
 fn decoded(request: SelectObjectContentRequest, over_prefix: bool) -> Result<Request, Error> {
     if !request.expression_type.as_str().eq_ignore_ascii_case("SQL") {
-        return Err(Error::invalid("InvalidExpressionType", "The ExpressionType is invalid. Only SQL is supported."));
+        return Err(Error::new("InvalidExpressionType", "The ExpressionType is invalid. Only SQL is supported."));
     }
     let byte = |number: i64| {
-        u64::try_from(number).map_err(|_| Error::invalid("InvalidScanRange", "a scan range counts bytes from 0"))
+        u64::try_from(number).map_err(|_| Error::new("InvalidScanRange", "a scan range counts bytes from 0"))
     };
     let scan = request.scan_range.map(|range| -> Result<Scan, Error> {
         Ok(Scan { start: range.start.map(byte).transpose()?, end: range.end.map(byte).transpose()? })
@@ -119,7 +119,7 @@ fn input(input: InputSerialization, over_prefix: bool) -> Result<Input, Error> {
         Some("ZSTD") => Compression::Zstd,
         Some(_) => {
             let message = "CompressionType is NONE, GZIP, BZIP2 or ZSTD";
-            return Err(Error::invalid("InvalidCompressionFormat", message));
+            return Err(Error::new("InvalidCompressionFormat", message));
         }
     };
     let format = match (input.csv, input.json, input.parquet) {
@@ -129,7 +129,7 @@ fn input(input: InputSerialization, over_prefix: bool) -> Result<Input, Error> {
             Some("LINES") => Format::JsonLines,
             Some("DOCUMENT") => Format::JsonDocument,
             _ => {
-                return Err(Error::invalid(
+                return Err(Error::new(
                     "InvalidJsonType",
                     "The JsonType is invalid. Only DOCUMENT and LINES are supported.",
                 ));
@@ -138,11 +138,11 @@ fn input(input: InputSerialization, over_prefix: bool) -> Result<Input, Error> {
         (None, None, Some(_)) => Format::Parquet,
         (None, None, None) => {
             let message = "InputSerialization names none of CSV, JSON and Parquet";
-            return Err(Error::invalid("MissingRequiredParameter", message));
+            return Err(Error::new("MissingRequiredParameter", message));
         }
         _ => {
             let message = "InputSerialization can only contain one of CSV, JSON and Parquet";
-            return Err(Error::invalid("ObjectSerializationConflict", message));
+            return Err(Error::new("ObjectSerializationConflict", message));
         }
     };
     Ok(Input { format, compression })
@@ -154,7 +154,7 @@ fn character(name: &str, text: Option<&str>, default: Option<u8>) -> Result<Opti
         None => Ok(default),
         Some([]) => Ok(None),
         Some([byte]) => Ok(Some(*byte)),
-        Some(_) => Err(Error::invalid("InvalidRequestParameter", format!("{name} is one ASCII character"))),
+        Some(_) => Err(Error::new("InvalidRequestParameter", format!("{name} is one ASCII character"))),
     }
 }
 
@@ -167,7 +167,7 @@ fn csv_input(csv: CSVInput, over_prefix: bool) -> Result<CsvInput, Error> {
         Some("USE") => Header::Use,
         Some(_) => {
             let message = "The FileHeaderInfo is invalid. Only NONE, USE, and IGNORE are supported.";
-            return Err(Error::invalid("InvalidFileHeaderInfo", message));
+            return Err(Error::new("InvalidFileHeaderInfo", message));
         }
     };
     Ok(CsvInput {
@@ -189,11 +189,11 @@ fn output(output: OutputSerialization) -> Result<Output, Error> {
         (None, Some(json)) => Ok(Output::Json(json.record_delimiter.map_or(b"\n".to_vec(), String::into_bytes))),
         (None, None) => {
             let message = "OutputSerialization names neither CSV nor JSON";
-            Err(Error::invalid("MissingRequiredParameter", message))
+            Err(Error::new("MissingRequiredParameter", message))
         }
         (Some(_), Some(_)) => {
             let message = "OutputSerialization can only contain one of CSV and JSON";
-            Err(Error::invalid("ObjectSerializationConflict", message))
+            Err(Error::new("ObjectSerializationConflict", message))
         }
     }
 }
@@ -206,7 +206,7 @@ fn csv_output(csv: CSVOutput) -> Result<CsvOutput, Error> {
         Some("ALWAYS") => true,
         Some(_) => {
             let message = "The QuoteFields is invalid. Only ALWAYS and ASNEEDED are supported.";
-            return Err(Error::invalid("InvalidQuoteFields", message));
+            return Err(Error::new("InvalidQuoteFields", message));
         }
     };
     Ok(CsvOutput {
