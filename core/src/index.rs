@@ -11,7 +11,7 @@
 //! Absent: collations other than byte order; entries of rows whose first value is null.
 
 pub mod bloom;
-mod find;
+pub(crate) mod find;
 mod path;
 pub mod row;
 pub mod run;
@@ -145,12 +145,7 @@ impl IndexInfo {
     /// What it wants to know of content; no fields when it is on attributes alone.
     #[must_use]
     pub fn content(&self) -> ContentIndex {
-        let of_field = |expression: &Expression| match expression {
-            Expression::Field(path) => Some(path.clone()),
-            _ => None,
-        };
-        let fields = self.expressions.iter().filter_map(of_field).collect();
-        ContentIndex { id: self.id, name: self.name.clone(), fields, unique: self.unique }
+        ContentIndex::new(self.id, self.name.clone(), self.unique, &self.expressions)
     }
 }
 

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::row::{BlockRow, IndexRow, ObjectIndexRow, Posting, PostingRow};
-use super::{IndexInfo, IndexKind, IndexState, Interval, RunHit, Step, bloom};
+use super::row::{BlockRow, IndexCountsRow, IndexRow, ObjectIndexRow, Posting, PostingRow};
+use super::{Expression, IndexInfo, IndexKind, IndexState, Interval, RunHit, Step, bloom};
 use crate::id::{ObjectKey, Place, Revision};
 use crate::keyspace::{Keyspace, key, key::index as rows};
 use crate::kv::KeyRange;
 use crate::record::{BucketRow, Record};
 use crate::rules::authorize::{Action, Permit};
-use crate::state::Stop;
+use crate::state::{Reader, Stop};
 use crate::view::{Bucket, View};
 
 /// An object that a search found.
@@ -70,38 +70,61 @@ pub struct ContentIndex {
     pub unique: bool,
 }
 
+impl ContentIndex {
+    pub(super) fn new(id: Revision, name: String, unique: bool, expressions: &[Expression]) -> Self {
+        let of_field = |expression: &Expression| match expression {
+            Expression::Field(path) => Some(path.clone()),
+            _ => None,
+        };
+        Self { id, name, fields: expressions.iter().filter_map(of_field).collect(), unique }
+    }
+}
+
+/// The definitions of a bucket's indexes, by name.
+pub(crate) fn definitions(reader: Reader<'_>, bucket: &BucketRow) -> Result<Vec<(String, IndexRow)>, Stop> {
+    if bucket.indexes.unwrap_or_default() == 0 {
+        return Ok(Vec::new());
+    }
+    let decode = |(row_key, value): crate::kv::Row| -> Result<_, Stop> {
+        Ok((rows::definition_parts(&row_key)?.1, IndexRow::decode(&value)?))
+    };
+    let range = KeyRange::prefix(&rows::definition(bucket.id, ""));
+    reader.rows(Keyspace::Indexes, range).map(|row| decode(row?)).collect()
+}
+
+/// What an index holds.
+pub(crate) fn counts(reader: Reader<'_>, index: Revision) -> Result<IndexCountsRow, Stop> {
+    Ok(reader.row(Keyspace::Indexes, &rows::counts(index))?.unwrap_or_default())
+}
+
 impl View<'_> {
     /// The indexes of a bucket, by name.
     ///
     /// # Errors
     /// [`Stop`] when the engine fails.
     pub fn indexes(&self, bucket: &Bucket) -> Result<Vec<IndexInfo>, Stop> {
-        if bucket.row.indexes.unwrap_or_default() == 0 {
-            return Ok(Vec::new());
-        }
-        let range = KeyRange::prefix(&rows::definition(bucket.row.id, ""));
-        let decode = |(row_key, value): crate::kv::Row| -> Result<_, Stop> {
-            let row = IndexRow::decode(&value)?;
+        let info = |(name, row): (String, IndexRow)| -> Result<_, Stop> {
+            let counts = counts(self.reader, row.id)?;
             Ok(IndexInfo {
                 id: row.id,
-                name: rows::definition_parts(&row_key)?.1,
+                name,
                 bucket: bucket.name.as_str().to_owned(),
                 prefix: row.prefix,
                 kind: row.kind,
                 unique: row.unique,
                 expressions: row.expressions,
                 state: row.state,
-                objects: row.objects,
-                entries: row.entries,
-                pending: row.pending,
-                unparsed: row.unparsed,
-                bytes: row.bytes,
-                block_bytes: row.block_bytes.unwrap_or_default(),
-                runs: row.runs.unwrap_or_default(),
-                run_bytes: row.run_bytes.unwrap_or_default(),
+                objects: counts.objects,
+                entries: counts.entries,
+                pending: counts.pending,
+                unparsed: counts.unparsed,
+                bytes: counts.bytes,
+                block_bytes: counts.block_bytes.unwrap_or_default(),
+                runs: counts.runs.unwrap_or_default(),
+                run_bytes: counts.run_bytes.unwrap_or_default(),
             })
         };
-        self.reader.rows(Keyspace::Indexes, range).map(|row| decode(row?)).collect()
+        definitions(self.reader, &bucket.row)?.into_iter().map(info).collect()
     }
 
     /// The indexes that want to know of the content of an object.
@@ -109,9 +132,10 @@ impl View<'_> {
     /// # Errors
     /// [`Stop`] when the engine fails.
     pub fn indexes_of_content(&self, bucket: &Bucket, object: &ObjectKey) -> Result<Vec<ContentIndex>, Stop> {
-        let mut indexes = self.indexes(bucket)?;
-        indexes.retain(|index| object.as_str().starts_with(&index.prefix) && index.state.covers(object.as_str()));
-        Ok(indexes.iter().map(IndexInfo::content).filter(|index| !index.fields.is_empty()).collect())
+        let mut found = definitions(self.reader, &bucket.row)?;
+        found.retain(|(_, row)| object.as_str().starts_with(&row.prefix) && row.state.covers(object.as_str()));
+        let content = |(name, row): (String, IndexRow)| ContentIndex::new(row.id, name, row.unique, &row.expressions);
+        Ok(found.into_iter().map(content).filter(|index| !index.fields.is_empty()).collect())
     }
 
     /// What an index knows of the objects that a lookup asks for. `None` when it holds more than `rows_max` such entries,

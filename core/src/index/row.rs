@@ -13,6 +13,10 @@
 //! | dropped | 8, index id | empty |
 //! | run | 9, index id, revision of the run | [`RunRow`] |
 //! | condemned run | 10, revision that condemned it, index id, revision of the run | [`CondemnedRunRow`] |
+//! | counts | 11, index id | [`IndexCountsRow`] |
+//!
+//! Counts change with every write of the partition, so they are read by their key alone: a scan goes over all that is kept
+//! of what each row was. Definitions, which every write scans, change only with the index itself.
 //!
 //! A *posting* is what an index holds of one version of one name; its number is the revision that indexed it and a
 //! count (8 and 4 bytes). A posting is live while the object row of its key names it; what is not is garbage.
@@ -64,29 +68,35 @@ pub struct IndexRow {
     /// When it was created.
     #[n(6)]
     pub created_ms: Millis,
+}
+
+/// What an index holds. Key: index id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct IndexCountsRow {
     /// Objects with a posting.
-    #[n(7)]
+    #[n(0)]
     pub objects: u64,
     /// Entries of live postings.
-    #[n(8)]
+    #[n(1)]
     pub entries: u64,
     /// Objects that wait to be read.
-    #[n(9)]
+    #[n(2)]
     pub pending: u64,
     /// Objects whose content did not parse.
-    #[n(10)]
+    #[n(3)]
     pub unparsed: u64,
     /// Bytes of entries and blocks of live postings in the state, keys included.
-    #[n(11)]
+    #[n(4)]
     pub bytes: u64,
     /// Those of blocks among them; absent for 0.
-    #[n(12)]
+    #[n(5)]
     pub block_bytes: Option<u64>,
     /// Runs that searches read; absent for 0.
-    #[n(13)]
+    #[n(6)]
     pub runs: Option<u32>,
     /// Their bytes; absent for 0.
-    #[n(14)]
+    #[n(7)]
     pub run_bytes: Option<u64>,
 }
 
@@ -236,6 +246,7 @@ pub struct BlockRow {
 
 record! {
     IndexRow => "index",
+    IndexCountsRow => "counts of an index",
     PostingRow => "posting of an index",
     EntriesRow => "entries of a posting",
     ObjectIndexRow => "object of an index",

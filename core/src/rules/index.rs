@@ -28,7 +28,10 @@ use crate::effect::Effect;
 use crate::error::Error;
 use crate::event::{EventKind, EventRow};
 use crate::id::{BucketId, BucketName, ObjectKey, Place};
-use crate::index::row::{BlockRow, EntriesRow, Entry, IndexRow, Known, ObjectIndexRow, Posting, PostingRow};
+use crate::index::find::{counts, definitions};
+use crate::index::row::{
+    BlockRow, EntriesRow, Entry, IndexCountsRow, IndexRow, Known, ObjectIndexRow, Posting, PostingRow,
+};
 use crate::index::{
     BLOCK_SUMMARY_BYTES_MAX, BLOCKS_MAX, Class, EAGER_ENTRIES_MAX, EXPRESSIONS_MAX, Expression, INDEXES_MAX, IndexKind,
     IndexState, NAME_BYTES_MAX, REASON_BYTES_MAX, TEXT_BYTES_MAX, Value, bloom, split_tuple,
@@ -44,7 +47,11 @@ use crate::state::Stop;
 pub(crate) struct Defined {
     name: String,
     row: IndexRow,
-    changed: bool,
+    counts: IndexCountsRow,
+    /// Whether the counts are to be written.
+    counted: bool,
+    /// Whether the definition is.
+    restated: bool,
 }
 
 /// Those of the buckets that the command has touched.
@@ -80,16 +87,9 @@ pub(crate) fn create(txn: &mut Txn<'_>, op: &CreateIndex) -> Result<Reply, Stop>
         expressions: op.expressions.clone(),
         state: if empty { IndexState::Ready } else { IndexState::Building(String::new()) },
         created_ms: txn.now_ms(),
-        objects: 0,
-        entries: 0,
-        pending: 0,
-        unparsed: 0,
-        bytes: 0,
-        block_bytes: None,
-        runs: None,
-        run_bytes: None,
     };
     txn.put(Keyspace::Indexes, row_key, &row);
+    txn.put(Keyspace::Indexes, rows::counts(row.id), &IndexCountsRow::default());
     bucket.indexes = Some(bucket.indexes.unwrap_or_default() + 1);
     bucket::save(txn, &op.bucket, &bucket);
     txn.event(EventRow::of_object(EventKind::IndexCreated, &op.bucket.name, &op.name));
@@ -142,6 +142,7 @@ pub(crate) fn drop(txn: &mut Txn<'_>, op: &DropIndex) -> Result<Reply, Stop> {
 
 fn forget(txn: &mut Txn<'_>, bucket: &BucketName, name: &str, row_key: Vec<u8>, row: &IndexRow) -> Result<(), Stop> {
     txn.delete(Keyspace::Indexes, row_key);
+    txn.delete(Keyspace::Indexes, rows::counts(row.id));
     runs::condemn_all(txn, row.id)?;
     txn.put_bytes(Keyspace::Indexes, rows::dropped(row.id), Vec::new());
     txn.event(EventRow::of_object(EventKind::IndexDropped, bucket, name));
@@ -158,27 +159,27 @@ pub(crate) fn drop_all(txn: &mut Txn<'_>, name: &BucketName, bucket: &BucketRow)
 }
 
 fn defined(txn: &mut Txn<'_>, bucket: &BucketRow) -> Result<Vec<Defined>, Stop> {
-    if bucket.indexes.unwrap_or_default() == 0 {
-        return Ok(Vec::new());
-    }
     if let Some(known) = txn.indexes.remove(&bucket.id) {
         return Ok(known);
     }
-    let range = KeyRange::prefix(&rows::definition(bucket.id, ""));
     let mut found = Vec::new();
-    for row in txn.reader().rows(Keyspace::Indexes, range) {
-        let (row_key, value) = row?;
-        let (_, name) = rows::definition_parts(&row_key)?;
-        found.push(Defined { name, row: IndexRow::decode(&value)?, changed: false });
+    for (name, row) in definitions(txn.reader(), bucket)? {
+        let counts = counts(txn.reader(), row.id)?;
+        found.push(Defined { name, row, counts, counted: false, restated: false });
     }
     Ok(found)
 }
 
-/// Writes what changed of the definitions: their counts.
+/// Writes what changed of the indexes.
 pub(crate) fn flush(txn: &mut Txn<'_>) {
     for (bucket, defined) in std::mem::take(&mut txn.indexes) {
-        for index in defined.iter().filter(|index| index.changed) {
-            txn.put(Keyspace::Indexes, rows::definition(bucket, &index.name), &index.row);
+        for index in defined {
+            if index.counted {
+                txn.put(Keyspace::Indexes, rows::counts(index.row.id), &index.counts);
+            }
+            if index.restated {
+                txn.put(Keyspace::Indexes, rows::definition(bucket, &index.name), &index.row);
+            }
         }
     }
 }
@@ -316,7 +317,7 @@ fn kept(txn: &Txn<'_>, index: &Defined, object: &ObjectKey, place: Place) -> Res
 
 /// Writes what is known of a name's content. A refusal comes before any write.
 fn store(txn: &mut Txn<'_>, index: &mut Defined, name: Named<'_>, outcome: &Outcome, strict: bool) -> Result<(), Stop> {
-    index.changed = true;
+    index.counted = true;
     match outcome {
         Outcome::Rows(entries) => store_rows(txn, index, name, entries),
         Outcome::Blocks(blocks) => store_blocks(txn, index, name, blocks),
@@ -340,9 +341,9 @@ fn set_aside(txn: &mut Txn<'_>, index: &mut Defined, name: Named<'_>, known: Kno
     txn.put_bytes(Keyspace::Indexes, rows::aside(index.row.id, unparsed, name.object.as_str()), reason);
     put_object(txn, index, name, ObjectIndexRow { place: name.place, known, posting: None, entries: 0, bytes: None });
     if unparsed {
-        index.row.unparsed += 1;
+        index.counts.unparsed += 1;
     } else {
-        index.row.pending += 1;
+        index.counts.pending += 1;
         txn.effect(Effect::IndexQueued);
     }
 }
@@ -356,7 +357,7 @@ fn new_posting(txn: &mut Txn<'_>, index: &mut Defined, name: Named<'_>) -> Posti
     txn.next_posting += 1;
     let row = PostingRow { key: name.object.as_str().to_owned(), place: name.place };
     txn.put(Keyspace::Indexes, rows::posting(index.row.id, posting), &row);
-    index.row.objects += 1;
+    index.counts.objects += 1;
     posting
 }
 
@@ -397,9 +398,9 @@ fn store_rows(txn: &mut Txn<'_>, index: &mut Defined, name: Named<'_>, found: &[
         txn.put_bytes(Keyspace::Indexes, row_key, value);
     }
     let count = entries.len() as u32;
-    index.row.entries += u64::from(count);
+    index.counts.entries += u64::from(count);
     txn.put(Keyspace::Indexes, rows::entries_of(index.row.id, posting), &EntriesRow { entries, blocks: 0 });
-    index.row.bytes += bytes;
+    index.counts.bytes += bytes;
     let (known, posting, bytes) = (Known::Rows, Some(posting), Some(bytes));
     put_object(txn, index, name, ObjectIndexRow { place: name.place, known, posting, entries: count, bytes });
     Ok(())
@@ -515,8 +516,8 @@ fn store_blocks(txn: &mut Txn<'_>, index: &mut Defined, name: Named<'_>, blocks:
     }
     let list = EntriesRow { entries: Vec::new(), blocks: blocks.len() as u32 };
     txn.put(Keyspace::Indexes, rows::entries_of(index.row.id, posting), &list);
-    index.row.bytes += bytes;
-    index.row.block_bytes = Some(index.row.block_bytes.unwrap_or_default() + bytes);
+    index.counts.bytes += bytes;
+    index.counts.block_bytes = Some(index.counts.block_bytes.unwrap_or_default() + bytes);
     let (known, posting, bytes) = (Known::Blocks, Some(posting), Some(bytes));
     put_object(txn, index, name, ObjectIndexRow { place: name.place, known, posting, entries: 0, bytes });
     Ok(())
@@ -528,14 +529,14 @@ fn remove(txn: &mut Txn<'_>, index: &mut Defined, object: &ObjectKey) -> Result<
     let row: Option<ObjectIndexRow> = txn.reader().row(Keyspace::Indexes, &row_key)?;
     let Some(row) = row else { return Ok(()) };
     txn.delete(Keyspace::Indexes, row_key);
-    index.changed = true;
+    index.counted = true;
     let counted = match row.known {
-        Known::Pending => &mut index.row.pending,
-        Known::Unparsed => &mut index.row.unparsed,
+        Known::Pending => &mut index.counts.pending,
+        Known::Unparsed => &mut index.counts.unparsed,
         Known::Rows | Known::Blocks => {
             let Some(posting) = row.posting else { return Ok(()) };
-            index.row.objects = index.row.objects.saturating_sub(1);
-            index.row.entries = index.row.entries.saturating_sub(u64::from(row.entries));
+            index.counts.objects = index.counts.objects.saturating_sub(1);
+            index.counts.entries = index.counts.entries.saturating_sub(u64::from(row.entries));
             remove_bytes(txn, index, &row, posting)?;
             return remove_posting(txn, index, posting, row.entries as usize);
         }
@@ -559,10 +560,11 @@ fn remove_bytes(txn: &Txn<'_>, index: &mut Defined, row: &ObjectIndexRow, postin
     let in_state = txn.reader().0.get(Keyspace::Indexes, &rows::entries_of(index.row.id, posting))?.is_some();
     let bytes = row.bytes.unwrap_or_default();
     if in_state {
-        index.row.bytes = index.row.bytes.saturating_sub(bytes);
+        index.counts.bytes = index.counts.bytes.saturating_sub(bytes);
     }
     if row.known == Known::Blocks {
-        index.row.block_bytes = index.row.block_bytes.and_then(|all| all.checked_sub(bytes)).filter(|left| *left > 0);
+        index.counts.block_bytes =
+            index.counts.block_bytes.and_then(|all| all.checked_sub(bytes)).filter(|left| *left > 0);
     }
     Ok(())
 }
@@ -614,7 +616,7 @@ pub(crate) fn index_objects(txn: &mut Txn<'_>, op: &IndexObjects) -> Result<Repl
         Ok(()) => {}
         Err(Stop::Refused(refusal)) if op.cursor.is_some() && refusal != Error::Changed => {
             index.row.state = IndexState::Failed(refusal.to_string());
-            index.changed = true;
+            index.restated = true;
             txn.event(EventRow::of_object(EventKind::IndexFailed, &op.bucket.name, &op.name));
         }
         Err(stop) => return Err(stop),
@@ -648,7 +650,7 @@ fn build(
         remove(txn, index, object)?;
         store(txn, index, Named { object, place: *place, row: &row }, outcome, false)?;
     }
-    index.changed = true;
+    index.restated = true;
     index.row.state = match &op.next {
         None if ended => {
             txn.event(EventRow::of_object(EventKind::IndexReady, &op.bucket.name, &op.name));

@@ -16,6 +16,7 @@ const GARBAGE: u8 = 7;
 const DROPPED: u8 = 8;
 const RUN: u8 = 9;
 const CONDEMNED: u8 = 10;
+const COUNTS: u8 = 11;
 
 /// Bytes after the tuple in the key of an entry: posting and row number.
 pub const ENTRY_TAIL: usize = 16;
@@ -238,7 +239,13 @@ pub fn condemned_run_parts(key: &[u8]) -> Result<(Revision, Revision, Revision),
     parts().ok_or_else(|| bad("key of a condemned run"))
 }
 
-/// Starts of everything that an index has besides its definition and its runs.
+/// What an index holds.
+#[must_use]
+pub fn counts(index: Revision) -> Vec<u8> {
+    Key::new().u8(COUNTS).u64(index).0
+}
+
+/// Starts of everything that an index has besides its definition, its counts and its runs.
 #[must_use]
 pub fn everything(index: Revision) -> Vec<Vec<u8>> {
     [ENTRY, POSTING, ENTRIES, OBJECT, ASIDE, BLOCK, GARBAGE].map(|kind| Key::new().u8(kind).u64(index).0).to_vec()

@@ -125,11 +125,11 @@ fn named(txn: &Txn<'_>, begun: RunRow, written: &WrittenRun, replaced: &Runs) ->
 
 /// Counts runs that came to be live, or ceased to be.
 fn count(index: &mut Defined, runs: i64, bytes: i128) {
-    let all = i64::from(index.row.runs.unwrap_or_default()) + runs;
-    index.row.runs = u32::try_from(all).ok().filter(|runs| *runs > 0);
-    let all = i128::from(index.row.run_bytes.unwrap_or_default()) + bytes;
-    index.row.run_bytes = u64::try_from(all).ok().filter(|bytes| *bytes > 0);
-    index.changed = true;
+    let all = i64::from(index.counts.runs.unwrap_or_default()) + runs;
+    index.counts.runs = u32::try_from(all).ok().filter(|runs| *runs > 0);
+    let all = i128::from(index.counts.run_bytes.unwrap_or_default()) + bytes;
+    index.counts.run_bytes = u64::try_from(all).ok().filter(|bytes| *bytes > 0);
+    index.counted = true;
 }
 
 /// No state from here on names the run; a job deletes its file.
@@ -191,8 +191,8 @@ fn demote_posting(txn: &mut Txn<'_>, index: &mut Defined, posting: Posting) -> R
     if erase_entries(txn, id, Some(index.row.kind), posting)?.entries.is_empty() {
         return Ok(());
     }
-    index.row.bytes = index.row.bytes.saturating_sub(object.bytes.unwrap_or_default());
-    index.changed = true;
+    index.counts.bytes = index.counts.bytes.saturating_sub(object.bytes.unwrap_or_default());
+    index.counted = true;
     Ok(())
 }
 
@@ -203,11 +203,11 @@ pub(crate) fn lose(txn: &mut Txn<'_>, op: &LoseRun) -> Result<Reply, Stop> {
             return Err(Error::Changed.into());
         }
         condemn_all(txn, index.row.id)?;
-        index.row.runs = None;
-        index.row.run_bytes = None;
+        index.counts.runs = None;
+        index.counts.run_bytes = None;
         // The build takes back what is known of each name when it comes to it; until then searches name all of them.
         index.row.state = IndexState::Building(String::new());
-        index.changed = true;
+        (index.counted, index.restated) = (true, true);
         txn.effect(Effect::IndexQueued);
         Ok(())
     })

@@ -40,6 +40,8 @@ pub fn records() -> Vec<Sample> {
         expressions: expressions(),
         state: IndexState::Ready,
         created_ms: 1_700_000_000_000,
+    };
+    let counts = IndexCountsRow {
         objects: 10,
         entries: 300,
         pending: 2,
@@ -49,13 +51,13 @@ pub fn records() -> Vec<Sample> {
         runs: Some(3),
         run_bytes: Some(90_000),
     };
-    let plain = IndexRow { block_bytes: None, runs: None, run_bytes: None, ..index.clone() };
+    let counts_plain = IndexCountsRow { block_bytes: None, runs: None, run_bytes: None, ..counts.clone() };
     let building = IndexRow {
         kind: IndexKind::Hash,
         unique: true,
         expressions: vec![Expression::Tag("tenant".into())],
         state: IndexState::Building("logs/7".into()),
-        ..plain.clone()
+        ..index.clone()
     };
     let failed = IndexRow { state: IndexState::Failed("something".into()), ..building.clone() };
     let object =
@@ -73,9 +75,10 @@ pub fn records() -> Vec<Sample> {
     let condemned = CondemnedRunRow { path: run.path.clone(), state: RunState::Writing };
     vec![
         sample("record-index", index),
-        sample("record-index-plain", plain),
         sample("record-index-building-plain", building),
         sample("record-index-failed-plain", failed),
+        sample("record-index-counts", counts),
+        sample("record-index-counts-plain", counts_plain),
         sample("record-index-posting", PostingRow { key: "logs/7".into(), place: PLACE }),
         sample("record-index-entries", EntriesRow { entries: vec![entry()], blocks: 0 }),
         sample("record-index-object", object),
@@ -93,6 +96,7 @@ pub fn records() -> Vec<Sample> {
 pub fn keys() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("key-index", key::definition(holdfast_core::id::BucketId(5), "by-city")),
+        ("key-index-counts", key::counts(258)),
         ("key-index-entry", key::entry(258, &[2, 1], POSTING, 4)),
         ("key-index-posting", key::posting(258, POSTING)),
         ("key-index-entries", key::entries_of(258, POSTING)),
