@@ -187,6 +187,7 @@ impl Opener {
             "InvalidData" => malformed(error),
             _ => error.into(),
         })?;
+        let footer = footer.metadata;
         let scan = self.asked.request.scan.map(|scan| scan.resolve(object.size)).transpose()?;
         let metadata = ArrowReaderMetadata::try_new(Arc::clone(&footer), ArrowReaderOptions::new());
         let all = self.asked.statement.items.is_none();

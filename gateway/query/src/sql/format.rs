@@ -8,7 +8,7 @@ use super::text::csv::Dialect;
 use crate::repository::ObjectVersion;
 
 /// Objects of a sample.
-const SAMPLE_OBJECTS: usize = 1000;
+pub(super) const SAMPLE_OBJECTS: usize = 1000;
 /// Objects of a sample that a statement may ask for.
 const SAMPLE_OBJECTS_MAX: usize = 100_000;
 /// Bytes of a sample.
@@ -79,7 +79,8 @@ pub(super) struct Options {
     pub(super) dialect: Dialect,
     pub(super) all_text: bool,
     pub(super) types: Vec<(String, Shape)>,
-    pub(super) sample_objects: usize,
+    /// How many objects the columns come from; `None` is the default of the format.
+    pub(super) sample_objects: Option<usize>,
     pub(super) sample_bytes: u64,
 }
 
@@ -90,7 +91,7 @@ impl Default for Options {
             dialect: Dialect::default(),
             all_text: false,
             types: Vec::new(),
-            sample_objects: SAMPLE_OBJECTS,
+            sample_objects: None,
             sample_bytes: SAMPLE_BYTES,
         }
     }
@@ -163,7 +164,7 @@ fn set(options: &mut Options, function: &str, argument: &str, value: &Argument) 
         ("all_text", Argument::Flag(flag)) if csv => options.all_text = *flag,
         ("types", Argument::Text(text)) if options.kind != Some(Kind::Parquet) => options.types = types(text)?,
         ("sample_objects", Argument::Number(count)) => match usize::try_from(*count) {
-            Ok(count) if (1..=SAMPLE_OBJECTS_MAX).contains(&count) => options.sample_objects = count,
+            Ok(count) if (1..=SAMPLE_OBJECTS_MAX).contains(&count) => options.sample_objects = Some(count),
             _ => return wrong("a number from 1 to 100000"),
         },
         ("sample_bytes", Argument::Number(bytes)) if (1..=SAMPLE_BYTES_MAX).contains(bytes) => {

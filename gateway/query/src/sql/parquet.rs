@@ -35,31 +35,42 @@ const READS_MAX: usize = 8;
 /// Footers that are read at once.
 pub(super) const FOOTERS_AHEAD_MAX: usize = 16;
 
+/// What the end of an object says of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Footer {
+    pub(crate) metadata: Arc<ParquetMetaData>,
+    /// Its columns, in the types that the engine computes with.
+    pub(super) columns: Arc<[FieldRef]>,
+}
+
 /// Footers by version: what never changes needs no end.
 #[derive(Clone, Debug)]
 pub(crate) struct Footers {
-    cache: Cache<VersionKey, Arc<ParquetMetaData>>,
+    cache: Cache<VersionKey, Footer>,
 }
 
 impl Footers {
     pub(super) fn new(bytes_max: u64) -> Self {
-        let weigh =
-            |_: &VersionKey, footer: &Arc<ParquetMetaData>| u32::try_from(footer.memory_size()).unwrap_or(u32::MAX);
+        let weigh = |_: &VersionKey, footer: &Footer| {
+            let columns: usize = footer.columns.iter().map(|column| column.size() + size_of::<FieldRef>()).sum();
+            u32::try_from(footer.metadata.memory_size() + columns).unwrap_or(u32::MAX)
+        };
         Self { cache: Cache::builder().max_capacity(bytes_max).weigher(weigh).build() }
     }
 
-    pub(crate) async fn of(&self, reader: &Reader, object: &Arc<ObjectVersion>) -> Result<Arc<ParquetMetaData>, Error> {
+    pub(crate) async fn of(&self, reader: &Reader, object: &Arc<ObjectVersion>) -> Result<Footer, Error> {
         if let Some(footer) = self.cache.get(&object.id).await {
             return Ok(footer);
         }
         let fetch = Fetch { reader: reader.clone(), object: Arc::clone(object) };
-        let footer = ParquetMetaDataReader::new()
+        let metadata = ParquetMetaDataReader::new()
             .with_page_index_policy(PageIndexPolicy::Optional)
             .with_prefetch_hint(Some(FOOTER_BYTES))
             .load_and_finish(fetch, object.size)
             .await;
-        let footer = Arc::new(footer.map_err(|error| damaged(object, error))?);
-        self.cache.insert(object.id, Arc::clone(&footer)).await;
+        let metadata = Arc::new(metadata.map_err(|error| damaged(object, error))?);
+        let footer = Footer { columns: columns(object, &metadata)?.into(), metadata };
+        self.cache.insert(object.id, footer.clone()).await;
         Ok(footer)
     }
 }
@@ -75,8 +86,7 @@ fn damaged(object: &ObjectVersion, error: ParquetError) -> Error {
     }
 }
 
-/// The columns of an object, in the types that the engine computes with.
-pub(super) fn columns(object: &ObjectVersion, footer: &ParquetMetaData) -> Result<Vec<FieldRef>, Error> {
+fn columns(object: &ObjectVersion, footer: &ParquetMetaData) -> Result<Vec<FieldRef>, Error> {
     let file = footer.file_metadata();
     let schema = parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata())
         .map_err(|error| damaged(object, error))?;
@@ -93,14 +103,19 @@ fn retyped(field: &Field, kind: DataType) -> FieldRef {
     Arc::new(Field::new(field.name(), kind, true))
 }
 
+/// Whether values of a type lose nothing in a column of the table.
+pub(super) fn fits(column: &DataType, kind: &DataType) -> bool {
+    widest(column, kind).as_ref() == Some(column)
+}
+
 /// The columns of all objects together: by name, in the widest type.
 ///
 /// # Errors
 /// `InvalidData` when two types have nothing in common.
-pub(super) fn merge(known: &mut Vec<FieldRef>, object: &ObjectVersion, more: Vec<FieldRef>) -> Result<(), Error> {
+pub(super) fn merge(known: &mut Vec<FieldRef>, object: &ObjectVersion, more: &[FieldRef]) -> Result<(), Error> {
     for field in more {
         let Some(place) = known.iter().position(|known| known.name() == field.name()) else {
-            known.push(field);
+            known.push(Arc::clone(field));
             continue;
         };
         let kind = widest(known[place].data_type(), field.data_type()).ok_or_else(|| {
@@ -114,7 +129,7 @@ pub(super) fn merge(known: &mut Vec<FieldRef>, object: &ObjectVersion, more: Vec
             );
             Error::data(message)
         })?;
-        known[place] = retyped(&field, kind);
+        known[place] = retyped(field, kind);
     }
     Ok(())
 }
@@ -268,7 +283,7 @@ impl AsyncFileReader for Object {
         async move {
             let object = &self.fetch.object;
             let external = |error: Error| ParquetError::External(Box::new(error));
-            let footer = self.footers.of(&self.fetch.reader, object).await.map_err(external)?;
+            let footer = self.footers.of(&self.fetch.reader, object).await.map_err(external)?.metadata;
             if let Some(known) = &self.known {
                 let root = footer.file_metadata().schema_descr().root_schema();
                 if let Some(unknown) = root.get_fields().iter().find(|field| !known.contains(field.name())) {

@@ -16,12 +16,12 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement;
 
 use super::columns::{self, Known};
-use super::error::Error;
+use super::error::{Error, Kind};
 use super::read::{Budget, Reader};
 use super::session::{CATALOG, OBJECTS, SYSTEM};
 use super::statement::Tree;
 use super::system::System;
-use super::table::{Caches, bind};
+use super::table::{Caches, Sampling, bind};
 use super::tables::{Source, Table, Tables, source_of, take_tables};
 use crate::repository::{AsOf, Repository, Snapshot};
 
@@ -39,33 +39,67 @@ pub(super) async fn plan(
     let tables = take_tables(&mut tree.statement, std::mem::take(&mut tree.moments))?;
     let mut views = Views::open(repository, tables.at.unwrap_or(AsOf::Now)).await?;
     let revision = views.main.revision();
-    let references = session.resolve_table_references(&Statement::Statement(Box::new(tree.statement.clone())))?;
-    let objects = Arc::new(MemorySchemaProvider::new());
-    let system = Arc::new(MemorySchemaProvider::new());
-    let mut known = Known::default();
-    for reference in references.iter().filter(|reference| !tables.functions.contains(reference.table())) {
-        let table = table_of(reference, &tables)?;
-        let snapshot = views.at(table.at).await?;
-        let provider: Arc<dyn TableProvider> = match table.source {
-            Source::System(name) => Arc::new(System::new(snapshot, name)),
-            Source::Objects(place, options) => {
-                let reader = Reader::new(snapshot, budget.clone());
-                let bound = bind(reader, caches.clone(), place, options, &tree.mentioned).await?;
-                known.hidden.insert(reference.table().to_owned(), bound.hidden().to_vec());
-                Arc::new(bound)
-            }
-        };
-        known.schemas.push(provider.schema());
-        let schema = if reference.schema().is_some() { &system } else { &objects };
-        schema.register_table(reference.table().to_owned(), provider)?;
+    let mut references = session.resolve_table_references(&Statement::Statement(Box::new(tree.statement.clone())))?;
+    references.retain(|reference| !tables.functions.contains(reference.table()));
+    let reads = Reads { session, caches, budget, tables, references, tree };
+    let mut few = false;
+    let planned = match reads.plan(&mut views, Sampling::Few, &mut few).await {
+        // What is wrong may be so only by the columns of a few objects.
+        Err(error) if few && error.kind == Kind::Invalid => reads.plan(&mut views, Sampling::All, &mut few).await,
+        planned => planned,
+    };
+    let (physical, context) = planned?;
+    Ok((physical, context, revision))
+}
+
+/// A statement that reads, and what it is planned with.
+struct Reads {
+    session: SessionState,
+    caches: Caches,
+    budget: Budget,
+    tables: Tables,
+    references: Vec<TableReference>,
+    tree: Box<Tree>,
+}
+
+impl Reads {
+    /// Binds the tables and plans. `few` tells whether more columns may come of more objects.
+    async fn plan(
+        &self,
+        views: &mut Views,
+        sampling: Sampling,
+        few: &mut bool,
+    ) -> Result<(Arc<dyn ExecutionPlan>, Arc<TaskContext>), Error> {
+        let objects = Arc::new(MemorySchemaProvider::new());
+        let system = Arc::new(MemorySchemaProvider::new());
+        let mut known = Known::default();
+        for reference in &self.references {
+            let table = table_of(reference, &self.tables)?;
+            let snapshot = views.at(table.at).await?;
+            let provider: Arc<dyn TableProvider> = match table.source {
+                Source::System(name) => Arc::new(System::new(snapshot, name)),
+                Source::Objects(place, options) => {
+                    let reader = Reader::new(snapshot, self.budget.clone());
+                    let mentioned = &self.tree.mentioned;
+                    let bound = bind(reader, self.caches.clone(), place, options, mentioned, sampling).await?;
+                    known.hidden.insert(reference.table().to_owned(), bound.hidden().to_vec());
+                    *few |= bound.sampled_few();
+                    Arc::new(bound)
+                }
+            };
+            known.schemas.push(provider.schema());
+            let schema = if reference.schema().is_some() { &system } else { &objects };
+            schema.register_table(reference.table().to_owned(), provider)?;
+        }
+        let mut statement = self.tree.statement.clone();
+        columns::rewrite(&mut statement, &known)?;
+        let state = with_tables(self.session.clone(), objects, system)?;
+        let logical = state.statement_to_plan(Statement::Statement(Box::new(statement))).await?;
+        let reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+        reads.verify_plan(&logical)?;
+        let physical = state.create_physical_plan(&plain(&state, logical)?).await?;
+        Ok((physical, state.task_ctx()))
     }
-    columns::rewrite(&mut tree.statement, &known)?;
-    let state = with_tables(session, objects, system)?;
-    let logical = state.statement_to_plan(Statement::Statement(Box::new(tree.statement))).await?;
-    let reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    reads.verify_plan(&logical)?;
-    let physical = state.create_physical_plan(&plain(&state, logical)?).await?;
-    Ok((physical, state.task_ctx(), revision))
 }
 
 fn table_of(reference: &TableReference, tables: &Tables) -> Result<Table, Error> {

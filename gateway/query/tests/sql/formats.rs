@@ -133,6 +133,42 @@ async fn objects_of_parquet_are_one_table() {
     }
 }
 
+/// Of many objects a few say which columns there are; one that is read and does not fit is asked as well.
+#[tokio::test]
+async fn columns_come_from_few_objects_and_from_all_that_are_read() {
+    let mut memory = Memory::default();
+    let one = |column: &str, values: ArrayRef| RecordBatch::try_from_iter([(column, values)]).unwrap();
+    let of_id = |id: i32| one("id", Arc::new(Int32Array::from(vec![id])));
+    for table in ["plain", "more", "wide", "text"] {
+        for number in 0..40_i32 {
+            let odd = match table {
+                "more" => one("more", Arc::new(Int64Array::from(vec![7]))),
+                "wide" => one("id", Arc::new(Int64Array::from(vec![1 << 40]))),
+                "text" => one("id", Arc::new(StringArray::from(vec!["x"]))),
+                _ => of_id(number),
+            };
+            let rows = if number == 18 { odd } else { of_id(number) };
+            memory.put(&format!("b/{table}/k={number}/a.parquet"), parquet(&[rows], 10));
+        }
+    }
+    let (bench, repository) = (bench(), memory.shared());
+    let one = async |sql: &str| bench.rows(&repository, sql).await.unwrap().join(", ");
+    assert_eq!(one("SELECT id FROM \"b/plain/\" WHERE k = 17").await, "17");
+    let reads = memory.reads.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(reads <= 10, "{reads} reads for one row of one object");
+    assert_eq!(one("SELECT count(*), sum(more), count(id) FROM \"b/more/\"").await, "40 | 7 | 39");
+    assert!(one("SELECT * FROM \"b/more/\" WHERE k >= 17 AND k < 20").await.contains("NULL | 7 | 18"));
+    assert_eq!(one("SELECT max(id) FROM \"b/wide/\"").await, (1_i64 << 40).to_string());
+    assert_eq!(one("SELECT id FROM \"b/wide/\" WHERE id > 100").await, (1_i64 << 40).to_string());
+    let error = bench.rows(&repository, "SELECT id FROM \"b/text/\"").await.unwrap_err();
+    assert!(error.code == "InvalidData" && error.message.contains("b/text/k=18/a.parquet: column \"id\""), "{error:?}");
+    let error = bench.rows(&repository, "SELECT absent FROM \"b/plain/\"").await.unwrap_err();
+    assert_eq!(error.code, "InvalidSql");
+    // What is left out is not asked for its columns.
+    assert_eq!(one("SELECT id FROM \"b/text/\" WHERE k = 17").await, "17");
+    assert_eq!(one("SELECT count(*) FROM read_parquet('s3://b/plain/*/*.parquet', sample_objects => 1)").await, "40");
+}
+
 #[tokio::test]
 async fn row_groups_that_cannot_match_are_not_read() {
     let mut memory = Memory::default();

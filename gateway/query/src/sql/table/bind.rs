@@ -10,16 +10,18 @@ use moka::future::Cache;
 
 use super::super::attribute::{HIDDEN, directories};
 use super::super::error::{Error, Kind as ErrorKind};
-use super::super::format::{Kind, Options, compression_of, kind_of};
+use super::super::format::{Kind, Options, SAMPLE_OBJECTS, compression_of, kind_of};
 use super::super::name::{Keys, Place};
 use super::super::parquet::{self, FOOTERS_AHEAD_MAX, Footers};
 use super::super::read::Reader;
 use super::super::shape::{COLUMNS_MAX, Members, Shape};
 use super::super::text::csv::Dialect;
 use super::super::text::{Format, Sample, sample};
-use super::{ObjectTable, TableFormat};
+use super::{ObjectTable, Sampling, TableFormat};
 use crate::repository::{ObjectVersion, VersionKey};
 
+/// Footers that the columns of a table of Parquet come from at first: each is a request.
+const FOOTERS_FEW: usize = 8;
 /// Objects that are sampled at once.
 const SAMPLES_AHEAD_MAX: usize = 16;
 /// Bytes of one object that are sampled.
@@ -76,8 +78,10 @@ pub(crate) async fn bind(
     place: Place,
     options: Options,
     mentioned: &[String],
+    sampling: Sampling,
 ) -> Result<ObjectTable, Error> {
-    let (place, first, complete) = first(&reader, place, options.sample_objects).await?;
+    let count_max = options.sample_objects.unwrap_or(SAMPLE_OBJECTS);
+    let (place, first, complete) = first(&reader, place, count_max).await?;
     let kind = agreed(&first, &options)?;
     let format = match kind {
         Some(Kind::Parquet) => TableFormat::Parquet,
@@ -89,7 +93,12 @@ pub(crate) async fn bind(
         Some(Kind::Json) | None => TableFormat::Text(Format::Json),
     };
     let mut density = 0.0;
+    let few = sampling == Sampling::Few
+        && format == TableFormat::Parquet
+        && options.sample_objects.is_none()
+        && first.len() > FOOTERS_FEW;
     let columns = match &format {
+        TableFormat::Parquet if few => parquet_columns(&reader, &caches, &far_apart(&first)).await?,
         TableFormat::Parquet => parquet_columns(&reader, &caches, &first).await?,
         TableFormat::Text(format) => {
             let sample = sampled(&reader, &caches, &first, format, &options).await?;
@@ -124,6 +133,7 @@ pub(crate) async fn bind(
         attributes,
         schema,
         density,
+        few,
     })
 }
 
@@ -228,6 +238,12 @@ pub(super) fn reads_as_indexes_do(place: &Place, options: &Options) -> bool {
     options.kind.is_none() || (options.dialect == Dialect::default() && kind_of(place.keys.text()) == options.kind)
 }
 
+/// [`FOOTERS_FEW`] objects of more, the first and the last among them.
+fn far_apart(objects: &[Arc<ObjectVersion>]) -> Vec<Arc<ObjectVersion>> {
+    let last = objects.len() - 1;
+    (0..FOOTERS_FEW).map(|number| Arc::clone(&objects[number * last / (FOOTERS_FEW - 1)])).collect()
+}
+
 async fn parquet_columns(
     reader: &Reader,
     caches: &Caches,
@@ -241,7 +257,7 @@ async fn parquet_columns(
         .buffered(FOOTERS_AHEAD_MAX);
     let mut columns = Vec::new();
     while let Some((object, footer)) = footers.try_next().await? {
-        parquet::merge(&mut columns, &object, parquet::columns(&object, &footer)?)?;
+        parquet::merge(&mut columns, &object, &footer.columns)?;
     }
     Ok(columns)
 }

@@ -39,7 +39,7 @@ use super::constraint::Names;
 use super::error::Error;
 use super::format::{Options, compression_of};
 use super::name::Place;
-use super::parquet::{self, FOOTERS_AHEAD_MAX, Factory, ObjectOf};
+use super::parquet::{self, FOOTERS_AHEAD_MAX, Factory, Footer, ObjectOf};
 use super::read::Reader;
 use super::scan::RepositoryExec;
 use super::text::{Format, Piece, Target, TextSource};
@@ -57,6 +57,15 @@ const STATISTICS_OBJECTS_MAX: usize = 1000;
 pub(super) enum TableFormat {
     Text(Format),
     Parquet,
+}
+
+/// How many footers the columns of a table of Parquet come from, unless the statement says how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sampling {
+    /// A few, so that a lookup by an index does not read that of every object. What else is read must fit these columns.
+    Few,
+    /// Those of the first objects.
+    All,
 }
 
 /// A table over objects at one revision.
@@ -80,9 +89,16 @@ pub(super) struct ObjectTable {
     schema: SchemaRef,
     /// Rows for each byte, by the sample.
     density: f64,
+    /// Whether its columns come from a few objects only.
+    few: bool,
 }
 
 impl ObjectTable {
+    /// Whether more columns may come from more objects.
+    pub(super) fn sampled_few(&self) -> bool {
+        self.few
+    }
+
     /// Columns that `*` does not show.
     pub(super) fn hidden(&self) -> &[String] {
         &self.hidden
@@ -222,8 +238,11 @@ impl ObjectTable {
             .with_table_parquet_options(parquet::options())
             .with_parquet_file_reader_factory(Arc::new(factory));
         let measured = path.selected.len() <= STATISTICS_OBJECTS_MAX;
+        if self.few && !measured {
+            return Err(Self::sampled_too_few().into());
+        }
         let files: Vec<PartitionedFile> = stream::iter(path.selected)
-            .map(|selected| self.file(selected, measured))
+            .map(|selected| self.file(selected, measured, &wanted))
             .buffered(FOOTERS_AHEAD_MAX)
             .try_collect()
             .await?;
@@ -251,16 +270,33 @@ impl ObjectTable {
         Ok(Arc::new(config))
     }
 
-    async fn file(&self, selected: Selected, measured: bool) -> Result<PartitionedFile> {
+    /// Never seen: the statement is planned again with all the columns that there are.
+    fn sampled_too_few() -> Error {
+        Error::data("the columns of a few objects are not those of all that are read")
+    }
+
+    /// Whether the columns that are read of an object are in the table as they are.
+    fn fits(&self, columns: &[FieldRef], wanted: &[usize]) -> bool {
+        let all = wanted.len() == self.content.fields().len();
+        columns.iter().all(|column| match self.content.fields().find(column.name()) {
+            Some((at, known)) => !wanted.contains(&at) || parquet::fits(known.data_type(), column.data_type()),
+            None => !all,
+        })
+    }
+
+    async fn file(&self, selected: Selected, measured: bool, wanted: &[usize]) -> Result<PartitionedFile> {
         let object = selected.object;
         let values: Result<Vec<_>, Error> = self.attributes.iter().map(|attribute| attribute.value(&object)).collect();
         let mut file = PartitionedFile::new(object.key.clone(), object.size).with_partition_values(values?);
         if measured || selected.ranges.is_some() {
-            let footer = self.caches.footers.of(&self.reader, &object).await?;
-            if let Some(ranges) = &selected.ranges {
-                file = file.with_extension(parquet::access(&footer, ranges));
+            let Footer { metadata, columns } = self.caches.footers.of(&self.reader, &object).await?;
+            if self.few && !self.fits(&columns, wanted) {
+                return Err(Self::sampled_too_few().into());
             }
-            let mut statistics = DFParquetMetadata::statistics_from_parquet_metadata(&footer, &self.content)?;
+            if let Some(ranges) = &selected.ranges {
+                file = file.with_extension(parquet::access(&metadata, ranges));
+            }
+            let mut statistics = DFParquetMetadata::statistics_from_parquet_metadata(&metadata, &self.content)?;
             for (column, field) in statistics.column_statistics.iter_mut().zip(self.content.fields()) {
                 // Footers leave NaN out of their bounds, so that these decide nothing.
                 if field.data_type().is_floating() {
