@@ -80,6 +80,9 @@ pub struct RangeWaitRow {
     /// The number that the client gave it, its own among those of the lease.
     #[n(7)]
     pub ticket: u64,
+    /// Who asked last, see [`SetRange`].
+    #[n(8)]
+    pub asker: Option<u64>,
 }
 
 /// How many ranges and waits a lease has, in all or of one file. Key: lease, file.

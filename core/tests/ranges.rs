@@ -36,7 +36,18 @@ fn lease(machine: &mut Machine) -> u64 {
 fn ask(resource: &str, by: RangeOwner, mode: Option<LockMode>, (start, end): (u64, u64)) -> SetRange {
     let (lease, owner) = by;
     let family = RangeFamily::Fcntl;
-    SetRange { resource: resource.into(), lease, owner, family, mode, start, end, ticket: None, pid: owner as u32 }
+    SetRange {
+        resource: resource.into(),
+        lease,
+        owner,
+        family,
+        mode,
+        start,
+        end,
+        ticket: None,
+        pid: owner as u32,
+        asker: None,
+    }
 }
 
 fn waiting(asked: SetRange, ticket: u64) -> SetRange {
@@ -583,6 +594,24 @@ fn a_write_fenced_by_a_lease_is_refused_after_its_end() {
     assert!(matches!(fenced(&mut machine, session), Reply::Written(_)));
     machine.run(Op::ExpireLease(ExpireLease { lease: session, renewals: 0 }));
     assert_eq!(fenced(&mut machine, session), Reply::Refused(Error::FenceLeaseEnded { lease: session }));
+}
+
+#[test]
+fn a_wait_that_was_asked_for_again_is_not_given_up_by_the_first_to_go() {
+    let mut machine = Machine::new();
+    let session = lease(&mut machine);
+    run(&mut machine, ask("f", (session, 1), Some(Exclusive), (0, 9))).unwrap();
+    let by = |asker| SetRange { asker, ..waiting(ask("f", (session, 2), Some(Shared), (0, 9)), 5) };
+    let cancel = |machine: &mut Machine, asker| ranged(machine.run(Op::CancelRange(by(asker)))).unwrap();
+    let wait = run(&mut machine, by(Some(10))).unwrap().wait;
+    assert_eq!(run(&mut machine, by(Some(11))).unwrap().wait, wait, "it is the same place");
+    assert_eq!(cancel(&mut machine, Some(10)).wait, wait, "the second waits on");
+    assert_eq!(state(&machine, "f").waits.len(), 1);
+    assert_eq!(cancel(&mut machine, Some(11)), Ranged::default());
+    assert_eq!(state(&machine, "f").waits, []);
+    run(&mut machine, by(Some(12))).unwrap();
+    assert_eq!(cancel(&mut machine, None), Ranged::default(), "who cancels by name cancels");
+    assert_eq!(state(&machine, "f").waits, []);
 }
 
 #[test]

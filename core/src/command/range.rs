@@ -38,6 +38,10 @@ pub struct SetRange {
     /// Process that asks, shown to those who ask what is in their way.
     #[n(8)]
     pub pid: u32,
+    /// Who waits in its place, when the same request may come from two: only the last to ask gives the place up. `None` is
+    /// whoever may do so in any case.
+    #[n(9)]
+    pub asker: Option<u64>,
 }
 
 /// Who holds a range that is in the way.

@@ -70,8 +70,12 @@ pub(crate) fn set(txn: &mut Txn<'_>, op: &SetRange) -> Result<Reply, Stop> {
         }
         return Ok(Reply::Ranged(Ranged::default()));
     };
-    if let Some(waits) = waits_already(txn.reader(), op)? {
-        return Ok(Reply::Ranged(Ranged { wait: Some(waits.wait), ..Ranged::default() }));
+    if let Some(RangeWait { wait, row }) = waits_already(txn.reader(), op)? {
+        if row.asker != op.asker {
+            let row = RangeWaitRow { asker: op.asker, ..row };
+            txn.put(Keyspace::Locks, key::range_wait(&op.resource, wait), &row);
+        }
+        return Ok(Reply::Ranged(Ranged { wait: Some(wait), ..Ranged::default() }));
     }
     if let Some(own) = file.held.iter().find(|range| range.covers(&wanted)) {
         return Ok(Reply::Ranged(Ranged { token: Some(own.row.token), ..Ranged::default() }));
@@ -107,7 +111,7 @@ pub(crate) fn set(txn: &mut Txn<'_>, op: &SetRange) -> Result<Reply, Stop> {
     Ok(Reply::Ranged(ranged))
 }
 
-/// Gives up a wait. The reply has the token when the owner holds the range instead.
+/// Gives up a wait, unless another asked for it meanwhile. The reply has the token when the owner holds the range instead.
 pub(crate) fn cancel(txn: &mut Txn<'_>, op: &SetRange) -> Result<Reply, Stop> {
     check(op)?;
     let (Some(wanted), Some(_)) = (op.wanted(), op.ticket) else {
@@ -115,6 +119,9 @@ pub(crate) fn cancel(txn: &mut Txn<'_>, op: &SetRange) -> Result<Reply, Stop> {
     };
     txn.reader().lease(op.lease)?.ok_or(Error::NoSuchLease)?;
     if let Some(wait) = waits_already(txn.reader(), op)? {
+        if op.asker.is_some() && op.asker != wait.row.asker {
+            return Ok(Reply::Ranged(Ranged { wait: Some(wait.wait), ..Ranged::default() }));
+        }
         end_wait(txn, &op.resource, &wait)?;
         return Ok(Reply::Ranged(Ranged::default()));
     }
@@ -223,8 +230,8 @@ impl<'a> File<'a> {
             }
             txn.put_bytes(Keyspace::Locks, key::range_wait_of(op.lease, op.owner, wait, self.resource), Vec::new());
         }
-        let SetRange { lease, owner, family, start, end, pid, .. } = *op;
-        let row = RangeWaitRow { lease, owner, family, mode: wanted.mode, start, end, pid, ticket };
+        let SetRange { lease, owner, family, start, end, pid, asker, .. } = *op;
+        let row = RangeWaitRow { lease, owner, family, mode: wanted.mode, start, end, pid, ticket, asker };
         txn.put(Keyspace::Locks, key::range_wait(self.resource, wait), &row);
         count(txn, lease, self.resource, 0, 1)
     }

@@ -126,10 +126,13 @@ fn records_of_ranges() -> Vec<Sample> {
         end: u64::MAX,
         pid: 4711,
         ticket: 9,
+        asker: Some(4712),
     };
+    let wait_plain = RangeWaitRow { asker: None, ..wait.clone() };
     vec![
         sample("record-range", RangeRow { end: 299, mode: LockMode::Shared, pid: 4711, token: 260 }),
         sample("record-range-wait", wait),
+        sample("record-range-wait-plain", wait_plain),
         sample("record-range-count", RangeCountRow { rows: 3 }),
     ]
 }
@@ -573,9 +576,17 @@ fn range_ops() -> Vec<(&'static str, Op)> {
         end: 299,
         ticket: Some(9),
         pid: 4711,
+        asker: Some(4712),
     };
-    let unlock =
-        SetRange { family: RangeFamily::Flock, mode: None, start: 0, end: u64::MAX, ticket: None, ..set.clone() };
+    let unlock = SetRange {
+        family: RangeFamily::Flock,
+        mode: None,
+        start: 0,
+        end: u64::MAX,
+        ticket: None,
+        asker: None,
+        ..set.clone()
+    };
     vec![
         ("set-range", Op::SetRange(set.clone())),
         ("set-range-plain", Op::SetRange(unlock)),

@@ -45,6 +45,8 @@ impl Gateway {
     /// Dropped while it waits, the place in the queue is given up. A grant that came first stays: only the client knows
     /// what it held before, and [`Gateway::cancel_range`] tells it.
     pub async fn set_range(&self, call: &Call, asked: SetRange, wait: Duration) -> Result<Done<RangeSet>, Error> {
+        // The same request may come again while this one still waits: then it has the place.
+        let asked = SetRange { asker: asked.ticket.map(|_| rand::random()), ..asked };
         let deadline = Instant::now() + wait;
         let unlocks = asked.mode.is_none();
         let (revision, set, place) = match self.begin_range(call, asked.clone()).await {

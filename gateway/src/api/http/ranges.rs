@@ -141,6 +141,7 @@ fn asked(file: &str, query: &Query) -> S3Result<SetRange> {
         end: query.number("end")?.unwrap_or(u64::MAX),
         ticket: query.number("ticket")?,
         pid: u32::try_from(pid).map_err(|_| invalid("pid is a number of 32 bits"))?,
+        asker: None,
     })
 }
 
