@@ -1,7 +1,8 @@
 //! Locks and the feed as a user meets them: `holdfast lock`, `holdfast watch`, `mc watch`, and fences on S3 writes.
 
+use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, ExitCode, Output};
+use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -69,12 +70,25 @@ fn run_under_a_lock(endpoint: &Endpoint, _: &Path) -> Result<()> {
     let waited = holdfast(endpoint, &["lock", "acquire", "a", "--wait", "10s", "--json"])?;
     ensure!(waited.status.success(), "{}", String::from_utf8_lossy(&waited.stderr));
     ensure!(first.wait()?.success(), "the first command failed");
+    // On a terminal the command may read.
+    let program = command(endpoint)?.get_program().to_string_lossy().into_owned();
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", &format!("{program} lock run typed -- sh -c 'read word; echo got $word'"), "/dev/null"]);
+    for (name, value) in command(endpoint)?.get_envs() {
+        value.map(|value| terminal.env(name, value));
+    }
+    let mut terminal = terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot run script")?;
+    terminal.stdin.take().context("a pipe")?.write_all(b"hello\n")?;
+    let told = terminal.wait_with_output()?;
+    ensure!(String::from_utf8_lossy(&told.stdout).contains("got hello"), "{told:?}");
     Ok(())
 }
 
 fn killed_when_lost(endpoint: &Endpoint, dir: &Path) -> Result<()> {
     let mark = dir.join("still-runs");
     let script = format!("trap '' TERM; while true; do date > {}; sleep 0.1; done", mark.display());
+    // What leaves the group and the session is killed as well.
+    let script = format!("setsid sh -c \"{script}\" & wait");
     let mut run = command(endpoint)?.args(["lock", "run", "lost", "--ttl", "2s", "--", "sh", "-c", &script]).spawn()?;
     wait_until("the command to run", SOON, || Ok(mark.exists()))?;
     let held = json(&ask(endpoint, "GET", "v1/locks/lost", &[])?.expect(200)?)?;

@@ -1,5 +1,6 @@
 //! The commands that do more than ask once: following events, running something under a lock, consuming messages.
 
+mod running;
 pub(super) mod sql;
 pub(super) mod topic;
 
@@ -11,17 +12,16 @@ use holdfast::client::{Client, DEADLINE, Error};
 use http::{Method, StatusCode};
 use percent_encoding::utf8_percent_encode;
 use serde_json::Value;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use self::running::Running;
 use super::{ExitCode, FAILED, IN_PATH, USAGE, ask, no_answer, print_value};
 
 /// Pause before a lost connection is made again.
 const RECONNECT: Duration = Duration::from_millis(500);
 const NOT_RELEASED: &str = "the lock could not be released";
-/// How long a command may take to end when it is told to.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// Follows events and prints them, until nobody reads what is printed.
 ///
@@ -225,15 +225,13 @@ async fn run(want: &LockWant, command: &[String]) -> ExitCode {
         release(&client, &path, NOT_RELEASED).await;
         return refused(&error);
     }
-    let started = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(words)
         .env("HOLDFAST_LOCK_NAME", &want.name)
         .env("HOLDFAST_LOCK_TOKEN", token.to_string())
-        .env("HOLDFAST_LOCK_LEASE", lease.to_string())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = match started {
+        .env("HOLDFAST_LOCK_LEASE", lease.to_string());
+    let mut child = match Running::start(&mut command) {
         Ok(child) => child,
         Err(error) => {
             eprintln!("holdfast: cannot run {program}: {error}");
@@ -257,10 +255,10 @@ async fn run(want: &LockWant, command: &[String]) -> ExitCode {
                     None => ExitCode::from(FAILED),
                 };
             }
-            _ = interrupt.recv() => tell(&child, rustix::process::Signal::INT),
-            _ = terminate.recv() => tell(&child, rustix::process::Signal::TERM),
-            _ = hangup.recv() => tell(&child, rustix::process::Signal::HUP),
-            _ = quit.recv() => tell(&child, rustix::process::Signal::QUIT),
+            _ = interrupt.recv() => child.tell_once(rustix::process::Signal::INT),
+            _ = terminate.recv() => child.tell(rustix::process::Signal::TERM),
+            _ = hangup.recv() => child.tell(rustix::process::Signal::HUP),
+            _ = quit.recv() => child.tell_once(rustix::process::Signal::QUIT),
             renewed = renew(&client, &path, renew_at, valid_from + ttl) => match renewed {
                 Renewed::At(asked) => {
                     valid_from = asked;
@@ -269,7 +267,7 @@ async fn run(want: &LockWant, command: &[String]) -> ExitCode {
                 Renewed::Late => renew_at = Instant::now() + ttl / 10,
                 Renewed::Lost => {
                     eprintln!("holdfast: the lock {:?} was lost: the command is killed", want.name);
-                    kill(&mut child).await;
+                    child.kill().await;
                     return ExitCode::from(FAILED);
                 }
             },
@@ -307,18 +305,4 @@ async fn release(client: &Client, path: &str, otherwise: &str) {
         Err(Error::Refused { code, .. }) if code == "NoSuchLease" => {}
         Err(error) => eprintln!("holdfast: {otherwise} and ends by itself: {error}"),
     }
-}
-
-/// The command and all that it started.
-fn tell(child: &Child, what: rustix::process::Signal) {
-    if let Some(group) = child.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
-        // It may have ended just now.
-        let _ = rustix::process::kill_process_group(group, what);
-    }
-}
-
-async fn kill(child: &mut Child) {
-    tell(child, rustix::process::Signal::KILL);
-    // What cannot be killed hangs in the kernel.
-    let _ = tokio::time::timeout(GRACE, child.wait()).await;
 }

@@ -10,13 +10,12 @@ use holdfast::cli::topic::{Consume, TopicWords};
 use holdfast::client::{Client, DEADLINE, Error};
 use http::{Method, StatusCode};
 use serde_json::{Value, json as object};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
-use super::{
-    ExitCode, FAILED, Failed, RECONNECT, Renewed, USAGE, ask, code, in_query, kill, no_answer, print_value, renew,
-};
+use super::running::Running;
+use super::{ExitCode, FAILED, Failed, RECONNECT, Renewed, USAGE, ask, code, in_query, no_answer, print_value, renew};
 
 /// One more than a message may have: the gateway refuses it with its own words.
 const INPUT_BYTES_MAX: u64 = (1 << 20) + 1;
@@ -338,7 +337,7 @@ async fn handle(
                 return Ok(if ended?.success() { Handled::Acknowledge } else { Handled::Redeliver });
             }
             () = signals.any() => {
-                kill(&mut child).await;
+                child.kill().await;
                 return Ok(Handled::Stop);
             }
             renewed = renew(claim.client, &path, claim.renew_at, claim.valid_from + claim.ttl) => match renewed {
@@ -348,7 +347,7 @@ async fn handle(
                 }
                 Renewed::Late => claim.renew_at = Instant::now() + claim.ttl / 10,
                 Renewed::Lost => {
-                    kill(&mut child).await;
+                    child.kill().await;
                     return Ok(Handled::Lost);
                 }
             },
@@ -356,23 +355,22 @@ async fn handle(
     }
 }
 
-fn start(want: &Consume, message: &Value) -> std::io::Result<Child> {
+fn start(want: &Consume, message: &Value) -> std::io::Result<Running> {
     let (program, words) = want.command.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
     let text = |name: &str| message[name].as_str().unwrap_or_default().to_owned();
     // A file in memory and not a pipe: a command whose consumer is killed must not take a part for the whole.
     let mut input = std::fs::File::from(rustix::fs::memfd_create("message", rustix::fs::MemfdFlags::CLOEXEC)?);
     input.write_all(&value_of(message))?;
     input.rewind()?;
-    Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(words)
         .env("HOLDFAST_TOPIC", &want.topic)
         .env("HOLDFAST_OFFSET", message["offset"].to_string())
         .env("HOLDFAST_KEY", text("key"))
         .env("HOLDFAST_DELIVERIES", message["deliveries"].to_string())
-        .stdin(input)
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
+        .stdin(input);
+    Running::start(&mut command)
 }
 
 /// Asks again while there is no answer and the claim lives: an acknowledgement that comes twice counts once.
