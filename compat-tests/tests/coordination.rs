@@ -231,6 +231,8 @@ fn compacted(endpoint: &Endpoint, dir: &Path) -> Result<()> {
         let reply = endpoint.raw().within(Duration::from_millis(500)).send(&call);
         Ok(reply.is_ok_and(|reply| reply.status == 410))
     })?;
+    let unknown = ask(endpoint, "GET", "v1/watch", &[("event", "s3:ObjectCreated:*,s3:Nothing")])?.expect(400)?;
+    ensure!(unknown.text().contains("there is no event s3:Nothing"), "{}", unknown.text());
     let gone = ask(endpoint, "GET", "v1/watch", &[("from", "1")])?.expect(410)?;
     let gone = json(&gone)?;
     ensure!(gone["code"] == "Compacted", "{gone}");

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_core::error::Error as Refusal;
+use holdfast_core::event::EventKind;
 use holdfast_core::id::Revision;
 use holdfast_core::rules::authorize::{Action, Resource, authorize};
 use http_body::Frame;
@@ -37,7 +38,7 @@ pub(super) async fn watch(gateway: &Gateway, request: &S3Request<Body>) -> S3Res
     let permit = authorize(call.caller, Action::WatchEvents, resource, &call.context);
     let permit = permit.map_err(|refusal| refused(refusal.into()))?;
     let text = |name| query.text(name).unwrap_or_default();
-    let names = text("event").split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    let names = text("event").split(',').filter(|name| !name.is_empty()).map(event_name).collect::<S3Result<_>>()?;
     let filter = Filter { bucket, prefix: text("prefix").to_owned(), suffix: text("suffix").to_owned(), names };
     let last = request.headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let after = last.or(query.text("from")).map(|text| {
@@ -49,6 +50,12 @@ pub(super) async fn watch(gateway: &Gateway, request: &S3Request<Body>) -> S3Res
     let watcher = gateway.feed().watch(&permit, filter, after).await.map_err(refused)?;
     let revision = gateway.status().revision;
     Ok(event_stream(stream(gateway.clone(), watcher, after.is_none(), every), revision))
+}
+
+/// An event or a family of them; a name that never comes would be waited for without end.
+fn event_name(name: &str) -> S3Result<String> {
+    let full = if name.starts_with("s3:") { name.to_owned() } else { format!("s3:{name}") };
+    if EventKind::is_known(&full) { Ok(full) } else { Err(invalid(format!("there is no event {name}"))) }
 }
 
 fn stream(
