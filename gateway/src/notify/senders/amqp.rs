@@ -8,7 +8,7 @@ use lapin::types::ShortString;
 use lapin::uri::{AMQPAuthority, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, DefaultConnectionBuilder};
 
-use super::{SendError, Sender, pinned};
+use super::{SendError, Sender, in_authority, pinned};
 use crate::notify::message::Message;
 use crate::notify::settings::TargetSettings;
 use crate::outbound::Reach;
@@ -38,7 +38,7 @@ impl Amqp {
             path => percent_encoding::percent_decode_str(path).decode_utf8_lossy().into_owned(),
         };
         let scheme = if settings.secure { AMQPScheme::AMQPS } else { AMQPScheme::AMQP };
-        let authority = AMQPAuthority { host, port, userinfo };
+        let authority = AMQPAuthority { host: in_authority(host), port, userinfo };
         let uri = AMQPUri { scheme, authority, vhost, ..AMQPUri::default() };
         let tls = OwnedTLSConfig { identity: None, cert_chain: settings.ca.clone() };
         let properties = ConnectionProperties::default().with_connection_name("holdfast".into());

@@ -97,6 +97,30 @@ pub async fn within<T>(
 async fn pinned(settings: &TargetSettings, reach: Reach) -> Result<(String, u16), SendError> {
     let (host, port) = &settings.hosts[0];
     let addresses = reach.resolve(host, *port).await?;
-    let host = if settings.secure { host.clone() } else { addresses[0].ip().to_string() };
+    let host = if settings.secure { bare(host).to_owned() } else { addresses[0].ip().to_string() };
     Ok((host, *port))
+}
+
+/// A host without the brackets that an address of IPv6 has in a URL.
+fn bare(host: &str) -> &str {
+    host.trim_matches(['[', ']'])
+}
+
+/// A bare host as it stands before a port.
+fn in_authority(host: String) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_ipv6_has_brackets_before_a_port_only() {
+        for (host, bared, authority) in
+            [("[::1]", "::1", "[::1]"), ("::1", "::1", "[::1]"), ("r.test", "r.test", "r.test")]
+        {
+            assert_eq!((bare(host), in_authority(bare(host).to_owned())), (bared, authority.to_owned()));
+        }
+    }
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
 
-use super::{SendError, Sender, pinned};
+use super::{SendError, Sender, in_authority, pinned};
 use crate::notify::message::Message;
 use crate::notify::settings::TargetSettings;
 use crate::outbound::{self, Reach};
@@ -42,7 +42,7 @@ impl Nats {
         if settings.secure {
             options = options.require_tls(true).tls_client_config(outbound::tls(settings.ca.as_deref())?);
         }
-        let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host };
+        let host = in_authority(host);
         let scheme = if settings.secure { "tls" } else { "nats" };
         let client = options.connect(format!("{scheme}://{host}:{port}")).await.map_err(SendError::failed)?;
         let stream = settings.jetstream.then(|| jetstream::new(client.clone()));

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::types::Json;
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::{SendError, Sender};
+use super::{SendError, Sender, bare};
 use crate::notify::message::Message;
 use crate::notify::settings::TargetSettings;
 use crate::outbound::{self, Reach};
@@ -33,7 +33,7 @@ impl PostgreSql {
         let client = if settings.secure {
             let tls = tokio_postgres_rustls::MakeRustlsConnect::new(outbound::tls(settings.ca.as_deref())?);
             config.ssl_mode(tokio_postgres::config::SslMode::Require);
-            let tls = tls_for(tls, host.trim_matches(['[', ']']))?;
+            let tls = tls_for(tls, bare(&host))?;
             let (client, connection) = config.connect_raw(stream, tls).await.map_err(SendError::failed)?;
             drive(&mut driver, connection);
             client

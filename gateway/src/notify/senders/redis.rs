@@ -13,7 +13,7 @@ use ::redis::{
 use async_trait::async_trait;
 use futures::FutureExt as _;
 
-use super::{SendError, Sender};
+use super::{SendError, Sender, bare};
 use crate::notify::message::Message;
 use crate::notify::settings::{RedisMode, TargetSettings};
 use crate::outbound::Reach;
@@ -63,7 +63,7 @@ impl AsyncDNSResolver for Resolver {
 impl Redis {
     pub(super) async fn connect(settings: &TargetSettings, reach: Reach, source: &str) -> Result<Self, SendError> {
         let (host, port) = settings.hosts[0].clone();
-        let host = host.trim_matches(['[', ']']).to_owned();
+        let host = bare(&host).to_owned();
         let mut redis = RedisConnectionInfo::default();
         if let Some(user) = &settings.user {
             redis = redis.set_username(user);

@@ -13,7 +13,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
-use super::{SendError, Sender};
+use super::{SendError, Sender, bare};
 use crate::notify::message::Message;
 use crate::notify::settings::TargetSettings;
 use crate::outbound::{self, Reach};
@@ -67,7 +67,7 @@ impl Webhook {
         }
         let stream = self.reach.connect(&self.host, self.port).await?;
         let Some(tls) = &self.tls else { return begin(stream).await };
-        let name = ServerName::try_from(self.host.trim_matches(['[', ']']).to_owned()).map_err(SendError::failed)?;
+        let name = ServerName::try_from(bare(&self.host).to_owned()).map_err(SendError::failed)?;
         let connector = tokio_rustls::TlsConnector::from(tls.clone());
         begin(connector.connect(name, stream).await.map_err(SendError::failed)?).await
     }
