@@ -489,7 +489,8 @@ pub fn parse(words: impl IntoIterator<Item = OsString>, environment: HashMap<Str
         "serve" => Ok(Action::Serve(settings(matches, environment)?)),
         "doctor" => Ok(Action::Doctor { config: settings(matches, environment)?, json: json() }),
         "recover" => {
-            Ok(Action::Recover { config: settings(matches, environment)?, words: recover_words(matches), json: json() })
+            let config = Box::new(Config::resolve(&sources(matches, environment)?.alone())?);
+            Ok(Action::Recover { config, words: recover_words(matches), json: json() })
         }
         "status" => Ok(Action::Status { json: json() }),
         "stat" => {
@@ -527,10 +528,14 @@ fn cluster(matches: &ArgMatches) -> Result<Action, Error> {
 }
 
 fn settings(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<Box<Config>, Error> {
+    Ok(Box::new(Config::resolve(&sources(matches, environment)?)?))
+}
+
+fn sources(matches: &ArgMatches, environment: HashMap<String, String>) -> Result<Sources, Error> {
     let given = SETTINGS.iter().filter(|setting| setting.flag);
     let flags =
         given.filter_map(|setting| Some((setting.name, matches.get_one::<String>(setting.name)?.clone()))).collect();
-    Ok(Box::new(Config::resolve(&Sources::gather(flags, environment)?)?))
+    Ok(Sources::gather(flags, environment)?)
 }
 
 fn word<'a>(matches: &'a ArgMatches, name: &str) -> &'a str {
@@ -643,6 +648,11 @@ mod tests {
         let Action::Recover { config, words, json: false } = recover else { panic!("not recover") };
         assert_eq!(config.data, std::path::Path::new("/new"));
         assert_eq!(words, RecoverWords { force: false, dry_run: true, verify: Verify::All });
+        // The environment of a node of a cluster is no obstacle.
+        let node = [("HOLDFAST_CLUSTER_SECRET", "secret"), ("HOLDFAST_BOOTSTRAP_EXPECT", "3")];
+        let node = node.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let words = "holdfast recover --backend file:/s --data /new --peer-advertise a:1".split(' ').map(Into::into);
+        assert!(matches!(parse(words, node), Ok(Action::Recover { .. })));
     }
 
     #[test]

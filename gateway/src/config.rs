@@ -123,6 +123,23 @@ impl Sources {
         Ok(Self { flags, environment, file })
     }
 
+    /// Without what only the nodes of a cluster need among themselves: a command that works alone does not look at it.
+    #[must_use]
+    pub fn alone(mut self) -> Self {
+        let of_cluster =
+            ["cluster", "cluster_secret", "peer_listen", "peer_advertise", "discovery", "bootstrap_expect"];
+        for setting in SETTINGS.iter().filter(|setting| of_cluster.contains(&setting.name)) {
+            self.flags.remove(setting.name);
+            self.environment.remove(setting.environment);
+            self.environment.remove(&format!("{}_FILE", setting.environment));
+            if let Some((_, table)) = &mut self.file {
+                table.remove(setting.name);
+                table.remove(&format!("{}_file", setting.name));
+            }
+        }
+        self
+    }
+
     /// The value of a setting and where it came from; `None` when only a default could give it and there is none.
     fn value(&self, setting: &'static Setting) -> Result<Option<(String, Origin)>, Error> {
         if let Some(text) = self.flags.get(setting.name) {
