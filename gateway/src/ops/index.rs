@@ -11,7 +11,7 @@ use holdfast_core::index::{Aside, ContentIndex, Expression, IndexInfo, IndexKind
 use holdfast_core::queue::maintain_permit;
 use holdfast_core::rules::authorize::Action;
 use holdfast_core::view::{Bucket, Found, View};
-use holdfast_query::extract::{READ_BYTES_MAX, extract, format_of};
+use holdfast_query::extract::{Compression, Format, READ_BYTES_MAX, extract, format_of};
 
 use super::{Call, Done, bucket_ref, view_of};
 use crate::blobs::Incoming;
@@ -20,6 +20,9 @@ use crate::gateway::Gateway;
 
 /// Objects that did not parse, of which a listing of an index tells.
 pub const UNPARSED_SHOWN_MAX: usize = 100;
+
+/// Plain text that is read at once: it takes no longer than to wake another thread.
+const AT_ONCE_BYTES_MAX: usize = 16 << 10;
 
 /// An index to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,10 +94,15 @@ async fn read_for(
     bytes: Bytes,
 ) -> Result<Vec<Extracted>, Error> {
     let format = format_of(key.as_str(), content_type);
+    let at_once = bytes.len() <= AT_ONCE_BYTES_MAX
+        && matches!(format, None | Some((Format::Csv(_) | Format::Ndjson | Format::Json, Compression::None)));
     let work = move || {
         let outcomes = extract(format, &bytes, &indexes);
         indexes.into_iter().zip(outcomes).map(|(index, outcome)| Extracted { index: index.id, outcome }).collect()
     };
+    if at_once {
+        return Ok(work());
+    }
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::Stopping)
 }
 
