@@ -239,11 +239,10 @@ impl Lan {
             ("HOLDFAST_ROOT_PASSWORD", ROOT_PASSWORD),
             ("HOLDFAST_BACKEND_ACCESS_KEY_ID", ROOT_USER),
             ("HOLDFAST_BACKEND_SECRET_ACCESS_KEY", ROOT_PASSWORD),
+            ("HOLDFAST_CLUSTER_SECRET", SECRET),
+            // Few rows are enough for entries to move to the store.
+            ("HOLDFAST_INDEX_HEAD_BYTES", "16KiB"),
         ];
-        // A secret without the cluster's name is refused, and only `serve` has that.
-        if command == "serve" {
-            env.push(("HOLDFAST_CLUSTER_SECRET", SECRET));
-        }
         let clock = member.clock.as_ref().map(|(library, file)| (library.to_string_lossy(), file.to_string_lossy()));
         if let Some((library, file)) = &clock {
             // Timers go on as they are: a clock that is set wrong does not change how long a second is.

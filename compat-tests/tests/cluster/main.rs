@@ -7,6 +7,7 @@
 mod bad_parts;
 mod coordination;
 mod histories;
+mod indexes;
 mod life;
 mod topics;
 
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         ("a_node_comes_back_over_a_slow_link_while_others_write", bad_parts::slow_link),
         ("locks_and_the_feed_survive_the_leader", coordination::locks_and_feed),
         ("topics_survive_the_leader", topics::topics),
+        ("every_node_finds_by_an_index_what_another_wrote", indexes::indexes),
         ("of_a_directory_and_its_copy_one_goes_on", bad_parts::copied_directory),
         ("a_full_disk_on_one_node_stops_only_that_node", bad_parts::full_disk),
         ("a_wrong_clock_is_named_and_breaks_nothing", bad_parts::wrong_clock),
