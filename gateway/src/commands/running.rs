@@ -1,8 +1,8 @@
 //! A command that runs while something is held, and all that it starts.
 //!
 //! It stays in the process group of whoever started us, so that a terminal belongs to both: the command reads from it, Ctrl-C
-//! reaches it, and Ctrl-Z stops both. What it started is known by a variable of its environment, which whatever it starts has
-//! as well, also when it left the group or lost its parent. Deliberately absent: commands that clear their environment.
+//! reaches it, and Ctrl-Z stops both. What it started is known by its parent, and by a variable of the environment, which
+//! whatever it starts has as well, also when its parent has ended.
 
 use std::time::Duration;
 
@@ -68,23 +68,42 @@ impl Running {
         }
     }
 
+    /// Those that are marked or were started by one of them, the command first.
     fn all(&self) -> Vec<Pid> {
         let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
-        let is_marked = |pid: &Pid| {
-            // Of a process that has ended, or is another user's, nothing can be read.
-            let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == self.mark.as_bytes())
-        };
-        let pids = processes.filter_map(|process| process.ok()?.file_name().to_str()?.parse().ok());
-        pids.filter_map(Pid::from_raw).filter(is_marked).collect()
+        let pids = processes.filter_map(|process| process.ok()?.file_name().to_str()?.parse::<i32>().ok());
+        let parents: Vec<(i32, i32)> = pids.filter_map(|pid| Some((pid, stat(pid, 4)?.parse().ok()?))).collect();
+        let command = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+        let marked = parents.iter().map(|(pid, _)| *pid).filter(|pid| Some(*pid) != command && self.is_marked(*pid));
+        let mut found: Vec<i32> = command.into_iter().chain(marked).collect();
+        let mut next = 0;
+        while let Some(parent) = found.get(next).copied() {
+            next += 1;
+            for (pid, of) in &parents {
+                if *of == parent && !found.contains(pid) {
+                    found.push(*pid);
+                }
+            }
+        }
+        found.into_iter().filter_map(Pid::from_raw).collect()
+    }
+
+    fn is_marked(&self, pid: i32) -> bool {
+        // Of a process that has ended, or is another user's, nothing can be read.
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == self.mark.as_bytes())
     }
 }
 
-/// Whether our process group is the one that the terminal sends its signals to. Source: proc_pid_stat(5), fields 5 and 8.
-fn is_in_the_foreground() -> bool {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+/// A field of what the kernel says of a process, from the third on. Source: proc_pid_stat(5).
+fn stat(process: impl std::fmt::Display, number: usize) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The name, in parentheses, may hold anything.
-    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
-    let fields: Vec<&str> = fields.split(' ').collect();
-    matches!(fields[..], [_, _, group, _, _, foreground, ..] if group == foreground)
+    Some(stat.rsplit_once(") ")?.1.split(' ').nth(number - 3)?.to_owned())
+}
+
+/// Whether our process group is the one that the terminal sends its signals to.
+fn is_in_the_foreground() -> bool {
+    let group = stat("self", 5);
+    group.is_some() && group == stat("self", 8)
 }
