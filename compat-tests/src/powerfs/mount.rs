@@ -81,7 +81,11 @@ impl PowerFs {
 
     fn hide(&mut self) -> Result<()> {
         match self.session.take() {
-            Some(session) => session.umount_and_join().context("cannot unmount powerfs"),
+            Some(session) => match session.umount_and_join() {
+                // A thread that was reading when the connection went: so it ends.
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::CONNABORTED.raw_os_error()) => Ok(()),
+                done => done.context("cannot unmount powerfs"),
+            },
             None => Ok(()),
         }
     }
