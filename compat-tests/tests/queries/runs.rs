@@ -99,8 +99,10 @@ impl World {
         }
         self.check(raw, "merged")?;
         wait_until("old files to go", SOON, || Ok(self.files()? == self.named(raw)?))?;
-        let deleted = counter(raw, "holdfast_index_runs_deleted_total")?;
-        ensure!(deleted >= RUNS_MAX, "{deleted} files were deleted");
+        // They are counted once they are forgotten, a moment after they are gone.
+        wait_until("old files to be counted", SOON, || {
+            Ok(counter(raw, "holdfast_index_runs_deleted_total")? >= RUNS_MAX)
+        })?;
         self.shown(raw, endpoint)?;
         server.restart()?;
         *raw = Endpoint::of(Target::Embedded, server.address()).raw();
