@@ -10,7 +10,7 @@ use holdfast_core::command::Outcome;
 use holdfast_core::index::row::BlockRow;
 use holdfast_core::index::{ContentIndex, Step, Value};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use parquet::file::metadata::RowGroupMetaData;
 use parquet::schema::types::SchemaDescriptor;
@@ -42,10 +42,11 @@ where
 {
     let mut wanted = Wanted::new(std::slice::from_ref(index));
     let mut blocks: Vec<BlockRow> = Vec::new();
-    let first = ParquetRecordBatchStreamBuilder::new(reader.clone()).await.map_err(Unreadable::new)?;
-    let metadata = first.metadata().clone();
-    for (group, described) in metadata.row_groups().iter().enumerate() {
-        let builder = ParquetRecordBatchStreamBuilder::new(reader.clone()).await.map_err(Unreadable::new)?;
+    // Read once: each footer tells of all row groups.
+    let metadata = ArrowReaderMetadata::load_async(&mut reader.clone(), ArrowReaderOptions::new()).await;
+    let metadata = metadata.map_err(Unreadable::new)?;
+    for (group, described) in metadata.metadata().row_groups().iter().enumerate() {
+        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader.clone(), metadata.clone());
         let (projection, columns) = projected(builder.parquet_schema(), &wanted.paths);
         let builder = builder.with_projection(projection).with_row_groups(vec![group]).with_batch_size(BATCH_ROWS);
         let mut stream = builder.build().map_err(Unreadable::new)?;

@@ -1,6 +1,7 @@
 //! What is found in content, and where.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use bytes::Bytes;
@@ -195,7 +196,10 @@ fn columns_of_parquet_are_read() {
 #[tokio::test]
 async fn row_groups_of_parquet_are_blocks() {
     let content = Bytes::from(parquet_of(1000, 300));
-    let Outcome::Blocks(blocks) = parquet_blocks(InMemory(content), &index(&["n"])).await.unwrap() else { panic!() };
+    let footers = Arc::new(AtomicUsize::new(0));
+    let file = InMemory { content, footers: footers.clone() };
+    let Outcome::Blocks(blocks) = parquet_blocks(file, &index(&["n"])).await.unwrap() else { panic!() };
+    assert_eq!(footers.load(Ordering::Relaxed), 1, "a footer tells of all row groups");
     assert_eq!(blocks.len(), 4);
     assert_eq!(blocks[1].low, tuple(&[Value::Integer(300)]));
     assert_eq!(blocks[1].high, tuple(&[Value::Integer(599)]));
@@ -204,11 +208,14 @@ async fn row_groups_of_parquet_are_blocks() {
 }
 
 #[derive(Clone)]
-struct InMemory(Bytes);
+struct InMemory {
+    content: Bytes,
+    footers: Arc<AtomicUsize>,
+}
 
 impl parquet::arrow::async_reader::AsyncFileReader for InMemory {
     fn get_bytes(&mut self, range: Range<u64>) -> futures::future::BoxFuture<'_, parquet::errors::Result<Bytes>> {
-        let bytes = self.0.slice(range.start as usize..range.end as usize);
+        let bytes = self.content.slice(range.start as usize..range.end as usize);
         Box::pin(async move { Ok(bytes) })
     }
 
@@ -216,7 +223,8 @@ impl parquet::arrow::async_reader::AsyncFileReader for InMemory {
         &'a mut self,
         _: Option<&'a parquet::arrow::arrow_reader::ArrowReaderOptions>,
     ) -> futures::future::BoxFuture<'a, parquet::errors::Result<Arc<parquet::file::metadata::ParquetMetaData>>> {
-        let bytes = self.0.clone();
+        self.footers.fetch_add(1, Ordering::Relaxed);
+        let bytes = self.content.clone();
         Box::pin(async move {
             let mut reader = parquet::file::metadata::ParquetMetaDataReader::new();
             reader.try_parse(&bytes)?;
