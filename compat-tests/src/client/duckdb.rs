@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -51,6 +51,15 @@ pub struct Answer {
 /// A running DuckDB with a database in memory. Dropping it kills it.
 #[derive(Debug)]
 pub struct DuckDb {
+    running: Running,
+    dir: PathBuf,
+    threads: usize,
+    /// Statements that set something for all that follow.
+    settings: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Running {
     child: Child,
     input: ChildStdin,
     answers: Receiver<String>,
@@ -62,6 +71,41 @@ impl DuckDb {
     /// # Errors
     /// A skip when it is not installed; otherwise when it cannot be started.
     pub fn start(dir: &Path, threads: usize) -> Result<Self> {
+        let running = Running::start(dir, threads)?;
+        Ok(Self { running, dir: dir.to_owned(), threads, settings: Vec::new() })
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.running.child.id()
+    }
+
+    /// Runs a statement. DuckDB 1.5.5 crashes now and then (a general protection fault); then another one is asked, once.
+    ///
+    /// # Errors
+    /// When it fails, or takes more than ten minutes.
+    pub fn ask(&mut self, statement: &str) -> Result<Answer> {
+        let answer = match self.running.ask(statement)? {
+            Some(answer) => answer,
+            None => {
+                eprintln!("DuckDB crashed and is started again: {statement}");
+                self.running = Running::start(&self.dir, self.threads)?;
+                for setting in &self.settings {
+                    self.running.ask(setting)?.context("DuckDB crashed again")?;
+                }
+                self.running.ask(statement)?.context("DuckDB crashed twice")?
+            }
+        };
+        if ["SET ", "CREATE SECRET "].iter().any(|sets| statement.starts_with(sets)) {
+            self.settings.push(statement.to_owned());
+        }
+        Ok(answer)
+    }
+}
+
+impl Running {
+    fn start(dir: &Path, threads: usize) -> Result<Self> {
         let mut command: Command = command::clean(&program("python")?, dir);
         command.env("DUCKDB_THREADS", threads.to_string()).env("PYTHONDONTWRITEBYTECODE", "1").args(["-c", PROGRAM]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start DuckDB")?;
@@ -80,31 +124,27 @@ impl DuckDb {
         Ok(Self { child, input, answers })
     }
 
-    /// The process id.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Runs a statement.
-    ///
-    /// # Errors
-    /// When it fails, or takes more than ten minutes.
-    pub fn ask(&mut self, statement: &str) -> Result<Answer> {
+    /// `None` when the process has ended.
+    fn ask(&mut self, statement: &str) -> Result<Option<Answer>> {
         let mut line = json!({ "sql": statement }).to_string();
         line.push('\n');
-        self.input.write_all(line.as_bytes()).context("DuckDB does not listen")?;
-        let answer = self.answers.recv_timeout(STATEMENT_DEADLINE).context("DuckDB gives no answer")?;
+        if self.input.write_all(line.as_bytes()).is_err() {
+            return Ok(None);
+        }
+        let answer = match self.answers.recv_timeout(STATEMENT_DEADLINE) {
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            answer => answer.context("DuckDB gives no answer")?,
+        };
         let answer: Value = serde_json::from_str(&answer)?;
         if let Some(error) = answer["error"].as_str() {
             bail!("DuckDB: {error}\n{statement}");
         }
         let took = Duration::from_secs_f64(answer["seconds"].as_f64().context("no time")?);
-        Ok(Answer { rows: answer::of_duckdb(&answer["rows"])?, took })
+        Ok(Some(Answer { rows: answer::of_duckdb(&answer["rows"])?, took }))
     }
 }
 
-impl Drop for DuckDb {
+impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended by itself.
         let _ = self.child.kill();

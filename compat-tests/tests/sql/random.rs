@@ -59,6 +59,8 @@ pub(super) fn each_seed(
 ) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mut duckdb = DuckDb::start(dir.path(), 2)?;
+    // DuckDB 1.5.5 leaves out row groups by bounds, which do not tell of NaN: it finds fewer rows for `f = NaN` than for `isnan(f)`.
+    duckdb.ask("SET disabled_optimizers = 'filter_pushdown,statistics_propagation'")?;
     let server = Holdfast::start(HoldfastOptions::embedded(dir.path()))?;
     let mut raw = Endpoint::of(Target::Embedded, server.address()).raw();
     for bucket in ["indexed", "plain"] {
