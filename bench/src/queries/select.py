@@ -1,6 +1,9 @@
 # Runs one S3 Select by boto3 and prints what came, as one JSON object. Arguments: bucket, key, format, expression.
 import hashlib
 
+# MinIO may send nothing for more than a minute while it reads a large object of Parquet.
+s3 = client(config={"read_timeout": 600})
+
 source, key, form, expression = sys.argv[1:]
 read = {"CSV": {"FileHeaderInfo": "USE"}} if form == "csv" else {"Parquet": {}}
 began = time.perf_counter()
