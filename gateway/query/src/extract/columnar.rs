@@ -1,7 +1,5 @@
 //! Rows of Parquet.
 
-use std::ops::Range;
-
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::DataType;
 use bytes::Bytes;
@@ -12,10 +10,10 @@ use holdfast_core::index::{ContentIndex, Step, Value};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
-use parquet::file::metadata::RowGroupMetaData;
 use parquet::schema::types::SchemaDescriptor;
 
 use super::{EachRow, Tuples, Unreadable, Wanted};
+use crate::sql::bytes_of;
 
 /// Rows of one batch.
 const BATCH_ROWS: usize = 4096;
@@ -67,13 +65,6 @@ where
         }
     }
     Ok(Outcome::Blocks(blocks))
-}
-
-/// The bytes of a row group's columns.
-fn bytes_of(group: &RowGroupMetaData) -> Range<u64> {
-    let ranges = group.columns().iter().map(|column| column.byte_range());
-    let (start, end) = ranges.fold((u64::MAX, 0), |(start, end), (at, length)| (start.min(at), end.max(at + length)));
-    start.min(end)..end
 }
 
 /// The columns that the paths begin with, and the name in the file of each path's column.

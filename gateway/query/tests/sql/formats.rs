@@ -169,6 +169,24 @@ async fn columns_come_from_few_objects_and_from_all_that_are_read() {
     assert_eq!(one("SELECT count(*) FROM read_parquet('s3://b/plain/*/*.parquet', sample_objects => 1)").await, "40");
 }
 
+/// Of more objects than are asked when they are read, the first are asked for their columns.
+#[tokio::test]
+async fn columns_of_very_many_objects_come_from_the_first() {
+    let mut memory = Memory::default();
+    let of_id = |id: i64, wide: bool| -> ArrayRef {
+        if wide { Arc::new(Int64Array::from(vec![id])) } else { Arc::new(Int32Array::from(vec![id as i32])) }
+    };
+    for number in 0..1_010_i64 {
+        let wide = number == 501;
+        let id = of_id(if wide { 1 << 40 } else { number }, wide);
+        let rows = RecordBatch::try_from_iter([("id", id)]).unwrap();
+        memory.put(&format!("b/t/{number:05}.parquet"), parquet(&[rows], 10));
+    }
+    let (bench, repository) = (bench(), memory.shared());
+    let rows = bench.rows(&repository, "SELECT count(*), max(id) FROM \"b/t/\"").await.unwrap();
+    assert_eq!(rows, [format!("1010 | {}", 1_i64 << 40)]);
+}
+
 #[tokio::test]
 async fn row_groups_that_cannot_match_are_not_read() {
     let mut memory = Memory::default();

@@ -28,7 +28,7 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future, stream};
 
 pub(crate) use self::bind::Caches;
 pub(super) use self::bind::bind;
@@ -213,10 +213,13 @@ impl ObjectTable {
         })
     }
 
+    fn wants_all(&self, wanted: &[usize]) -> bool {
+        wanted.len() == self.content.fields().len() && !wanted.is_empty()
+    }
+
     /// All columns of the content, when all are wanted and the sample may have missed some.
     fn known(&self, wanted: &[usize]) -> Option<HashSet<String>> {
-        let all = wanted.len() == self.content.fields().len() && !wanted.is_empty();
-        all.then(|| self.content.fields().iter().map(|field| field.name().clone()).collect())
+        self.wants_all(wanted).then(|| self.content.fields().iter().map(|field| field.name().clone()).collect())
     }
 
     async fn parquet(
@@ -239,7 +242,9 @@ impl ObjectTable {
             .with_parquet_file_reader_factory(Arc::new(factory));
         let measured = path.selected.len() <= STATISTICS_OBJECTS_MAX;
         if self.few && !measured {
-            return Err(Self::sampled_too_few().into());
+            // So many are not all asked for their columns; the first ones are.
+            let footers = stream::iter(self.first.clone()).map(|object| self.footer(object, &wanted));
+            footers.buffered(FOOTERS_AHEAD_MAX).try_for_each(|_| future::ready(Ok(()))).await?;
         }
         let files: Vec<PartitionedFile> = stream::iter(path.selected)
             .map(|selected| self.file(selected, measured, &wanted))
@@ -270,18 +275,18 @@ impl ObjectTable {
         Ok(Arc::new(config))
     }
 
-    /// Never seen: the statement is planned again with all the columns that there are.
-    fn sampled_too_few() -> Error {
-        Error::data("the columns of a few objects are not those of all that are read")
-    }
-
-    /// Whether the columns that are read of an object are in the table as they are.
-    fn fits(&self, columns: &[FieldRef], wanted: &[usize]) -> bool {
-        let all = wanted.len() == self.content.fields().len();
-        columns.iter().all(|column| match self.content.fields().find(column.name()) {
+    /// The footer of an object, which must not widen the columns that are read when few were asked for them. The error is
+    /// never seen: the statement is planned again with all that there are.
+    async fn footer(&self, object: Arc<ObjectVersion>, wanted: &[usize]) -> Result<Footer> {
+        let footer = self.caches.footers.of(&self.reader, &object).await?;
+        let fits = |column: &FieldRef| match self.content.fields().find(column.name()) {
             Some((at, known)) => !wanted.contains(&at) || parquet::fits(known.data_type(), column.data_type()),
-            None => !all,
-        })
+            None => !self.wants_all(wanted),
+        };
+        if self.few && !footer.columns.iter().all(fits) {
+            return Err(Error::data("the columns of a few objects are not those of all that are read").into());
+        }
+        Ok(footer)
     }
 
     async fn file(&self, selected: Selected, measured: bool, wanted: &[usize]) -> Result<PartitionedFile> {
@@ -289,10 +294,7 @@ impl ObjectTable {
         let values: Result<Vec<_>, Error> = self.attributes.iter().map(|attribute| attribute.value(&object)).collect();
         let mut file = PartitionedFile::new(object.key.clone(), object.size).with_partition_values(values?);
         if measured || selected.ranges.is_some() {
-            let Footer { metadata, columns } = self.caches.footers.of(&self.reader, &object).await?;
-            if self.few && !self.fits(&columns, wanted) {
-                return Err(Self::sampled_too_few().into());
-            }
+            let Footer { metadata, .. } = self.footer(Arc::clone(&object), wanted).await?;
             if let Some(ranges) = &selected.ranges {
                 file = file.with_extension(parquet::access(&metadata, ranges));
             }
