@@ -303,7 +303,7 @@ impl Client {
         self.signer.sign(&method, &uri, headers, &sha256_hex(&body), OffsetDateTime::now_utc());
         let secure = self.endpoint.scheme_str() == Some("https");
         let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let host = authority.host().trim_matches(['[', ']']);
+        let host = outbound::bare(authority.host());
         let stream = TcpStream::connect((host, port)).await.map_err(|error| self.unreachable(error))?;
         if !secure {
             return self.exchange(stream, request, read).await;

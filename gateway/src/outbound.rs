@@ -76,7 +76,7 @@ impl Reach {
     /// [`OutboundError::Unreachable`], [`OutboundError::Forbidden`].
     pub async fn resolve(self, host: &str, port: u16) -> Result<Vec<SocketAddr>, OutboundError> {
         let unreachable = |source| OutboundError::Unreachable { host: host.to_owned(), port, source };
-        let found = tokio::net::lookup_host((host.trim_matches(['[', ']']), port)).await.map_err(unreachable)?;
+        let found = tokio::net::lookup_host((bare(host), port)).await.map_err(unreachable)?;
         let found: Vec<SocketAddr> = found.collect();
         if found.is_empty() {
             return Err(unreachable(std::io::Error::other("the name has no address")));
@@ -97,6 +97,12 @@ impl Reach {
         let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
         stream.map_err(|source| OutboundError::Unreachable { host: host.to_owned(), port, source })
     }
+}
+
+/// A host without the brackets that an address of IPv6 has in a URL.
+#[must_use]
+pub fn bare(host: &str) -> &str {
+    host.trim_matches(['[', ']'])
 }
 
 /// Whether an address is this machine's own or its link's: what answers there trusts whoever can reach it.

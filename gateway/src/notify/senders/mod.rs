@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::message::Message;
 use super::settings::{Kind, TargetSettings};
 use crate::backend::chain;
-use crate::outbound::{OutboundError, Reach};
+use crate::outbound::{OutboundError, Reach, bare};
 
 /// Why a batch did not arrive.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,11 +99,6 @@ async fn pinned(settings: &TargetSettings, reach: Reach) -> Result<(String, u16)
     let addresses = reach.resolve(host, *port).await?;
     let host = if settings.secure { bare(host).to_owned() } else { addresses[0].ip().to_string() };
     Ok((host, *port))
-}
-
-/// A host without the brackets that an address of IPv6 has in a URL.
-fn bare(host: &str) -> &str {
-    host.trim_matches(['[', ']'])
 }
 
 /// A bare host as it stands before a port.

@@ -7,10 +7,10 @@ use tokio::task::JoinSet;
 use tokio_postgres::types::Json;
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::{SendError, Sender, bare};
+use super::{SendError, Sender};
 use crate::notify::message::Message;
 use crate::notify::settings::TargetSettings;
-use crate::outbound::{self, Reach};
+use crate::outbound::{self, Reach, bare};
 
 pub(super) struct PostgreSql {
     client: Client,

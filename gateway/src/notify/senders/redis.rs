@@ -13,10 +13,10 @@ use ::redis::{
 use async_trait::async_trait;
 use futures::FutureExt as _;
 
-use super::{SendError, Sender, bare};
+use super::{SendError, Sender};
 use crate::notify::message::Message;
 use crate::notify::settings::{RedisMode, TargetSettings};
-use crate::outbound::Reach;
+use crate::outbound::{Reach, bare};
 
 pub(super) struct Redis {
     connection: MultiplexedConnection,

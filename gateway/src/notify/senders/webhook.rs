@@ -13,10 +13,10 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
-use super::{SendError, Sender, bare};
+use super::{SendError, Sender};
 use crate::notify::message::Message;
 use crate::notify::settings::TargetSettings;
-use crate::outbound::{self, Reach};
+use crate::outbound::{self, Reach, bare};
 
 /// Bytes of an answer that are read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
