@@ -17,6 +17,8 @@ DUCKDB_VERSION=1.5.5
 TPCHGEN_VERSION=4.0.0
 # The tests look for the same version: VERSION in compat-tests/src/brokers/kafka.rs.
 KAFKA_VERSION=3.9.1
+# The tests look for the same version: FSX_VERSION in compat-tests/src/workloads/fsx.rs.
+FSX_VERSION=0.3.2
 
 cache=${HOLDFAST_TOOLS:-$HOME/.cache/holdfast}
 bin=$cache/bin
@@ -121,9 +123,13 @@ duckdb() {
 # Debian packages, each with a program that proves it is there.
 debian() {
   local wanted=() pair package program
+  # In /usr/sbin, which is not in every user's PATH.
+  local PATH=$PATH:/usr/sbin:/sbin
   for pair in awscli:/usr/bin/aws rclone:rclone s3fs:s3fs fuse3:fusermount3 curl:curl python3-venv:python3 iproute2:ip iptables:iptables faketime:faketime \
     nats-server:/usr/sbin/nats-server redis-server:redis-server postgresql:/usr/lib/postgresql mosquitto:/usr/sbin/mosquitto \
-    mosquitto-clients:mosquitto_sub rabbitmq-server:/usr/lib/rabbitmq/bin/rabbitmq-server default-jre-headless:java maven:mvn; do
+    mosquitto-clients:mosquitto_sub rabbitmq-server:/usr/lib/rabbitmq/bin/rabbitmq-server default-jre-headless:java maven:mvn \
+    qemu-system-x86:qemu-system-x86_64 busybox-static:busybox cpio:cpio e2fsprogs:mke2fs sqlite3:sqlite3 git:git dbench:dbench fio:fio \
+    attr:getfattr acl:setfacl gcc:gcc make:make; do
     package=${pair%%:*} program=${pair#*:}
     [ -e "$program" ] || command -v "$program" >/dev/null || wanted+=("$package")
   done
@@ -140,7 +146,47 @@ debian() {
   for package in "${wanted[@]}"; do lacks "$package" "apt-get install $package"; done
 }
 
+# The kernel of the virtual machine that the mount tests boot: Debian's cloud kernel, unpacked and never installed. What the
+# archive offers changes, so it is kept by its version and found by the link `kernel`.
+kernel() {
+  local link=$cache/kernel name dir kept
+  [ -f "$link/complete" ] && return
+  dir=$(mktemp -d)
+  name=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/.*Depends: \(linux-image-[^ ]*\)/\1/p')
+  if [ -n "$name" ] && (chmod 755 "$dir" && cd "$dir" && apt-get -qq download "$name" && dpkg-deb -x ./*.deb tree) >/dev/null 2>&1; then
+    kept=$cache/$name
+    echo "tools: unpacking $name"
+    rm -rf "$kept" && mkdir -p "$kept/modules"
+    # Of the 106 MB only these are used: ext4 is built in, the disk's driver is not.
+    if cp "$dir"/tree/boot/vmlinuz-* "$kept/vmlinuz" && cp "$dir"/tree/lib/modules/*/kernel/drivers/virtio/*.ko \
+      "$dir"/tree/lib/modules/*/kernel/drivers/block/virtio_blk.ko "$kept/modules"; then
+      touch "$kept/complete" && ln -sfn "$name" "$link"
+      rm -rf "$dir"
+      return
+    fi
+  fi
+  rm -rf "$dir"
+  lacks "a guest kernel" "on Debian: apt-get update, and run this again"
+}
+
+# A Rust program, built apart: name, version.
+rust_program() {
+  local name=$1 version=$2 root=$cache/$1-$2 dir
+  [ -x "$root/bin/$name" ] && return
+  if ! command -v cargo >/dev/null; then
+    lacks "$name" "install Rust, then: cargo install $name --version $version --root $root"
+    return
+  fi
+  echo "tools: building $name $version (some minutes, once)"
+  dir=$(mktemp -d)
+  CARGO_TARGET_DIR=$dir cargo install --quiet "$name" --version "$version" --locked --root "$root" ||
+    lacks "$name" "cargo install $name --version $version --locked --root $root"
+  rm -rf "$dir"
+}
+
 debian
+kernel
+rust_program fsx $FSX_VERSION
 boto3
 duckdb
 kafka

@@ -8,6 +8,7 @@
 //! tests/*.rs ── suite (runs, counts, reports) ── fleet of targets ── process (spawn, kill, restart) ── minio
 //!      └─────── client/* (aws-cli, boto3, rclone, mc, s3fs, sdk, raw) ──┘
 //! tests/sql ── answer (rows of two engines, compared) ── tpch, client/{sql, duckdb}
+//! tests/mount ── workloads, vm ── mounted (the mount under test, its gateway)
 //! tests/{kill,power} ── crash (load, crash, restart, audit) ── audit (what was acknowledged) ── powerfs
 //! ```
 //!
@@ -29,6 +30,7 @@ pub mod history;
 pub mod lan;
 pub mod linear;
 pub mod minio;
+pub mod mounted;
 pub mod powerfs;
 pub mod process;
 pub mod proxy;
@@ -36,3 +38,5 @@ pub mod skip;
 pub mod suite;
 pub mod target;
 pub mod tpch;
+pub mod vm;
+pub mod workloads;

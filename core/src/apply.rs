@@ -8,7 +8,7 @@
 //! - A refusal writes nothing but its reply; that of an expired or impossible stamp not even that.
 //! - State time is the largest stamp of any command; no clock is read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::command::{Command, Extracted, Op, Reply};
 use crate::effect::Effect;
@@ -18,9 +18,9 @@ use crate::id::{MILLIS_MAX, Millis, Place, RequestId, Revision};
 use crate::index::ENTRIES_MAX;
 use crate::keyspace::{Keyspace, key};
 use crate::kv::{Batch, KeyRange, KvRead, Overlay};
-use crate::record::{Record, ReplyRow, StateRow};
+use crate::record::{ContentId, Record, ReplyRow, StateRow};
 use crate::rules::{
-    REPLIES_MAX, REPLIES_MS, bucket, index, lock, maintain, multipart, notify, object, range, rename, topic,
+    REPLIES_MAX, REPLIES_MS, bucket, index, lock, maintain, mount, multipart, notify, object, range, rename, topic,
 };
 use crate::state::{FEATURE_LEVEL, Reader, Stop};
 
@@ -131,6 +131,9 @@ fn run(txn: &mut Txn<'_>, op: &Op) -> Result<Reply, Stop> {
         Op::DemoteEntries(op) => index::runs::demote(txn, op),
         Op::LoseRun(op) => index::runs::lose(txn, op),
         Op::ForgetRuns(op) => index::runs::forget(txn, op),
+        Op::OpenMount(op) => mount::open(txn, op),
+        Op::MountCommit(op) => mount::commit(txn, op),
+        Op::CompactPage(op) => mount::compact(txn, op),
     }
 }
 
@@ -153,6 +156,22 @@ pub(crate) struct Txn<'a> {
     pub(crate) entries_left: usize,
     /// Postings of indexes so far.
     pub(crate) next_posting: u32,
+    /// Nobody reads the bytes of what is written here before the commit: for indexes on content it is pending.
+    pub(crate) unread: bool,
+    /// Pages that were too full for a step that was refused: they are queued for compaction all the same, each with what
+    /// its row in the queue says.
+    pub(crate) crowded: BTreeMap<(ContentId, u32), Vec<u8>>,
+}
+
+/// Where a transaction was, so that a step of it can be taken back.
+pub(crate) struct Savepoint {
+    next_ordinal: u16,
+    state: StateRow,
+    effects: BTreeSet<Effect>,
+    events: usize,
+    indexes: index::Indexes,
+    entries_left: usize,
+    next_posting: u32,
 }
 
 /// Every how many revisions old replies are looked for, and how many rows are removed then. The second is the larger,
@@ -175,7 +194,41 @@ impl<'a> Txn<'a> {
             indexes: index::Indexes::new(),
             entries_left: ENTRIES_MAX,
             next_posting: 0,
+            unread: false,
+            crowded: BTreeMap::new(),
         }
+    }
+
+    /// Begins a step: [`Txn::rollback`] takes it back, [`Txn::keep`] does not. Steps do not nest.
+    pub(crate) fn savepoint(&mut self) -> Savepoint {
+        self.rows.mark();
+        Savepoint {
+            next_ordinal: self.next_ordinal,
+            state: self.state,
+            effects: self.effects.clone(),
+            events: self.events.len(),
+            indexes: self.indexes.clone(),
+            entries_left: self.entries_left,
+            next_posting: self.next_posting,
+        }
+    }
+
+    pub(crate) fn keep(&mut self) {
+        self.rows.keep();
+        self.carried = None;
+    }
+
+    /// Takes back everything since `to`. Writes stay counted: they were work.
+    pub(crate) fn rollback(&mut self, to: Savepoint) {
+        self.rows.rollback();
+        self.next_ordinal = to.next_ordinal;
+        self.state = to.state;
+        self.effects = to.effects;
+        self.events.truncate(to.events);
+        self.carried = None;
+        self.indexes = to.indexes;
+        self.entries_left = to.entries_left;
+        self.next_posting = to.next_posting;
     }
 
     pub(crate) fn reader(&self) -> Reader<'_> {

@@ -6,6 +6,7 @@
 mod bucket;
 mod index;
 mod lock;
+pub mod mount;
 mod notify;
 mod range;
 mod topic;
@@ -27,6 +28,7 @@ pub use self::index::{
 pub use self::lock::{
     AcquireLock, ExpireLease, GrantLease, Granted, PutEphemeral, ReleaseLease, RemoveEphemeral, RenewLease,
 };
+pub use self::mount::{CompactPage, MountCommit, MountOpened, OpenMount, StepOutcome};
 pub use self::notify::{AdvanceTarget, RemoveTarget, SetTarget};
 pub use self::range::{RangeHolder, Ranged, SetRange};
 pub use self::topic::{
@@ -90,6 +92,9 @@ impl Command {
     /// Whether it only gives space back, so that it may use the reserve of a full disk.
     #[must_use]
     pub fn frees_space(&self) -> bool {
+        if let Op::MountCommit(commit) = &self.op {
+            return commit.frees_space();
+        }
         matches!(
             self.op,
             Op::DeleteObjects(_)
@@ -270,6 +275,15 @@ pub enum Op {
     /// The files of condemned runs are gone.
     #[n(49)]
     ForgetRuns(#[n(0)] ForgetRuns),
+    /// Opens the session of a mount, or takes it over.
+    #[n(50)]
+    OpenMount(#[n(0)] OpenMount),
+    /// Changes files and directories of a mount.
+    #[n(51)]
+    MountCommit(#[n(0)] MountCommit),
+    /// Puts one blob in place of many extents of a page.
+    #[n(52)]
+    CompactPage(#[n(0)] CompactPage),
 }
 
 impl Op {
@@ -295,6 +309,8 @@ impl Op {
             Self::AbortUpload(upload) => Some(&upload.bucket.name),
             Self::CreateIndex(op) => Some(&op.bucket.name),
             Self::DropIndex(op) => Some(&op.bucket.name),
+            Self::OpenMount(op) => Some(&op.bucket.name),
+            Self::MountCommit(op) => Some(&op.bucket.name),
             Self::Condemn(_) | Self::Forget(_) | Self::Trim(_) | Self::Join(_) | Self::SetDigest(_) => None,
             Self::AcquireLock(_)
             | Self::RenewLease(_)
@@ -322,7 +338,8 @@ impl Op {
             | Self::AddRun(_)
             | Self::DemoteEntries(_)
             | Self::LoseRun(_)
-            | Self::ForgetRuns(_) => None,
+            | Self::ForgetRuns(_)
+            | Self::CompactPage(_) => None,
         }
     }
 }
@@ -473,6 +490,10 @@ pub struct Source {
     /// The row that the proposer read, when the command carries what was computed from its bytes.
     #[n(4)]
     pub pinned: Option<Place>,
+    /// Generation of the bytes of that row, which a mount may change where they are: when it is another by now, the command
+    /// is refused as [`Error::Changed`]. Absent is one that no mount has changed.
+    #[n(5)]
+    pub generation: Option<Revision>,
 }
 
 /// See [`Op::PutObject`].
@@ -779,6 +800,13 @@ pub struct SetDigest {
     /// SHA-256 of its bytes; `None` gives up on a row that cannot be read.
     #[cbor(n(3), with = "minicbor::bytes")]
     pub sha256: Option<[u8; 32]>,
+    /// Generation of the bytes that were read: a version that a mount has changed since stays as it is. Absent is one that no
+    /// mount has changed.
+    #[n(4)]
+    pub generation: Option<Revision>,
+    /// CRC-64/NVME of its bytes, for a version of which it is pending.
+    #[n(5)]
+    pub crc64nvme: Option<u64>,
 }
 
 /// See [`Op::TrimEvents`].
@@ -851,6 +879,12 @@ pub enum Reply {
     /// A range of a file.
     #[n(30)]
     Ranged(#[n(0)] Ranged),
+    /// A session of a mount.
+    #[n(31)]
+    MountOpened(#[n(0)] MountOpened),
+    /// What became of each step of a mount's commit, in order.
+    #[n(32)]
+    Mounted(#[cbor(n(0), decode_with = "known")] Vec<StepOutcome>),
 }
 
 /// A version that was written.
@@ -863,9 +897,9 @@ pub struct Written {
     /// Without quotes.
     #[n(1)]
     pub etag: String,
-    /// As replies show it.
+    /// As replies show it; none while nobody has read the bytes.
     #[n(2)]
-    pub checksum: Checksum,
+    pub checksum: Option<Checksum>,
     /// Last modified.
     #[n(3)]
     pub modified_ms: Millis,

@@ -9,6 +9,8 @@ pub enum Effect {
     JoinQueued,
     /// A version's SHA-256 is pending.
     DigestQueued,
+    /// A page of many extents is to be compacted.
+    CompactQueued,
     /// A lease came to be, was renewed or granted, or ended.
     Lease(crate::id::Revision),
     /// A wait for a range was granted or given up; its number is never that of a lease, since a revision makes one of both.

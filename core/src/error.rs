@@ -249,6 +249,30 @@ pub enum Error {
         #[n(0)]
         index: String,
     },
+    /// A file or directory has the name. Source: POSIX, EEXIST.
+    #[n(48)]
+    #[error("a file or directory of this name exists")]
+    FileExists,
+    /// The directory has entries. Source: POSIX, ENOTEMPTY.
+    #[n(49)]
+    #[error("the directory is not empty")]
+    NotEmpty,
+    /// It is a directory, and may not be. Source: POSIX, EISDIR.
+    #[n(50)]
+    #[error("it is a directory")]
+    IsDirectory,
+    /// It is no directory, and must be. Source: POSIX, ENOTDIR.
+    #[n(51)]
+    #[error("it is not a directory")]
+    NotDirectory,
+    /// The file has as many names as it may have. Source: POSIX, EMLINK.
+    #[n(52)]
+    #[error("the file has too many names")]
+    TooManyLinks,
+    /// The mount's session is of another mount, or unknown: open it again.
+    #[n(53)]
+    #[error("the session of the mount is not known")]
+    NoSuchMount,
 }
 
 /// A caller's one question: what now?
@@ -280,7 +304,8 @@ impl Error {
             | Self::NoSuchTarget
             | Self::NoSuchTopic
             | Self::NoSuchGroup
-            | Self::NoSuchIndex => Kind::NotFound,
+            | Self::NoSuchIndex
+            | Self::NoSuchMount => Kind::NotFound,
             Self::InvalidPart { .. }
             | Self::InvalidPartOrder
             | Self::PartTooSmall { .. }
@@ -310,7 +335,12 @@ impl Error {
             | Self::Compacted { .. }
             | Self::OffsetGone { .. }
             | Self::IndexExists
-            | Self::DuplicateValue { .. } => Kind::Conflict,
+            | Self::DuplicateValue { .. }
+            | Self::FileExists
+            | Self::NotEmpty
+            | Self::IsDirectory
+            | Self::NotDirectory
+            | Self::TooManyLinks => Kind::Conflict,
             Self::QueueFull | Self::BlobCondemned | Self::Expired | Self::Changed => Kind::Busy,
         }
     }

@@ -7,7 +7,7 @@
 use minicbor::{Decode, Encode};
 
 use crate::error::Error;
-use crate::id::{BucketName, Millis, Place, RequestId, Revision, VersionId};
+use crate::id::{BucketName, Millis, ObjectId, Place, RequestId, Revision, VersionId};
 use crate::keyspace::{Keyspace, key};
 use crate::kv::KeyRange;
 use crate::record::{Record, record, stored_enum};
@@ -65,6 +65,10 @@ stored_enum! {
         IndexFailed = 21,
         /// `Index:Dropped`
         IndexDropped = 22,
+        /// `ObjectPatched:Patch`: a mount changed bytes of the object.
+        Patched = 23,
+        /// `ObjectAttributes:Put`: a mount changed user metadata.
+        AttributesChanged = 24,
     }
 }
 
@@ -96,6 +100,8 @@ impl EventKind {
             Self::IndexReady => "Index:Ready",
             Self::IndexFailed => "Index:Failed",
             Self::IndexDropped => "Index:Dropped",
+            Self::Patched => "ObjectPatched:Patch",
+            Self::AttributesChanged => "ObjectAttributes:Put",
         }
     }
 
@@ -112,7 +118,7 @@ impl EventKind {
     /// Whether it is about an object or a prefix of objects.
     #[must_use]
     pub fn is_of_object(self) -> bool {
-        (self as u8) <= Self::PrefixRenamed as u8
+        (self as u8) <= Self::PrefixRenamed as u8 || matches!(self, Self::Patched | Self::AttributesChanged)
     }
 }
 
@@ -156,6 +162,9 @@ pub struct EventRow {
     /// Owner of a lock, as it named itself.
     #[n(11)]
     pub owner: Option<String>,
+    /// Identity of the object, where a mount changed it: files have several names.
+    #[n(12)]
+    pub object: Option<ObjectId>,
 }
 
 /// What the feed holds. Key: `feed`.
@@ -198,6 +207,7 @@ impl EventRow {
             source: None,
             token: None,
             owner: None,
+            object: None,
         }
     }
 

@@ -116,6 +116,9 @@ impl RequestId {
 }
 
 impl BlobId {
+    /// The blob of holes: no bytes, reads as zeros, has no row and is not counted.
+    pub const HOLE: Self = Self([0; 16]);
+
     /// An id minted at `ms` in cluster generation `generation`.
     #[must_use]
     pub fn new(generation: u32, ms: Millis, random: [u8; 6]) -> Self {
@@ -314,6 +317,13 @@ pub const KEY_BYTES_MAX: usize = 1024;
 /// An object key: 1 to 1,024 bytes of UTF-8, opaque to the rules.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey(String);
+
+impl ObjectKey {
+    /// What stands for the key of a file that has no name.
+    pub(crate) fn of_orphan() -> Self {
+        Self("(no name)".to_owned())
+    }
+}
 
 impl FromStr for ObjectKey {
     type Err = InvalidId;

@@ -42,7 +42,7 @@ pub enum Keyspace {
     Queues = 12,
     /// Stamp, request id → reply.
     Dedupe = 13,
-    /// Locks with holders and waiters, leases, ephemeral keys, ranges of files.
+    /// Locks with holders and waiters, leases, ephemeral keys, ranges of files, sessions of mounts.
     Locks = 14,
     /// Revision, ordinal → what happened.
     Events = 15,
@@ -117,8 +117,11 @@ pub mod key {
     pub mod topic;
 
     use super::{BlobId, BucketId, BucketName, ContentId, GROUP, Millis, ObjectId, Place, RequestId};
+    use crate::mount::MountId;
     use crate::record::DecodeError;
 
+    mod mount;
+    pub use mount::{mount, mount_client, mount_of_lease, mount_orphan, mount_orphan_object, mount_orphans, mounts};
     mod range;
     pub use range::{
         range, range_count, range_count_of, range_count_resource, range_parts, range_wait, range_wait_of,
@@ -287,6 +290,18 @@ pub mod key {
         Some(ContentId { object: ObjectId(u64_at(key, 2)?), revision: u64_at(key, 10)? })
     }
 
+    /// `links`: start of the names of an object.
+    #[must_use]
+    pub fn links(object: ObjectId) -> Vec<u8> {
+        Key::new().u64(object.0).0
+    }
+
+    /// The number of the name in a `links` key.
+    #[must_use]
+    pub fn link_ordinal(key: &[u8]) -> Option<u32> {
+        u32_at(key, 10)
+    }
+
     /// `links`: one name of an object.
     #[must_use]
     pub fn link(object: ObjectId, ordinal: u32) -> Vec<u8> {
@@ -413,6 +428,10 @@ pub mod key {
         Forgotten = 4,
         /// Versions whose SHA-256 is pending.
         Digest = 5,
+        /// Pages of so many extents that they are to be compacted.
+        Compact = 6,
+        /// Sessions of mounts whose lease has ended, by the time they are forgotten.
+        Session = 7,
     }
 
     /// `queues`: start of a queue.
@@ -487,6 +506,36 @@ pub mod key {
     pub fn queued_digest_parts(key: &[u8]) -> Option<(BucketId, String, Place)> {
         let (name, rest) = unescape(key.get(11..)?)?;
         Some((BucketId(u64_at(key, 3)?), name, place(rest)?))
+    }
+
+    /// `queues`: start of the pages of a content that are to be compacted.
+    #[must_use]
+    pub fn queued_pages(content: ContentId) -> Vec<u8> {
+        Key::new().u8(Queue::Compact as u8).u64(content.object.0).u64(content.revision).0
+    }
+
+    /// `queues`: a page that is to be compacted.
+    #[must_use]
+    pub fn queued_page(content: ContentId, page: u32) -> Vec<u8> {
+        Key::new().u8(Queue::Compact as u8).u64(content.object.0).u64(content.revision).u32(page).0
+    }
+
+    /// Content and page in the key of a page that is to be compacted.
+    #[must_use]
+    pub fn queued_page_parts(key: &[u8]) -> Option<(ContentId, u32)> {
+        Some((ContentId { object: ObjectId(u64_at(key, 3)?), revision: u64_at(key, 11)? }, u32_at(key, 19)?))
+    }
+
+    /// `queues`: a session of a mount without a lease.
+    #[must_use]
+    pub fn queued_session(due_ms: Millis, client: MountId) -> Vec<u8> {
+        Key::new().u8(Queue::Session as u8).u64(due_ms).bytes(&client.0).0
+    }
+
+    /// Due time and client in the key of a session without a lease.
+    #[must_use]
+    pub fn queued_session_parts(key: &[u8]) -> Option<(Millis, MountId)> {
+        Some((u64_at(key, 3)?, MountId(key.get(11..27)?.try_into().ok()?)))
     }
 
     /// `dedupe`: start of the replies to commands stamped at or after `stamp_ms`.

@@ -180,6 +180,11 @@ impl Batch {
         self.writes.values().all(BTreeMap::is_empty)
     }
 
+    /// As a put or delete; gives what was written of the key before.
+    fn replace(&mut self, keyspace: Keyspace, key: Vec<u8>, value: Option<Bytes>) -> Option<Option<Bytes>> {
+        self.writes.entry(keyspace).or_default().insert(key, value)
+    }
+
     fn written(&self, keyspace: Keyspace, key: &[u8]) -> Option<&Option<Bytes>> {
         self.writes.get(&keyspace)?.get(key)
     }
@@ -190,27 +195,72 @@ impl Batch {
 pub struct Overlay<V> {
     base: V,
     batch: Batch,
+    /// What was written of each key before its last write, since the mark.
+    undo: Option<Vec<Undo>>,
 }
+
+/// A key, and what had been written of it: nothing, a removal, or a value.
+type Undo = (Keyspace, Vec<u8>, Option<Option<Bytes>>);
 
 impl<V: KvRead> Overlay<V> {
     /// Nothing written yet: reads as `base`.
     pub fn new(base: V) -> Self {
-        Self { base, batch: Batch::default() }
+        Self { base, batch: Batch::default(), undo: None }
     }
 
     /// Sets `key` to `value`.
     pub fn put(&mut self, keyspace: Keyspace, key: Vec<u8>, value: impl Into<Bytes>) {
-        self.batch.put(keyspace, key, value);
+        self.write(keyspace, key, Some(value.into()));
     }
 
     /// Removes `key`, present or not.
     pub fn delete(&mut self, keyspace: Keyspace, key: Vec<u8>) {
-        self.batch.delete(keyspace, key);
+        self.write(keyspace, key, None);
+    }
+
+    fn write(&mut self, keyspace: Keyspace, key: Vec<u8>, value: Option<Bytes>) {
+        match &mut self.undo {
+            None => drop(self.batch.replace(keyspace, key, value)),
+            Some(undo) => {
+                let before = self.batch.replace(keyspace, key.clone(), value);
+                undo.push((keyspace, key, before));
+            }
+        }
     }
 
     /// Adds the writes of `batch`.
     pub fn merge(&mut self, batch: Batch) {
-        self.batch.merge(batch);
+        if self.undo.is_none() {
+            self.batch.merge(batch);
+            return;
+        }
+        for (keyspace, key, value) in batch.into_writes() {
+            self.write(keyspace, key, value);
+        }
+    }
+
+    /// What is written from here on can be taken back, by [`Overlay::rollback`]. A second mark takes the place of the first.
+    pub fn mark(&mut self) {
+        self.undo = Some(Vec::new());
+    }
+
+    /// Keeps what was written since the mark.
+    pub fn keep(&mut self) {
+        self.undo = None;
+    }
+
+    /// Takes back what was written since the mark.
+    pub fn rollback(&mut self) {
+        for (keyspace, key, before) in self.undo.take().unwrap_or_default().into_iter().rev() {
+            let Some(rows) = self.batch.writes.get_mut(&keyspace) else { continue };
+            match before {
+                Some(value) => drop(rows.insert(key, value)),
+                None => drop(rows.remove(&key)),
+            }
+            if rows.is_empty() {
+                self.batch.writes.remove(&keyspace);
+            }
+        }
     }
 
     /// The writes, to be committed.

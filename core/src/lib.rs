@@ -25,7 +25,8 @@
 //! - [`apply`]: one command on one view. [`rules`]: what each does, and who may ask ([`rules::authorize`]).
 //! - [`state`]: typed point reads. [`view`]: versions and where their bytes are. [`list`]: listings by seeking. [`resume`]:
 //!   reads that outlive their view. [`queue`]: what waits for jobs. [`lock`]: locks, leases, ephemeral keys. [`range`]: ranges of files that are locked. [`event`]: what
-//!   each commit tells. [`notify`]: where that goes. [`topic`]: messages, and groups that consume them.
+//!   each commit tells. [`notify`]: where that goes. [`topic`]: messages, and groups that consume them. [`mount`]: files
+//!   and directories, as a mount sees objects.
 //!
 //! A write in one breath: bytes are uploaded under a [`id::BlobId`] that nobody else has; a [`command::Op::PutObject`] names
 //! them; [`apply::apply`] decides the conditions, adds a row of history, moves the name to it and counts the blob's
@@ -42,7 +43,7 @@
 //! 5. A blob's references are the extents that name it; at none it is condemned or gone, and no command may name it again
 //!    until it is too old to be named at all.
 //! 6. A content's references are the versions and contents that hold it, and no page or boundary outlives its content.
-//!    Contents of one object form a line: only the newest is ever changed.
+//!    Contents of one object form a line: only the newest is ever changed, and in place only while nothing else holds it.
 //! 7. Rows of history that have ended stay for the bucket's window; a read at a revision inside it is exact, and one that
 //!    cannot be is refused or says which revision it shows.
 //! 8. Every queue names exactly what is to be done; when everything is deleted and its time is over, only bookkeeping is
@@ -65,6 +66,7 @@ pub mod keyspace;
 pub mod kv;
 pub mod list;
 pub mod lock;
+pub mod mount;
 pub mod notify;
 pub mod path;
 pub mod queue;

@@ -50,6 +50,19 @@ pub struct Fragmented {
     pub extents: Vec<Extent>,
 }
 
+/// A page that waits to be compacted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToCompact {
+    /// The content.
+    pub content: ContentId,
+    /// The page's number.
+    pub page: u32,
+    /// Its extents, in order.
+    pub extents: Vec<Extent>,
+    /// What it was written for, if its bucket is still there.
+    pub name: Option<(BucketName, ObjectKey)>,
+}
+
 /// A version whose SHA-256 is pending.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PendingDigest {
@@ -125,12 +138,38 @@ impl View<'_> {
         for row in self.reader.rows(Keyspace::Queues, after(Queue::Join, last.map(key::queued_content))).take(limit) {
             let (row_key, value) = row?;
             let Some(content) = key::queued_content_id(&row_key) else { continue };
-            let named = key::name_bucket(&value).zip(key::name_key(&value).ok().and_then(|text| text.parse().ok()));
-            let name = match named {
-                Some((bucket, object)) => self.bucket_of(bucket)?.map(|bucket| (bucket.name, object)),
-                None => None,
-            };
-            found.push(ToJoin { content, name });
+            found.push(ToJoin { content, name: self.named(&value)? });
+        }
+        Ok(found)
+    }
+
+    /// The name that a row of a queue hints at.
+    fn named(&self, hint: &[u8]) -> Result<Option<(BucketName, ObjectKey)>, Stop> {
+        let named = key::name_bucket(hint).zip(key::name_key(hint).ok().and_then(|text| text.parse().ok()));
+        match named {
+            Some((bucket, object)) => Ok(self.bucket_of(bucket)?.map(|bucket| (bucket.name, object))),
+            None => Ok(None),
+        }
+    }
+
+    /// Pages that are to be compacted, in order of their contents: those after `last`, at most `limit`.
+    ///
+    /// # Errors
+    /// [`Error::Denied`], or [`Stop`] when the engine fails.
+    pub fn to_compact(
+        &self,
+        permit: &Permit,
+        last: Option<(ContentId, u32)>,
+        limit: usize,
+    ) -> Result<Vec<ToCompact>, Stop> {
+        permit.require(&[Action::Maintain])?;
+        let last = last.map(|(content, page)| key::queued_page(content, page));
+        let mut found = Vec::new();
+        for row in self.reader.rows(Keyspace::Queues, after(Queue::Compact, last)).take(limit) {
+            let (row_key, value) = row?;
+            let Some((content, page)) = key::queued_page_parts(&row_key) else { continue };
+            let extents = self.reader.page(content, page)?.unwrap_or_default().extents;
+            found.push(ToCompact { content, page, extents, name: self.named(&value)? });
         }
         Ok(found)
     }
@@ -143,7 +182,7 @@ impl View<'_> {
     pub fn fragmented(&self, permit: &Permit, content: ContentId) -> Result<Option<Fragmented>, Stop> {
         permit.require(&[Action::Maintain])?;
         let Some(row) = self.reader.content(content)? else { return Ok(None) };
-        if row.refs != 1 || row.extents < 2 || self.is_shared(content)? {
+        if row.refs != 1 || row.extents < 2 || row.hole_bytes.is_some() || self.is_shared(content)? {
             return Ok(None);
         }
         let extents = crate::view::content_extents(self.reader, content, 0..row.size)?;
@@ -212,7 +251,7 @@ impl View<'_> {
     /// [`Error::Denied`], or [`Stop`] when the engine fails.
     pub fn is_trim_due(&self, permit: &Permit, now_ms: Millis) -> Result<bool, Stop> {
         permit.require(&[Action::Maintain])?;
-        for queue in [Queue::Ended, Queue::Finished, Queue::Forgotten] {
+        for queue in [Queue::Ended, Queue::Finished, Queue::Forgotten, Queue::Session] {
             let Some(row) = self.reader.rows(Keyspace::Queues, after(queue, None)).next() else { continue };
             if key::due_ms(&row?.0).is_some_and(|due_ms| due_ms <= now_ms) {
                 return Ok(true);

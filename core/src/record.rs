@@ -420,6 +420,15 @@ pub struct Version {
     /// Revision of the content: differs from the row's place after a rename.
     #[n(10)]
     pub content_revision: Revision,
+    /// Revision of the last patch by a mount, which changes content where it is.
+    #[n(11)]
+    pub patched: Option<Revision>,
+    /// A mount is writing it: further patches change this version, which is none for S3 before it is cut.
+    #[n(12)]
+    pub open: Option<bool>,
+    /// The CRC-64/NVME is not that of the bytes: it follows with the SHA-256.
+    #[n(13)]
+    pub crc_pending: Option<bool>,
 }
 
 /// A version or delete marker with its life. Key: bucket id, object key, place descending.
@@ -460,6 +469,9 @@ pub struct ObjectRow {
     /// Names of the object.
     #[n(0)]
     pub links: u32,
+    /// It has no name any more, and the session of a mount holds it.
+    #[n(1)]
+    pub orphan: Option<crate::mount::Orphan>,
 }
 
 /// A name of an object that has several. Key: object id, ordinal.
@@ -496,6 +508,9 @@ pub struct ContentRow {
     /// Pages of boundaries in `parts`.
     #[n(5)]
     pub parts_pages: u32,
+    /// Bytes of extents that are holes; absent is none.
+    #[n(6)]
+    pub hole_bytes: Option<u64>,
 }
 
 /// A page of extents. Key: object id, page number, revision descending.
@@ -679,14 +694,51 @@ record! {
 }
 
 impl Version {
-    /// The checksum that replies show: the declared one, else CRC-64/NVME.
+    /// Revision of the last change of the bytes.
     #[must_use]
-    pub fn shown_checksum(&self) -> Checksum {
-        self.checksum.clone().unwrap_or_else(|| Checksum {
+    pub fn generation(&self) -> Revision {
+        self.patched.unwrap_or(self.content_revision)
+    }
+
+    /// Whether its bytes are those that were read at a generation; none is one that no mount has changed.
+    #[must_use]
+    pub fn is_as_read(&self, generation: Option<Revision>) -> bool {
+        generation.map_or(self.patched.is_none(), |read| read == self.generation())
+    }
+
+    /// Whether a mount is writing it: it may still change where it is.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open == Some(true)
+    }
+
+    /// The checksum that replies show: the declared one, else CRC-64/NVME; none while that is pending.
+    #[must_use]
+    pub fn shown_checksum(&self) -> Option<Checksum> {
+        let pending = self.crc_pending == Some(true);
+        self.checksum.clone().or_else(|| (!pending).then(|| self.crc64nvme_checksum()))
+    }
+
+    fn crc64nvme_checksum(&self) -> Checksum {
+        Checksum {
             algorithm: ChecksumAlgorithm::Crc64Nvme,
             kind: ChecksumType::FullObject,
             value: self.crc64nvme.to_be_bytes().to_vec(),
-        })
+        }
+    }
+}
+
+impl Extent {
+    /// Whether it has no bytes and reads as zeros.
+    #[must_use]
+    pub fn is_hole(&self) -> bool {
+        self.blob == BlobId::HOLE
+    }
+
+    /// First byte past it.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.offset + self.length
     }
 }
 

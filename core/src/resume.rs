@@ -5,7 +5,7 @@
 
 use crate::error::Error;
 use crate::id::Revision;
-use crate::record::Extent;
+use crate::record::{Extent, HistoryRow, Version};
 use crate::state::Stop;
 use crate::view::{BlobSource, Found, View};
 
@@ -14,9 +14,17 @@ impl View<'_> {
     /// ended meanwhile.
     ///
     /// # Errors
-    /// [`Error::Changed`] when its row is gone, or [`Stop`] when the engine fails.
+    /// [`Error::Changed`] when its row is gone or a mount has changed its bytes, or [`Stop`] when the engine fails.
     pub fn again(&self, found: &Found) -> Result<Found, Stop> {
-        let row = self.reader.history(found.bucket.row.id, &found.key, found.place)?.ok_or(Error::Changed)?;
+        let row = match found.orphan() {
+            Some(object) => self.reader.orphan(object)?.map(crate::mount::row_of),
+            None => self.reader.history(found.bucket.row.id, &found.key, found.place)?,
+        };
+        let row = row.ok_or(Error::Changed)?;
+        let generation = |row: &HistoryRow| row.version.as_ref().map(Version::generation);
+        if generation(&row) != generation(&found.row) {
+            return Err(Error::Changed.into());
+        }
         Ok(Found { row, ..found.clone() })
     }
 

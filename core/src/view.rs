@@ -325,10 +325,20 @@ pub(crate) fn extents(reader: Reader<'_>, version: &Version, range: Range<u64>) 
 
 /// The extents that hold `range` of a content with pages.
 pub(crate) fn content_extents(reader: Reader<'_>, content: ContentId, range: Range<u64>) -> Result<Vec<Extent>, Stop> {
+    first_extents(reader, content, range, usize::MAX)
+}
+
+/// As [`content_extents`], but no page is read when there are `most` extents already.
+pub(crate) fn first_extents(
+    reader: Reader<'_>,
+    content: ContentId,
+    range: Range<u64>,
+    most: usize,
+) -> Result<Vec<Extent>, Stop> {
     let mut found: Vec<Extent> = Vec::new();
     let mut position = range.start;
     let mut page = first_page(reader, content, position)?;
-    while position < range.end {
+    while position < range.end && found.len() < most {
         let row = reader.page(content, page)?.unwrap_or_default();
         let before = position;
         for extent in row.extents.iter().filter_map(|extent| clip(extent, &(before..range.end))) {
@@ -352,7 +362,7 @@ fn missing_extents() -> Stop {
 }
 
 /// The page where the extent that holds `offset` starts: an extent may be longer than many pages.
-fn first_page(reader: Reader<'_>, content: ContentId, offset: u64) -> Result<u32, Stop> {
+pub(crate) fn first_page(reader: Reader<'_>, content: ContentId, offset: u64) -> Result<u32, Stop> {
     let mut page = page_number(offset)?;
     loop {
         page = reader.page_at_or_below(content, page)?.ok_or_else(missing_extents)?;
@@ -377,7 +387,7 @@ pub(crate) fn clip(extent: &Extent, range: &Range<u64>) -> Option<Extent> {
         offset: start,
         length: end - start,
         blob: extent.blob,
-        blob_offset: extent.blob_offset + (start - extent.offset),
+        blob_offset: if extent.is_hole() { 0 } else { extent.blob_offset + (start - extent.offset) },
     })
 }
 

@@ -147,6 +147,7 @@ fn a_renamed_prefix_touches_watchers_of_both_names() {
         key: "from/".parse().unwrap(),
         version: None,
         pinned: None,
+        generation: None,
         conditions: Default::default(),
     };
     let rename = RenameObject { target: support::target(&bucket, "to/"), source, prefix: true, nonce };

@@ -182,7 +182,7 @@ impl World {
             let numbers = self.numbers(key);
             let outcome = if blocks { blocks_of(&numbers) } else { outcome_of(&numbers) };
             let place = self.machine.find(&self.bucket, key, None).place;
-            ReadObject { key: key.parse().unwrap(), place, outcome }
+            ReadObject { key: key.parse().unwrap(), place, outcome, generation: None }
         });
         let objects = objects.collect();
         let bucket = self.bucket.clone();

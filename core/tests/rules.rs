@@ -222,7 +222,7 @@ fn a_copy_with_a_new_checksum_has_no_boundaries_of_the_old_one() {
         checksum: Some(checksum.clone()),
         nonce,
     };
-    assert_eq!(written(machine.run(Op::CopyObject(op))).checksum, checksum);
+    assert_eq!(written(machine.run(Op::CopyObject(op))).checksum, Some(checksum));
     let copy = machine.find(&bucket, "copy", None);
     let view = machine.kv.view();
     assert_eq!(View::new(&view, machine.revision).boundaries(&copy).unwrap(), []);

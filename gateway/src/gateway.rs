@@ -37,7 +37,7 @@ use crate::claim::BackendClaim;
 use crate::clock::now_ms;
 use crate::cluster::peer::Peers;
 use crate::cluster::{
-    self, Cluster, ClusterConfig, Consistency, Node, NodeSide, PeersConfig, ProposeOptions, StateView, Status,
+    self, Cluster, ClusterConfig, Committed, Consistency, Node, NodeSide, PeersConfig, ProposeOptions, StateView, Status,
     VIEW_DEADLINE,
 };
 use crate::error::Error;
@@ -135,6 +135,21 @@ pub struct Origin {
     pub fences: Vec<Fence>,
     /// What indexes want to know of the bytes that it brings in.
     pub extracted: Vec<Extracted>,
+}
+
+/// An operation that was not committed, or whose fate is not known.
+#[derive(Debug)]
+pub struct NotCommitted {
+    /// Why.
+    pub error: Error,
+    /// The bytes that it named, when they are kept for another.
+    pub written: Option<Written>,
+}
+
+impl From<Error> for NotCommitted {
+    fn from(error: Error) -> Self {
+        Self { error, written: None }
+    }
 }
 
 /// A running node. Clones share it.
@@ -270,7 +285,7 @@ impl Gateway {
     }
 
     /// As [`Gateway::commit`], for an operation that names the bytes `written`: they are held while its fate is open and
-    /// given back when it is refused.
+    /// given up when it is refused.
     ///
     /// # Errors
     /// As [`Gateway::commit`].
@@ -281,8 +296,26 @@ impl Gateway {
         written: Option<Written>,
     ) -> Result<(Revision, Reply), Error> {
         let gateway = self.clone();
-        let task = self.0.commits.spawn(async move { gateway.propose(op, origin, written).await });
-        task.await.map_err(|_| Error::Stopping)?
+        let work = async move { gateway.propose(op, origin, written, |_| false).await };
+        self.0.commits.spawn(work).await.map_err(|_| Error::Stopping)?.map_err(|refused| refused.error)
+    }
+
+    /// As [`Gateway::commit_with`]; when it is refused and `keeps` says so, the bytes come back with the refusal, to be named
+    /// by another operation.
+    ///
+    /// # Errors
+    /// As [`Gateway::commit`].
+    pub async fn commit_keeping(
+        &self,
+        op: AuthorizedOp,
+        origin: Origin,
+        written: Written,
+        keeps: fn(&Refusal) -> bool,
+    ) -> Result<(Revision, Reply), NotCommitted> {
+        let gateway = self.clone();
+        let work = async move { gateway.propose(op, origin, Some(written), keeps).await };
+        let task = self.0.commits.spawn(work).await;
+        task.unwrap_or(Err(NotCommitted { error: Error::Stopping, written: None }))
     }
 
     async fn propose(
@@ -290,7 +323,8 @@ impl Gateway {
         op: AuthorizedOp,
         origin: Origin,
         written: Option<Written>,
-    ) -> Result<(Revision, Reply), Error> {
+        keeps: fn(&Refusal) -> bool,
+    ) -> Result<(Revision, Reply), NotCommitted> {
         let Origin { request, fences, extracted } = origin;
         let fences = (!fences.is_empty()).then_some(fences);
         let extracted = (!extracted.is_empty()).then_some(extracted);
@@ -301,10 +335,15 @@ impl Gateway {
             if let Some(written) = written {
                 self.0.blobs.discard(written);
             }
-            return Err(Error::HeldBack(why));
+            return Err(Error::HeldBack(why).into());
         }
         let options = ProposeOptions { deadline: Instant::now() + COMMIT_DEADLINE, frees_space };
         let committed = self.0.cluster.propose(command, options).await;
+        if let Ok(Committed { reply: Reply::Refused(refusal), .. }) = &committed
+            && keeps(refusal)
+        {
+            return Err(NotCommitted { error: refusal.clone().into(), written });
+        }
         let nothing_done = match &committed {
             // Expired: a copy of it may have been applied before its reply was forgotten.
             Ok(committed) => matches!(&committed.reply, Reply::Refused(refusal) if *refusal != Refusal::Expired),
@@ -313,9 +352,9 @@ impl Gateway {
         if let Some(written) = written.filter(|_| nothing_done) {
             self.0.blobs.discard(written);
         }
-        let committed = committed?;
+        let committed = committed.map_err(Error::from)?;
         self.may_acknowledge(committed.revision, bucket.as_ref(), options).await?;
-        Ok((committed.revision, committed.reply.into_result()?))
+        Ok((committed.revision, committed.reply.into_result().map_err(Error::from)?))
     }
 
     /// The last question before a reply: is this still the cluster that owns the repository, and is the command where its

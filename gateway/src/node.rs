@@ -179,12 +179,14 @@ pub async fn serve(config: Config, announce: impl Fn(&str)) -> Result<(), Error>
     };
     metrics::register(&metrics, &node.gateway, &node.jobs, &notify.stats);
     let keys = Keys::root_only(root.credentials.clone());
+    let budget = BodyBudget::default();
     entrance.open(build_gate(
         &config,
         &node.gateway,
         keys,
         http,
-        HttpRoute::new(node.gateway.clone(), metrics, notify),
+        HttpRoute::new(node.gateway.clone(), metrics, notify, budget.clone()),
+        budget,
     )?);
     greet(&endpoint, &root, &config, announce);
     tasks.spawn(leave(node.gateway.clone(), shutdown));
@@ -369,8 +371,9 @@ fn build_gate(
     keys: Keys,
     http: HttpMetrics,
     route: HttpRoute,
+    budget: BodyBudget,
 ) -> Result<Gate, Error> {
-    let (hosts, budget) = (Hosts::new(&config.domains), BodyBudget::default());
+    let hosts = Hosts::new(&config.domains);
     let mut builder = S3ServiceBuilder::new(S3Api::new(gateway.clone(), budget.clone()));
     builder.set_config(Arc::new(s3s::config::StaticConfigProvider::new(Arc::new(
         s3s_config(&config.region).map_err(Error::Region)?,

@@ -86,6 +86,10 @@ pub struct ReadObject {
     /// What was found.
     #[cbor(n(2), decode_with = "known")]
     pub outcome: Outcome,
+    /// Generation of the bytes that were read: what a mount has changed since is read again. Absent is one that no mount has
+    /// changed.
+    #[n(3)]
+    pub generation: Option<Revision>,
 }
 
 /// See [`super::Op::IndexObjects`].

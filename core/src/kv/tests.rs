@@ -138,3 +138,35 @@ fn a_merged_batch_lets_the_later_write_win() {
         batch.writes().map(|(keyspace, key, value)| (keyspace, key.to_vec(), value.is_some())).collect();
     assert_eq!(writes, [(Keyspace::Sys, b"s".to_vec(), true), (Keyspace::Names, b"a".to_vec(), false)]);
 }
+
+#[test]
+fn what_was_written_since_a_mark_can_be_taken_back() {
+    let kv = MemKv::default();
+    let mut batch = Batch::default();
+    batch.put(Keyspace::Names, b"old".to_vec(), b"1".to_vec());
+    kv.commit(batch).unwrap();
+    let view = kv.view();
+    let mut overlay = Overlay::new(&view);
+    overlay.put(Keyspace::Names, b"a".to_vec(), b"1".to_vec());
+    overlay.delete(Keyspace::Names, b"b".to_vec());
+    let written = |overlay: &Overlay<&MemView>| -> Vec<_> {
+        let rows = overlay.scan(Keyspace::Names, KeyRange::prefix(&[]), Direction::Forward);
+        rows.map(Result::unwrap).collect()
+    };
+    let before = written(&overlay);
+    overlay.mark();
+    overlay.put(Keyspace::Names, b"a".to_vec(), b"2".to_vec());
+    overlay.put(Keyspace::Names, b"a".to_vec(), b"3".to_vec());
+    overlay.put(Keyspace::Names, b"b".to_vec(), b"4".to_vec());
+    overlay.delete(Keyspace::Names, b"old".to_vec());
+    overlay.put(Keyspace::Links, b"c".to_vec(), b"5".to_vec());
+    overlay.rollback();
+    assert_eq!(written(&overlay), before);
+    overlay.mark();
+    overlay.put(Keyspace::Names, b"d".to_vec(), b"6".to_vec());
+    overlay.keep();
+    overlay.rollback();
+    assert_eq!(written(&overlay).len(), before.len() + 1);
+    let keyspaces: Vec<Keyspace> = overlay.into_batch().writes().map(|(keyspace, ..)| keyspace).collect();
+    assert!(keyspaces.iter().all(|keyspace| *keyspace == Keyspace::Names), "{keyspaces:?}");
+}

@@ -5,6 +5,7 @@
 //! touches. A handler without a check does not compile. Today root may do everything, jobs may do what jobs do, and
 //! nobody else may do anything.
 
+use crate::command::mount::{MountCommit, Origin, Step, UnlinkFile};
 use crate::command::{DeleteEntry, DeleteObjects, Op, Source};
 use crate::error::Error;
 use crate::id::{BucketName, ObjectKey};
@@ -234,6 +235,8 @@ pub fn needs(op: &Op) -> Vec<(Action, Resource)> {
         | Op::RemoveEphemeral(_)
         | Op::SetRange(_)
         | Op::CancelRange(_) => vec![(Action::UseLocks, Resource::Service)],
+        Op::OpenMount(op) => bucket(Action::ListBucket, &op.bucket.name),
+        Op::MountCommit(op) => mounted(op),
         Op::SetTarget(_) | Op::RemoveTarget(_) => vec![(Action::ManageTargets, Resource::Service)],
         Op::SetTopic(_) | Op::DeleteTopic(_) | Op::Publish(_) | Op::SetGroup(_) | Op::Claim(_) | Op::Acknowledge(_) => {
             vec![(Action::UseTopics, Resource::Service)]
@@ -253,10 +256,52 @@ pub fn needs(op: &Op) -> Vec<(Action, Resource)> {
         | Op::AddRun(_)
         | Op::DemoteEntries(_)
         | Op::LoseRun(_)
-        | Op::ForgetRuns(_) => {
+        | Op::ForgetRuns(_)
+        | Op::CompactPage(_) => {
             vec![(Action::Maintain, Resource::Service)]
         }
     }
+}
+
+/// What a commit of a mount touches: each key is read, written or removed; with a directory that moves, all that is in it.
+fn mounted(op: &MountCommit) -> Vec<(Action, Resource)> {
+    let on = |action, key: &ObjectKey| (action, Resource::Object(op.bucket.name.clone(), key.clone()));
+    let mut needed = Vec::new();
+    for step in &op.steps {
+        match step {
+            Step::Unlink(UnlinkFile { file, .. }) | Step::RemoveDirectory(file) => {
+                needed.extend(file.key.iter().map(|key| on(Action::DeleteObject, key)));
+            }
+            Step::Rename(step) => {
+                needed.extend(
+                    step.file.key.iter().flat_map(|key| [on(Action::GetObject, key), on(Action::DeleteObject, key)]),
+                );
+                needed.push(on(Action::PutObject, &step.to));
+            }
+            Step::Link(step) => {
+                needed.extend(step.file.key.iter().map(|key| on(Action::GetObject, key)));
+                needed.push(on(Action::PutObject, &step.to));
+            }
+            Step::Patch(step) => {
+                needed.extend(step.file.key.iter().map(|key| on(Action::PutObject, key)));
+                let sources = step.writes.iter().filter_map(|write| match &write.from {
+                    Origin::File(file, _) => file.key.as_ref(),
+                    Origin::Sent(_) | Origin::Part(..) | Origin::Hole => None,
+                });
+                needed.extend(sources.map(|key| on(Action::GetObject, key)));
+            }
+            Step::Create(_) | Step::SetAttributes(_) | Step::Cut(_) => {
+                needed.extend(step.keys().into_iter().map(|key| on(Action::PutObject, key)));
+            }
+            // A file without a name is the session's, and the session is its opener's.
+            Step::Release(_) => {}
+        }
+    }
+    needed.extend(op.upload.iter().map(|upload| on(Action::PutObject, &upload.key)));
+    if needed.is_empty() {
+        needed.push((Action::ListBucket, Resource::Bucket(op.bucket.name.clone())));
+    }
+    needed
 }
 
 fn deletes(op: &DeleteObjects) -> Vec<(Action, Resource)> {

@@ -19,8 +19,8 @@ use crate::record::{
     PartsRef, Record, Version,
 };
 use crate::rules::{
-    BASE_DEPTH_MAX, BLOB_AGE_MS_MAX, BLOCK_BYTES, BLOCKS_PER_PAGE, EXTENTS_MAX, EXTENTS_PER_PAGE_MAX, PART_BYTES_MAX,
-    PARTS_PER_PAGE, digest,
+    BASE_DEPTH_MAX, BLOB_AGE_MS_MAX, BLOCK_BYTES, BLOCKS_PER_PAGE, COMPACT_EXTENTS, EXTENTS_MAX, EXTENTS_PER_PAGE_MAX,
+    PART_BYTES_MAX, PARTS_PER_PAGE, digest,
 };
 use crate::state::Stop;
 use crate::view::page_number;
@@ -60,7 +60,10 @@ pub(crate) fn tombstone_due_ms(now_ms: Millis, blob: BlobId) -> Millis {
 /// Adds a blob's rows. A name that is known already, or so old that its being condemned may have been forgotten, is
 /// refused: a writer that stalled cannot bring back what was collected.
 pub(crate) fn bring_in_blob(txn: &mut Txn<'_>, blob: &NewBlob, length: u64) -> Result<(), Stop> {
-    if txn.reader().blob(blob.id)?.is_some() || blob.id.minted_ms() + BLOB_AGE_MS_MAX < txn.now_ms() {
+    if blob.id == BlobId::HOLE
+        || txn.reader().blob(blob.id)?.is_some()
+        || blob.id.minted_ms() + BLOB_AGE_MS_MAX < txn.now_ms()
+    {
         return Err(Error::BlobCondemned.into());
     }
     if blob.crcs.len() as u64 != length.div_ceil(BLOCK_BYTES) * 4 {
@@ -100,15 +103,31 @@ fn corrupt(what: &'static str, why: &'static str) -> Stop {
 }
 
 pub(crate) fn retain_blob(txn: &mut Txn<'_>, blob: BlobId) -> Result<(), Stop> {
+    retain_blobs(txn, blob, 1)
+}
+
+/// Adds `count` references on a blob; a hole has none.
+pub(crate) fn retain_blobs(txn: &mut Txn<'_>, blob: BlobId, count: u64) -> Result<(), Stop> {
+    if blob == BlobId::HOLE || count == 0 {
+        return Ok(());
+    }
     let mut row = load_blob(txn, blob)?;
-    row.refs += 1;
+    row.refs += count;
     txn.put(Keyspace::Blobs, key::blob(blob), &row);
     Ok(())
 }
 
 pub(crate) fn release_blob(txn: &mut Txn<'_>, blob: BlobId) -> Result<(), Stop> {
+    release_blobs(txn, blob, 1)
+}
+
+/// Takes back `count` references on a blob.
+pub(crate) fn release_blobs(txn: &mut Txn<'_>, blob: BlobId, count: u64) -> Result<(), Stop> {
+    if blob == BlobId::HOLE || count == 0 {
+        return Ok(());
+    }
     let mut row = load_blob(txn, blob)?;
-    row.refs = row.refs.checked_sub(1).ok_or_else(|| corrupt("blob", "it has fewer references than extents"))?;
+    row.refs = row.refs.checked_sub(count).ok_or_else(|| corrupt("blob", "it has fewer references than extents"))?;
     if row.refs > 0 {
         txn.put(Keyspace::Blobs, key::blob(blob), &row);
         return Ok(());
@@ -169,27 +188,56 @@ pub(crate) fn store(
     if parts.is_some() || matches!(body, Body::Pages(_)) {
         let size = extents.iter().map(|extent| extent.length).sum();
         let count = if matches!(body, Body::Pages(_)) { extents.len() as u32 } else { 0 };
-        let row = ContentRow { refs: 1, base: None, depth: 0, size, extents: count, parts_pages };
+        let hole_bytes = holes(extents).filter(|_| count > 0);
+        let row = ContentRow { refs: 1, base: None, depth: 0, size, extents: count, parts_pages, hole_bytes };
         put_content(txn, id, &row);
-    }
-    if matches!(body, Body::Pages(_)) {
-        queue_join(txn, id);
+        if count > 0 {
+            queue_join(txn, id, &row);
+        }
     }
     Ok((body, parts))
 }
 
-fn queue_join(txn: &mut Txn<'_>, id: ContentId) {
-    txn.put_bytes(Keyspace::Queues, key::queued_content(id), Vec::new());
-    txn.effect(Effect::JoinQueued);
+/// Bytes of the holes among some extents, as a content's row has them.
+pub(crate) fn holes(extents: &[Extent]) -> Option<u64> {
+    let bytes = extents.iter().filter(|extent| extent.is_hole()).map(|extent| extent.length).sum();
+    Some(bytes).filter(|bytes| *bytes > 0)
+}
+
+/// A content with holes stays as it is: one blob would make bytes of them.
+fn queue_join(txn: &mut Txn<'_>, id: ContentId, row: &ContentRow) {
+    if row.hole_bytes.is_none() {
+        txn.put_bytes(Keyspace::Queues, key::queued_content(id), Vec::new());
+        txn.effect(Effect::JoinQueued);
+    }
+}
+
+/// A mount is done with writing a content for now: queues it as a new one would be.
+pub(crate) fn queue_written(
+    txn: &mut Txn<'_>,
+    id: ContentId,
+    bucket: BucketId,
+    object: &ObjectKey,
+) -> Result<(), Stop> {
+    let row = load_content(txn, id)?;
+    if row.extents > 1 {
+        queue_join(txn, id, &row);
+        name_join(txn, id, bucket, object)?;
+    }
+    Ok(())
 }
 
 /// Tells the job that joins a content a name for the blob it makes: the key of the row of `names` that the content was
 /// written for. A hint: the name may go, or lead elsewhere.
-pub(crate) fn name_join(txn: &mut Txn<'_>, id: ContentId, bucket: BucketId, object: &ObjectKey) {
-    txn.put_bytes(Keyspace::Queues, key::queued_content(id), key::name(bucket, object.as_str()));
+pub(crate) fn name_join(txn: &mut Txn<'_>, id: ContentId, bucket: BucketId, object: &ObjectKey) -> Result<(), Stop> {
+    let row_key = key::queued_content(id);
+    if txn.reader().0.get(Keyspace::Queues, &row_key)?.is_some() {
+        txn.put_bytes(Keyspace::Queues, row_key, key::name(bucket, object.as_str()));
+    }
+    Ok(())
 }
 
-fn put_content(txn: &mut Txn<'_>, id: ContentId, row: &ContentRow) {
+pub(crate) fn put_content(txn: &mut Txn<'_>, id: ContentId, row: &ContentRow) {
     txn.put(Keyspace::Objects, key::content(id), row);
 }
 
@@ -204,7 +252,7 @@ fn put_pages(txn: &mut Txn<'_>, id: ContentId, extents: &[Extent]) -> Result<(),
     Ok(())
 }
 
-fn put_page(txn: &mut Txn<'_>, id: ContentId, number: u32, page: &PageRow) -> Result<(), Stop> {
+pub(crate) fn put_page(txn: &mut Txn<'_>, id: ContentId, number: u32, page: &PageRow) -> Result<(), Stop> {
     if page.extents.len() > EXTENTS_PER_PAGE_MAX {
         return Err(Error::TooManyExtents.into());
     }
@@ -270,8 +318,22 @@ fn release_content(txn: &mut Txn<'_>, id: ContentId) -> Result<(), Stop> {
         drop_pages(txn, id)?;
         txn.delete(Keyspace::Objects, key::content(id));
         txn.delete(Keyspace::Queues, key::queued_content(id));
+        unqueue_pages(txn, id, &row)?;
         next = row.base;
     }
+    Ok(())
+}
+
+/// No page of the content is to be compacted any more. Only one of many extents may have such pages.
+fn unqueue_pages(txn: &mut Txn<'_>, id: ContentId, row: &ContentRow) -> Result<(), Stop> {
+    if row.extents as usize <= COMPACT_EXTENTS {
+        return Ok(());
+    }
+    let mut queued = Vec::new();
+    for page in txn.reader().rows(Keyspace::Queues, KeyRange::prefix(&key::queued_pages(id))) {
+        queued.push(page?.0.to_vec());
+    }
+    queued.into_iter().for_each(|row_key| txn.delete(Keyspace::Queues, row_key));
     Ok(())
 }
 
@@ -293,11 +355,27 @@ pub(crate) fn neighbours(txn: &Txn<'_>, id: ContentId) -> Result<(Option<Revisio
 }
 
 /// The object whose content a change of `version` is: the version's own, unless that has newer contents already, whose
-/// pages the changed content would see. This happens when newer versions were deleted and this one is the latest again.
+/// pages the changed content would see, or older ones that the version does not see: a patch left them behind.
 pub(crate) fn object_to_change(txn: &mut Txn<'_>, version: &Version) -> Result<ObjectId, Stop> {
-    let id = ContentId { object: version.object, revision: version.content_revision };
-    let (_, above) = neighbours(txn, id)?;
-    Ok(if above.is_some() { txn.next_object() } else { version.object })
+    let (own, unseen) = match version.body {
+        Body::Pages(content) if content.object == version.object => (content, false),
+        _ => {
+            let unseen = txn.reader().any(Keyspace::Extents, &key::pages_of(version.object))?;
+            (ContentId { object: version.object, revision: version.content_revision }, unseen)
+        }
+    };
+    let (_, above) = neighbours(txn, own)?;
+    Ok(if above.is_some() || unseen { txn.next_object() } else { version.object })
+}
+
+/// Whether an object has contents.
+pub(crate) fn has_contents(txn: &Txn<'_>, object: ObjectId) -> Result<bool, Stop> {
+    for row in txn.reader().rows(Keyspace::Objects, KeyRange::prefix(&key::object(object))) {
+        if key::content_id(&row?.0).is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The page rows of an object: page number, revision, page.
@@ -364,9 +442,10 @@ pub(crate) fn append(txn: &mut Txn<'_>, id: ContentId, version: &Version, extent
         retain_content(txn, base)?;
     }
     let size = version.size + extent.length;
-    let row = ContentRow { refs: 1, base, depth, size, extents: old.extents + 1, parts_pages: 0 };
+    let (extents, hole_bytes) = (old.extents + 1, old.hole_bytes);
+    let row = ContentRow { refs: 1, base, depth, size, extents, parts_pages: 0, hole_bytes };
     put_content(txn, id, &row);
-    queue_join(txn, id);
+    queue_join(txn, id, &row);
     Ok(Body::Pages(id))
 }
 
@@ -392,8 +471,10 @@ pub(crate) fn replace_pages(txn: &mut Txn<'_>, id: ContentId, extent: Extent) ->
         release_content(txn, base)?;
     }
     put_page(txn, id, 0, &PageRow { extents: vec![extent] })?;
+    unqueue_pages(txn, id, &row)?;
     row.depth = 0;
     row.extents = 1;
+    row.hole_bytes = None;
     put_content(txn, id, &row);
     txn.delete(Keyspace::Queues, key::queued_content(id));
     Ok(())

@@ -99,6 +99,16 @@ pub fn opaque_etag(old: &str, appended_md5: &[u8; 16], offset: u64) -> String {
     format!("{}-a", hex(&digest.finalize()))
 }
 
+/// ETag of an object whose bytes a mount changed: opaque, with a dash, and another after every change.
+#[must_use]
+pub fn patched_etag(old: &str, revision: u64, size: u64) -> String {
+    let mut digest = Md5::new();
+    digest.update(old.as_bytes());
+    digest.update(revision.to_be_bytes());
+    digest.update(size.to_be_bytes());
+    format!("{}-p", hex(&digest.finalize()))
+}
+
 /// Bytes of an algorithm's value.
 #[must_use]
 pub fn value_bytes(algorithm: ChecksumAlgorithm) -> usize {

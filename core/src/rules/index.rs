@@ -43,7 +43,7 @@ use crate::rules::{JOB_ROWS_MAX, bucket};
 use crate::state::Stop;
 
 /// The indexes of a bucket while a command runs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Defined {
     name: String,
     row: IndexRow,
@@ -241,9 +241,24 @@ pub(crate) fn unnamed(txn: &mut Txn<'_>, bucket: &BucketRow, object: &ObjectKey)
 
 /// The version of a name got other tags.
 pub(crate) fn retagged(txn: &mut Txn<'_>, bucket: &BucketRow, name: Named<'_>) -> Result<(), Stop> {
+    described(txn, bucket, name, |expression| matches!(expression, Expression::Tag(_)))
+}
+
+/// The version of a name got other user metadata.
+pub(crate) fn remarked(txn: &mut Txn<'_>, bucket: &BucketRow, name: Named<'_>) -> Result<(), Stop> {
+    described(txn, bucket, name, |expression| matches!(expression, Expression::Metadata(_)))
+}
+
+/// The version of a name got other attributes of some kind; its bytes are the same.
+fn described(
+    txn: &mut Txn<'_>,
+    bucket: &BucketRow,
+    name: Named<'_>,
+    changed: impl Fn(&Expression) -> bool,
+) -> Result<(), Stop> {
     each(txn, bucket, name.object, |txn, index| {
-        let of_tags = index.row.expressions.iter().any(|expression| matches!(expression, Expression::Tag(_)));
-        if !of_tags || !index.row.state.covers(name.object.as_str()) {
+        let concerned = index.row.expressions.iter().any(&changed);
+        if !concerned || !index.row.state.covers(name.object.as_str()) {
             return Ok(());
         }
         let outcome = if is_of_content(&index.row) {
@@ -292,8 +307,8 @@ fn outcome_of<'a>(txn: &Txn<'a>, index: &Defined, name: Named<'_>) -> Result<Cow
     };
     match carried {
         Some(outcome) => Ok(Cow::Owned(outcome)),
-        // Whoever writes must have read the bytes for this very index.
-        None if index.row.unique => Err(Error::Changed.into()),
+        // Whoever writes must have read the bytes for this very index. A mount cannot: it is told so when it is stored.
+        None if index.row.unique && !txn.unread => Err(Error::Changed.into()),
         None => Ok(Cow::Owned(Outcome::Pending)),
     }
 }
@@ -641,7 +656,7 @@ fn build(
     let attributes = attributes_only();
     for (object, place) in &names {
         let row = txn.reader().history(bucket.id, object, *place)?.ok_or(Error::NoSuchKey)?;
-        let outcome = match read.get(object).filter(|read| read.place == *place) {
+        let outcome = match read.get(object).filter(|read| read.place == *place && is_as_read(&row, read)) {
             _ if !is_of_content(&index.row) => &attributes,
             Some(read) => &read.outcome,
             None if index.row.unique => return Err(Error::Changed.into()),
@@ -692,6 +707,11 @@ fn names_to_pass(
     Ok((names, true))
 }
 
+/// Whether the bytes are those that were read: a mount may have changed them where they are.
+fn is_as_read(row: &HistoryRow, read: &ReadObject) -> bool {
+    row.version.as_ref().is_some_and(|version| version.is_as_read(read.generation))
+}
+
 /// Makes objects known that were pending.
 fn drain(txn: &mut Txn<'_>, index: &mut Defined, bucket: &BucketRow, objects: &[ReadObject]) -> Result<(), Stop> {
     for read in objects {
@@ -703,6 +723,9 @@ fn drain(txn: &mut Txn<'_>, index: &mut Defined, bucket: &BucketRow, objects: &[
             continue;
         }
         let row = txn.reader().history(bucket.id, &read.key, read.place)?.ok_or(Error::NoSuchKey)?;
+        if !is_as_read(&row, read) {
+            continue;
+        }
         remove(txn, index, &read.key)?;
         let named = Named { object: &read.key, place: read.place, row: &row };
         store(txn, index, named, &read.outcome, false)?;

@@ -20,7 +20,7 @@ use crate::id::Revision;
 use crate::keyspace::{Keyspace, key};
 use crate::kv::KeyRange;
 use crate::lock::{EphemeralRow, LeaseLock, LeaseRow, LockMode};
-use crate::rules::{range, topic};
+use crate::rules::{mount, range, topic};
 use crate::state::Stop;
 
 /// Bytes of the name of a lock or of an ephemeral key.
@@ -167,6 +167,7 @@ pub(crate) fn end(txn: &mut Txn<'_>, lease: Revision, row: LeaseRow, kind: Event
         remove_key(txn, lease, &name);
     }
     range::end_of_lease(txn, lease)?;
+    mount::session::end_of_lease(txn, lease)?;
     topic::group::end_claim(txn, lease)?;
     let Some(lock) = row.lock else { return Ok(()) };
     let mut state = txn.reader().lock(&lock.name)?;

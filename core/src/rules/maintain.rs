@@ -4,11 +4,11 @@ use crate::apply::Txn;
 use crate::command::{Blobs, Join, Reply, SetDigest, Trim, TrimEvents};
 use crate::error::Error;
 use crate::event::EventRow;
-use crate::id::{BlobId, BucketId, Place};
+use crate::id::{BlobId, BucketId, ObjectKey, Place};
 use crate::keyspace::{Keyspace, key, key::Queue};
 use crate::kv::KeyRange;
-use crate::record::{BlobRow, Envelope, Extent, HistoryRow, Record as _};
-use crate::rules::{JOB_ROWS_MAX, JOB_WRITES_MAX, content, notify};
+use crate::record::{BlobRow, Envelope, Extent, HistoryRow, NameRow, Record as _};
+use crate::rules::{JOB_ROWS_MAX, JOB_WRITES_MAX, content, links, mount, notify};
 use crate::state::Stop;
 
 fn check_bound(rows: usize) -> Result<(), Error> {
@@ -64,11 +64,11 @@ pub(crate) fn forget(txn: &mut Txn<'_>, op: &Blobs) -> Result<Reply, Stop> {
     Ok(Reply::Done)
 }
 
-/// Removes rows that are due: ended history, finished uploads, tombstones.
+/// Removes rows that are due: ended history, finished uploads, tombstones, sessions of mounts.
 pub(crate) fn trim(txn: &mut Txn<'_>, op: &Trim) -> Result<Reply, Stop> {
     check_bound(op.rows as usize)?;
     let mut removed = 0;
-    for queue in [Queue::Ended, Queue::Finished, Queue::Forgotten] {
+    for queue in [Queue::Ended, Queue::Finished, Queue::Forgotten, Queue::Session] {
         let (rows, more) = due(txn, queue, (op.rows - removed) as usize)?;
         for row_key in rows {
             if txn.writes() > JOB_WRITES_MAX {
@@ -90,7 +90,7 @@ fn due(txn: &Txn<'_>, queue: Queue, most: usize) -> Result<(Vec<Vec<u8>>, bool),
     let mut rows = Vec::new();
     for row in txn.reader().rows(Keyspace::Queues, KeyRange::prefix(&key::queue(queue))) {
         let (row_key, _) = row?;
-        // The due time is the first component of the three queues' keys.
+        // The due time is the first component of these queues' keys.
         if key::due_ms(&row_key).is_none_or(|due_ms| due_ms > txn.now_ms()) {
             break;
         }
@@ -114,6 +114,10 @@ fn remove_due(txn: &mut Txn<'_>, queue: Queue, row_key: &[u8]) -> Result<(), Sto
             }
             Ok(())
         }
+        Queue::Session => match key::queued_session_parts(row_key) {
+            Some((due_ms, client)) => mount::session::trim(txn, client, due_ms),
+            None => Ok(()),
+        },
         _ => {
             if let Some((_, blob)) = key::queued_blob_parts(row_key) {
                 txn.delete(Keyspace::Blobs, key::blob(blob));
@@ -148,7 +152,7 @@ fn raise_floor(txn: &mut Txn<'_>, bucket: BucketId, ended: u64) -> Result<(), St
 pub(crate) fn join(txn: &mut Txn<'_>, op: &Join) -> Result<Reply, Stop> {
     let row = txn.reader().content(op.content)?.ok_or(Error::Changed)?;
     let (below, above) = content::neighbours(txn, op.content)?;
-    if row.refs != 1 || row.extents == 0 || below.is_some() || above.is_some() {
+    if row.refs != 1 || row.extents == 0 || row.hole_bytes.is_some() || below.is_some() || above.is_some() {
         return Err(Error::Changed.into());
     }
     let extents = crate::view::content_extents(txn.reader(), op.content, 0..row.size)?;
@@ -161,16 +165,42 @@ pub(crate) fn join(txn: &mut Txn<'_>, op: &Join) -> Result<Reply, Stop> {
     Ok(Reply::Done)
 }
 
+/// Fills in digests, of a version that is still what was read. One that a mount has changed meanwhile stays as it is, and
+/// stays queued if it is: whoever reads it again finds it.
 pub(crate) fn set_digest(txn: &mut Txn<'_>, op: &SetDigest) -> Result<Reply, Stop> {
-    txn.delete(Keyspace::Queues, key::queued_digest(op.bucket, op.key.as_str(), op.place));
-    let Some(sha256) = op.sha256 else { return Ok(Reply::Done) };
-    let Some(mut row) = txn.reader().history(op.bucket, &op.key, op.place)? else { return Ok(Reply::Done) };
-    let Some(version) = row.version.as_mut().filter(|version| version.sha256.is_none()) else {
+    let row = txn.reader().history(op.bucket, &op.key, op.place)?;
+    let version = row.as_ref().and_then(|row| row.version.as_ref());
+    if version.is_some_and(|version| !version.is_as_read(op.generation)) {
         return Ok(Reply::Done);
-    };
-    version.sha256 = Some(sha256);
-    txn.put(Keyspace::History, key::history(op.bucket, op.key.as_str(), op.place), &row);
+    }
+    txn.delete(Keyspace::Queues, key::queued_digest(op.bucket, op.key.as_str(), op.place));
+    let (Some(version), Some(sha256)) = (version.cloned(), op.sha256) else { return Ok(Reply::Done) };
+    fill_in(txn, op, &op.key, op.place, sha256)?;
+    // The names of a file that has several: their versions are the same, also when it was an older row that was read.
+    for other in links::names(txn.reader(), version.object, &op.key)? {
+        let name = txn.reader().name(op.bucket, &other)?;
+        let same = |name: &NameRow| name.object == version.object && name.etag == version.etag;
+        if let Some(name) = name.filter(|name| same(name) && (&other, name.place) != (&op.key, op.place)) {
+            fill_in(txn, op, &other, name.place, sha256)?;
+            txn.delete(Keyspace::Queues, key::queued_digest(op.bucket, other.as_str(), name.place));
+        }
+    }
     Ok(Reply::Done)
+}
+
+fn fill_in(txn: &mut Txn<'_>, op: &SetDigest, object: &ObjectKey, place: Place, sha256: [u8; 32]) -> Result<(), Stop> {
+    let Some(mut row) = txn.reader().history(op.bucket, object, place)? else { return Ok(()) };
+    let Some(version) = row.version.as_mut() else { return Ok(()) };
+    let crc = op.crc64nvme.filter(|_| version.crc_pending == Some(true));
+    if version.sha256.is_some() && crc.is_none() {
+        return Ok(());
+    }
+    version.sha256 = version.sha256.or(Some(sha256));
+    if let Some(crc64nvme) = crc {
+        (version.crc64nvme, version.crc_pending) = (crc64nvme, None);
+    }
+    txn.put(Keyspace::History, key::history(op.bucket, object.as_str(), place), &row);
+    Ok(())
 }
 
 /// Removes events from the old end, commit by commit, and raises the floor of the feed.

@@ -5,8 +5,10 @@ pub(crate) mod bucket;
 pub(crate) mod content;
 pub mod digest;
 pub(crate) mod index;
+pub(crate) mod links;
 pub mod lock;
 pub(crate) mod maintain;
+pub(crate) mod mount;
 pub(crate) mod multipart;
 pub mod notify;
 pub(crate) mod object;
@@ -42,6 +44,10 @@ pub const PAGE_BYTES: u64 = 64 << 20;
 pub const EXTENTS_PER_PAGE_MAX: usize = 1024;
 /// Extents of one object.
 pub const EXTENTS_MAX: usize = 20_000;
+/// Extents of one object that a mount writes.
+pub const PATCHED_EXTENTS_MAX: usize = 65_536;
+/// Extents of a page past which it is queued for compaction.
+pub const COMPACT_EXTENTS: usize = 512;
 /// Contents from a version down to its deepest base.
 pub const BASE_DEPTH_MAX: u8 = 8;
 /// Bytes of a blob that one checksum covers.

@@ -2,6 +2,8 @@
 //!
 //! Source: S3 user guide, "Uploading and copying objects using multipart upload"; S3 API, CompleteMultipartUpload.
 
+use std::collections::BTreeSet;
+
 use md5::{Digest, Md5};
 
 use crate::apply::Txn;
@@ -44,7 +46,7 @@ pub(crate) fn create(txn: &mut Txn<'_>, op: &CreateUpload) -> Result<Reply, Stop
     Ok(Reply::UploadCreated(UploadId { place, nonce: op.nonce }))
 }
 
-fn load(txn: &Txn<'_>, upload: &UploadRef) -> Result<(BucketRow, UploadRow), Stop> {
+pub(crate) fn load(txn: &Txn<'_>, upload: &UploadRef) -> Result<(BucketRow, UploadRow), Stop> {
     let bucket = bucket::load(txn, &upload.bucket)?;
     let row_key = key::upload(bucket.id, upload.key.as_str(), upload.upload.place);
     let row: Option<UploadRow> = txn.reader().row(Keyspace::Parts, &row_key)?;
@@ -163,6 +165,22 @@ fn count_extents(
 
 fn release(txn: &mut Txn<'_>, part: &PartRow) -> Result<(), Stop> {
     part.extents.iter().try_for_each(|extent| content::release_blob(txn, extent.blob))
+}
+
+/// Drops the parts of an upload that a mount has used; the upload goes on.
+pub(crate) fn drop_used(txn: &mut Txn<'_>, upload: &UploadRef, numbers: &BTreeSet<u16>) -> Result<(), Stop> {
+    let (_, mut row) = load(txn, upload)?;
+    let mut extents = row.extra_extents.unwrap_or_default();
+    for number in numbers {
+        let row_key = key::part(upload.upload.place, *number);
+        let Some(part) = txn.reader().row::<PartRow>(Keyspace::Parts, &row_key)? else { continue };
+        extents = extents.saturating_sub(part.extents.len().saturating_sub(1) as u64);
+        release(txn, &part)?;
+        txn.delete(Keyspace::Parts, row_key);
+    }
+    row.extra_extents = Some(extents).filter(|extents| *extents > 0);
+    txn.put(Keyspace::Parts, key::upload(upload.bucket.id, upload.key.as_str(), upload.upload.place), &row);
+    Ok(())
 }
 
 pub(crate) fn abort(txn: &mut Txn<'_>, op: &UploadRef) -> Result<Reply, Stop> {

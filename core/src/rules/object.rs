@@ -11,6 +11,8 @@
 //! `names` has a row exactly when the newest row of a key that has not ended is a version. `nulls` has a row exactly
 //! when the key has a "null" row that no name row stands for.
 
+use std::collections::BTreeMap;
+
 use crate::apply::Txn;
 use crate::command::{
     AppendObject, Conditions, CopyObject, DeleteEntry, DeleteObjects, Deleted, Digests, Match, PutObject, Reply,
@@ -26,7 +28,7 @@ use crate::record::{
     Attributes, Body, BucketRow, ContentId, HISTORY_MS_DEFAULT, HistoryRow, NameRow, NullRow, Version, Versioning,
 };
 use crate::rules::index::Named;
-use crate::rules::{DELETE_ENTRIES_MAX, OBJECT_BYTES_MAX, bucket, content, digest, index};
+use crate::rules::{DELETE_ENTRIES_MAX, OBJECT_BYTES_MAX, bucket, content, digest, index, links};
 use crate::state::Stop;
 use crate::view::{Condition, decide, shown_version};
 
@@ -63,10 +65,13 @@ pub(crate) fn blank(txn: &mut Txn<'_>, attributes: Attributes) -> Version {
         parts: None,
         created_ms: txn.now_ms(),
         content_revision: txn.revision(),
+        patched: None,
+        open: None,
+        crc_pending: None,
     }
 }
 
-fn describe(version: &mut Version, digests: &Digests) {
+pub(crate) fn describe(version: &mut Version, digests: &Digests) {
     version.etag = digest::hex(&digests.md5);
     version.sha256 = Some(digests.sha256);
     version.crc64nvme = digests.crc64nvme;
@@ -88,6 +93,7 @@ pub(crate) fn copy(txn: &mut Txn<'_>, op: &CopyObject) -> Result<Reply, Stop> {
     version.object = txn.next_object();
     version.created_ms = txn.now_ms();
     version.content_revision = txn.revision();
+    (version.patched, version.open) = (None, None);
     if let Some(checksum) = &op.checksum {
         content::check_checksum(Some(checksum))?;
         version.checksum = Some(checksum.clone()).filter(|sum| sum.algorithm != crc64());
@@ -129,15 +135,20 @@ pub(crate) fn append(txn: &mut Txn<'_>, op: &AppendObject) -> Result<Reply, Stop
         }
         Some(name) => {
             let old = latest(txn, &bucket, &op.target.key, name)?;
-            let mut version = Version { parts: None, checksum: None, sha256: None, ..old.clone() };
+            let (patched, open) = (None, None);
+            let mut version = Version { parts: None, checksum: None, sha256: None, patched, open, ..old.clone() };
             match extent.map(|extent| crate::record::Extent { offset: size, ..extent }) {
                 Some(extent) => {
                     version.object = content::object_to_change(txn, &old)?;
-                    version.content_revision = txn.revision();
                     let id = ContentId { object: version.object, revision: txn.revision() };
                     version.body = content::append(txn, id, &old, extent)?;
                 }
                 None => content::retain_version(txn, &version)?,
+            }
+            version.content_revision = txn.revision();
+            // Its other names do not follow: it is another object from now on.
+            if links::count(txn.reader(), version.object)? > 1 {
+                version.object = txn.next_object();
             }
             version.crc64nvme = digest::combine_crc64(old.crc64nvme, op.content.digests.crc64nvme, op.content.size);
             version.etag = digest::opaque_etag(&old.etag, &op.content.digests.md5, size);
@@ -177,12 +188,31 @@ pub(crate) fn set_tags(txn: &mut Txn<'_>, op: &SetTags) -> Result<Reply, Stop> {
         source_version: None,
     };
     txn.put(Keyspace::History, key::history(bucket.id, op.key.as_str(), place), &row);
-    if txn.reader().name(bucket.id, &op.key)?.is_some_and(|name| name.place == place) {
+    if let Some(name) = txn.reader().name(bucket.id, &op.key)?.filter(|name| name.place == place) {
         index::retagged(txn, &bucket, Named { object: &op.key, place, row: &row })?;
+        for other in links::names(txn.reader(), name.object, &op.key)?.iter().filter(|other| **other != op.key) {
+            retag(txn, &bucket, other, &op.tags)?;
+        }
     }
     let kind = if op.tags.is_empty() { EventKind::Untagged } else { EventKind::Tagged };
     txn.event(EventRow::of_object(kind, &op.bucket.name, op.key.as_str()).of_version(&written));
     Ok(Reply::Written(written))
+}
+
+/// Gives another name of the same object the same tags.
+fn retag(
+    txn: &mut Txn<'_>,
+    bucket: &BucketRow,
+    object: &ObjectKey,
+    tags: &BTreeMap<String, String>,
+) -> Result<(), Stop> {
+    let Some(name) = txn.reader().name(bucket.id, object)? else { return Ok(()) };
+    let Some(mut row) = txn.reader().history(bucket.id, object, name.place)? else { return Ok(()) };
+    if let Some(version) = row.version.as_mut() {
+        version.attributes.tags.clone_from(tags);
+    }
+    txn.put(Keyspace::History, key::history(bucket.id, object.as_str(), name.place), &row);
+    index::retagged(txn, bucket, Named { object, place: name.place, row: &row })
 }
 
 pub(crate) fn delete(txn: &mut Txn<'_>, op: &DeleteObjects) -> Result<Reply, Stop> {
@@ -267,14 +297,14 @@ pub(crate) fn delete_name(
     if bucket.versioning == Versioning::Never {
         if let Some(name) = name {
             end(txn, bucket, object, name.place)?;
-            remove_name(txn, bucket, object)?;
+            remove_name(txn, bucket, object, &name)?;
         }
         return Ok(Deleted { delete_marker: false, version: None, refused: Vec::new() });
     }
     let place = txn.next_place()?;
     let null = make_way(txn, bucket, object, name.as_ref())?;
-    if name.is_some() {
-        remove_name(txn, bucket, object)?;
+    if let Some(name) = &name {
+        remove_name(txn, bucket, object, name)?;
     }
     let row = HistoryRow { nonce, null, modified_ms: txn.now_ms(), version: None, ended: None };
     txn.put(Keyspace::History, key::history(bucket.id, object.as_str(), place), &row);
@@ -286,7 +316,8 @@ pub(crate) fn delete_name(
     Ok(Deleted { delete_marker: true, version: Some(row.version_id(place)), refused: Vec::new() })
 }
 
-fn remove_name(txn: &mut Txn<'_>, bucket: &mut BucketRow, object: &ObjectKey) -> Result<(), Stop> {
+fn remove_name(txn: &mut Txn<'_>, bucket: &mut BucketRow, object: &ObjectKey, name: &NameRow) -> Result<(), Stop> {
+    links::stopped(txn, name.object, object)?;
     txn.delete(Keyspace::Names, key::name(bucket.id, object.as_str()));
     bucket.usage.objects -= 1;
     bucket.changed = txn.revision();
@@ -314,11 +345,18 @@ fn delete_version(
     let newest = txn.reader().newest(bucket.id, object, None)?;
     let promoted = newest.and_then(|(place, row)| Some((name_of(&row, place)?, row)));
     match (&name, &promoted) {
-        (Some(_), None) => remove_name(txn, bucket, object)?,
+        (Some(name), None) => remove_name(txn, bucket, object, name)?,
+        (Some(name), Some(_)) => links::stopped(txn, name.object, object)?,
         (None, Some(_)) => bucket.usage.objects += 1,
-        _ => {}
+        (None, None) => {}
     }
-    if let Some((promoted, row)) = promoted {
+    if let Some((mut promoted, mut row)) = promoted {
+        // Other names, or the session of a mount, may have the object by now: this is one of its own.
+        promoted.object = txn.next_object();
+        if let Some(version) = row.version.as_mut() {
+            version.object = promoted.object;
+        }
+        txn.put(Keyspace::History, key::history(bucket.id, object.as_str(), promoted.place), &row);
         if promoted.null {
             txn.delete(Keyspace::Nulls, name_key.clone());
         }
@@ -349,6 +387,9 @@ fn make_way(
     name: Option<&NameRow>,
 ) -> Result<bool, Stop> {
     let null_name = name.filter(|name| name.null);
+    if let Some(name) = name.filter(|name| !name.null || bucket.versioning == Versioning::Enabled) {
+        seal(txn, bucket, object, name.place)?;
+    }
     if bucket.versioning == Versioning::Enabled {
         if let Some(name) = null_name {
             txn.put(Keyspace::Nulls, key::name(bucket.id, object.as_str()), &NullRow { place: name.place });
@@ -362,6 +403,23 @@ fn make_way(
         txn.delete(Keyspace::Nulls, key::name(bucket.id, object.as_str()));
     }
     Ok(true)
+}
+
+/// A version that is not the latest any more is not written on: what a mount left open is finished.
+fn seal(txn: &mut Txn<'_>, bucket: &BucketRow, object: &ObjectKey, place: Place) -> Result<(), Stop> {
+    let Some(mut row) = txn.reader().history(bucket.id, object, place)? else { return Ok(()) };
+    let Some(version) = row.version.as_mut().filter(|version| version.is_open()) else { return Ok(()) };
+    version.open = None;
+    if version.sha256.is_none() {
+        queue_digest(txn, bucket, object, place);
+    }
+    txn.put(Keyspace::History, key::history(bucket.id, object.as_str(), place), &row);
+    Ok(())
+}
+
+pub(crate) fn queue_digest(txn: &mut Txn<'_>, bucket: &BucketRow, object: &ObjectKey, place: Place) {
+    txn.put_bytes(Keyspace::Queues, key::queued_digest(bucket.id, object.as_str(), place), Vec::new());
+    txn.effect(Effect::DigestQueued);
 }
 
 /// A version before it has a place.
@@ -398,18 +456,21 @@ pub(crate) fn write(
         version.created_ms = old.and_then(|row| row.version).map_or(version.created_ms, |old| old.created_ms);
     }
     let null = make_way(txn, bucket, object, name.as_ref())?;
+    if let Some(name) = name.as_ref().filter(|name| name.object != version.object) {
+        links::stopped(txn, name.object, object)?;
+    }
     bucket.usage.objects += u64::from(name.is_none());
     bucket.usage.versions += 1;
     bucket.usage.bytes += version.size;
     bucket.changed = txn.revision();
-    if version.sha256.is_none() {
-        txn.put_bytes(Keyspace::Queues, key::queued_digest(bucket.id, object.as_str(), place), Vec::new());
-        txn.effect(Effect::DigestQueued);
+    if version.sha256.is_none() && !version.is_open() {
+        queue_digest(txn, bucket, object, place);
     }
     if let Body::Pages(content) = version.body
         && content.revision == txn.revision()
+        && !version.is_open()
     {
-        content::name_join(txn, content, bucket.id, object);
+        content::name_join(txn, content, bucket.id, object)?;
     }
     let (etag, checksum, size) = (version.etag.clone(), version.shown_checksum(), version.size);
     let row =
@@ -450,8 +511,11 @@ pub(crate) fn source(txn: &Txn<'_>, source: &Source) -> Result<(BucketRow, Place
     let reader = txn.reader();
     let (place, row) = match (source.pinned, source.version) {
         (Some(place), _) => {
-            let row = reader.history(bucket.id, &source.key, place)?;
-            (place, row.ok_or(Error::Changed)?)
+            let row = reader.history(bucket.id, &source.key, place)?.ok_or(Error::Changed)?;
+            if row.version.as_ref().is_some_and(|version| !version.is_as_read(source.generation)) {
+                return Err(Error::Changed.into());
+            }
+            (place, row)
         }
         (None, Some(version)) => reader.version(bucket.id, &source.key, version)?.ok_or(Error::NoSuchVersion)?,
         (None, None) => {

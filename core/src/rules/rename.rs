@@ -14,7 +14,7 @@ use crate::keyspace::{Keyspace, key};
 use crate::kv::KeyRange;
 use crate::record::{BucketRow, NameRow, Record, Versioning};
 use crate::rules::object::{self, Draft};
-use crate::rules::{RENAME_ROWS_MAX, bucket, content, index};
+use crate::rules::{RENAME_ROWS_MAX, bucket, content, index, links};
 use crate::state::Stop;
 use crate::view::{Condition, decide};
 
@@ -35,6 +35,11 @@ fn single(txn: &mut Txn<'_>, bucket: &mut BucketRow, op: &RenameObject) -> Resul
     let name = txn.reader().name(bucket.id, &op.source.key)?.ok_or(Error::NoSuchKey)?;
     if op.source.pinned.is_some_and(|pinned| pinned != name.place) {
         return Err(Error::Changed.into());
+    }
+    if op.source.pinned.is_some() {
+        let row = txn.reader().history(bucket.id, &op.source.key, name.place)?;
+        let version = row.and_then(|row| row.version);
+        version.filter(|version| version.is_as_read(op.source.generation)).ok_or(Error::Changed)?;
     }
     check_source(&op.source, &name)?;
     let replaced = object::check(txn, bucket, &op.target)?;
@@ -74,18 +79,7 @@ fn prefix(txn: &mut Txn<'_>, bucket: &mut BucketRow, op: &RenameObject) -> Resul
     if txn.reader().any(Keyspace::Names, &key::name(bucket.id, to))? {
         return Err(Error::PrefixExists.into());
     }
-    let mut names = Vec::new();
-    for row in txn.reader().rows(Keyspace::Names, KeyRange::prefix(&key::name(bucket.id, from))) {
-        if names.len() == RENAME_ROWS_MAX as usize {
-            return Err(Error::TooManyRows { most: RENAME_ROWS_MAX }.into());
-        }
-        let (row_key, value) = row?;
-        let source: ObjectKey = key::name_key(&row_key)?.parse().map_err(|_| Error::NoSuchKey)?;
-        let target = format!("{to}{}", &source.as_str()[from.len()..]);
-        let target: ObjectKey =
-            target.parse().map_err(|_| Error::invalid("a renamed key would be longer than 1,024 bytes"))?;
-        names.push((source, NameRow::decode(&value)?, target));
-    }
+    let names = names_under(txn, bucket, from, to)?;
     if names.is_empty() {
         return Err(Error::NoSuchKey.into());
     }
@@ -98,7 +92,29 @@ fn prefix(txn: &mut Txn<'_>, bucket: &mut BucketRow, op: &RenameObject) -> Resul
     Ok(renamed)
 }
 
-fn move_name(
+/// The names under `from`, each with what it is called under `to`.
+pub(crate) fn names_under(
+    txn: &Txn<'_>,
+    bucket: &BucketRow,
+    from: &str,
+    to: &str,
+) -> Result<Vec<(ObjectKey, NameRow, ObjectKey)>, Stop> {
+    let mut names = Vec::new();
+    for row in txn.reader().rows(Keyspace::Names, KeyRange::prefix(&key::name(bucket.id, from))) {
+        if names.len() == RENAME_ROWS_MAX as usize {
+            return Err(Error::TooManyRows { most: RENAME_ROWS_MAX }.into());
+        }
+        let (row_key, value) = row?;
+        let source: ObjectKey = key::name_key(&row_key)?.parse().map_err(|_| Error::NoSuchKey)?;
+        let target = format!("{to}{}", &source.as_str()[from.len()..]);
+        let target: ObjectKey =
+            target.parse().map_err(|_| Error::invalid("a renamed key would be longer than 1,024 bytes"))?;
+        names.push((source, NameRow::decode(&value)?, target));
+    }
+    Ok(names)
+}
+
+pub(crate) fn move_name(
     txn: &mut Txn<'_>,
     bucket: &mut BucketRow,
     from: &ObjectKey,
@@ -110,9 +126,12 @@ fn move_name(
     let row = txn.reader().history(bucket.id, from, name.place)?;
     let mut version = row.and_then(|row| row.version).ok_or(Error::NoSuchKey)?;
     content::retain_version(txn, &version)?;
-    if bucket.versioning != Versioning::Never {
+    if bucket.versioning == Versioning::Never {
+        links::started(txn, bucket.id, version.object, to)?;
+    } else {
         version.object = txn.next_object();
         version.content_revision = txn.revision();
+        version.patched = None;
     }
     let draft = Draft::moved(nonce, version, name.modified_ms);
     txn.carried = Some(index::Carried { key: from.clone(), place: name.place, moves: true });

@@ -316,7 +316,7 @@ impl<'a> Comparison<'a> {
         ensure_eq!((version.size, &version.etag), (object.content.len(), &object.etag), "{:?}", found.key);
         ensure_eq!(version.attributes, object.attributes, "attributes of {:?}", found.key);
         ensure_eq!(version.sha256, object.sha256, "SHA-256 of {:?}", found.key);
-        ensure_eq!(version.shown_checksum(), object.shown_checksum(), "checksum of {:?}", found.key);
+        ensure_eq!(version.shown_checksum(), Some(object.shown_checksum()), "checksum of {:?}", found.key);
         ensure_eq!(version.crc64nvme, object.crc64, "CRC-64 of {:?}", found.key);
         ensure_eq!(version.created_ms, object.created_ms, "creation of {:?}", found.key);
         let boundaries = self.view.boundaries(found).map_err(|stop| format!("{stop:?}"))?;

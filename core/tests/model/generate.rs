@@ -632,7 +632,8 @@ impl Generator {
             (bucket, object, place) = self.dice.pick(&queued).clone();
         }
         let sha256 = (!self.dice.once_in(8)).then(|| [self.dice.below(256) as u8; 32]);
-        Op::SetDigest(SetDigest { bucket, key: object.parse().unwrap(), place, sha256 })
+        let key = object.parse().unwrap();
+        Op::SetDigest(SetDigest { bucket, key, place, sha256, generation: None, crc64nvme: None })
     }
 }
 

@@ -21,6 +21,8 @@ struct Rows {
     names: BTreeMap<(BucketId, String), NameRow>,
     history: BTreeMap<HistoryKey, HistoryRow>,
     nulls: BTreeMap<(BucketId, String), Place>,
+    objects: BTreeMap<ObjectId, ObjectRow>,
+    links: BTreeMap<ObjectId, Vec<LinkRow>>,
     contents: BTreeMap<ContentId, ContentRow>,
     pages: BTreeMap<(ObjectId, u32, u64), PageRow>,
     uploads: BTreeMap<Place, BucketId>,
@@ -31,6 +33,7 @@ struct Rows {
     blobs: BTreeMap<BlobId, BlobRow>,
     checksum_pages: BTreeSet<(BlobId, u32)>,
     inline: BTreeMap<BlobId, u64>,
+    mounts: usize,
 }
 
 fn number(key: &[u8], at: usize) -> u64 {
@@ -58,6 +61,8 @@ impl Rows {
             names: decode_names(Keyspace::Names).map(|(key, value)| (key, decode(&value))).collect(),
             history: BTreeMap::new(),
             nulls: decode_names(Keyspace::Nulls).map(|(key, value)| (key, decode::<NullRow>(&value).place)).collect(),
+            objects: BTreeMap::new(),
+            links: BTreeMap::new(),
             contents: BTreeMap::new(),
             pages: BTreeMap::new(),
             uploads: BTreeMap::new(),
@@ -68,6 +73,7 @@ impl Rows {
             blobs: BTreeMap::new(),
             checksum_pages: BTreeSet::new(),
             inline: BTreeMap::new(),
+            mounts: rows(view, Keyspace::Locks).filter(|(key, _)| key[2] == 10).count(),
         };
         these.read_history_and_contents(view);
         these.read_parts(view);
@@ -81,7 +87,13 @@ impl Rows {
             self.history.insert((bucket_of(&key), object, place), decode(&value));
         }
         for (key, value) in rows(view, Keyspace::Objects) {
-            self.contents.insert(key::content_id(&key).unwrap(), decode(&value));
+            match key::content_id(&key) {
+                Some(id) => drop(self.contents.insert(id, decode(&value))),
+                None => drop(self.objects.insert(ObjectId(number(&key, 2)), decode(&value))),
+            }
+        }
+        for (key, value) in rows(view, Keyspace::Links) {
+            self.links.entry(ObjectId(number(&key, 2))).or_default().push(decode(&value));
         }
         for (key, value) in rows(view, Keyspace::Extents) {
             let (page, revision) = key::page_parts(&key).unwrap();
@@ -132,7 +144,8 @@ impl Rows {
     }
 
     fn versions(&self) -> impl Iterator<Item = &Version> {
-        self.history.values().filter_map(|row| row.version.as_ref())
+        let orphans = self.objects.values().filter_map(|row| row.orphan.as_ref()).map(|orphan| &orphan.version);
+        self.history.values().filter_map(|row| row.version.as_ref()).chain(orphans)
     }
 }
 
@@ -161,6 +174,8 @@ pub fn check(view: &MemView) -> Result<(), String> {
     no_page_is_orphaned(&rows)?;
     contents_know_their_size(view, &rows)?;
     parts_have_uploads(&rows)?;
+    links_are_names(&rows)?;
+    sessions_hold_orphans(view, &rows)?;
     queues_and_rows_agree(view, &rows)?;
     bookkeeping_agrees(view, &rows)
 }
@@ -173,7 +188,7 @@ fn names_follow_history(rows: &Rows) -> Result<(), String> {
     let mut names = BTreeMap::new();
     for (key, (place, row)) in newest {
         if let Some(version) = &row.version {
-            let shown = version.shown_checksum();
+            let declared = version.checksum.as_ref();
             let name = NameRow {
                 place,
                 object: version.object,
@@ -181,8 +196,8 @@ fn names_follow_history(rows: &Rows) -> Result<(), String> {
                 etag: version.etag.clone(),
                 modified_ms: row.modified_ms,
                 null: row.null,
-                checksum: shown.algorithm,
-                checksum_type: shown.kind,
+                checksum: declared.map_or(ChecksumAlgorithm::Crc64Nvme, |sum| sum.algorithm),
+                checksum_type: declared.map_or(ChecksumType::FullObject, |sum| sum.kind),
             };
             names.insert(key, name);
         }
@@ -228,6 +243,10 @@ fn blobs_count_their_extents(rows: &Rows) -> Result<(), String> {
     let paged = rows.pages.values().flat_map(|page| page.extents.iter().copied());
     let parts = rows.parts.values().flat_map(|part| part.extents.iter().copied());
     for extent in singles.chain(paged).chain(parts) {
+        if extent.is_hole() {
+            ensure!(extent.blob_offset == 0 && extent.length > 0, "{extent:?} is no hole");
+            continue;
+        }
         *refs.entry(extent.blob).or_default() += 1;
         let length = rows.blobs.get(&extent.blob).map(|blob| blob.length);
         let fits = length.is_some_and(|length| extent.blob_offset + extent.length <= length && extent.length > 0);
@@ -291,7 +310,9 @@ fn no_page_is_orphaned(rows: &Rows) -> Result<(), String> {
             ContentId { object: *object, revision: *revision }..=ContentId { object: *object, revision: end };
         let seen = rows.contents.range(of_object).any(|(_, content)| content.extents > 0);
         ensure!(seen, "no content sees page {page} of object {object} at revision {revision}");
-        ensure!(!row.extents.is_empty() && row.extents.len() <= EXTENTS_PER_PAGE_MAX, "a page without extents");
+        // A page without extents hides an older one, which may be gone by now.
+        ensure!(row.extents.len() <= EXTENTS_PER_PAGE_MAX, "a page of too many extents");
+        ensure!(row.extents.is_sorted_by(|one, next| one.end() <= next.offset), "a page out of order: {row:?}");
         let right = |extent: &Extent| extent.offset / PAGE_BYTES == u64::from(*page);
         ensure!(row.extents.iter().all(right), "an extent in the wrong page");
     }
@@ -336,7 +357,91 @@ fn contents_know_their_size(view: &MemView, rows: &Rows) -> Result<(), String> {
         let extents = extents_of(view, *id).unwrap_or_default();
         let size: u64 = extents.iter().map(|extent| extent.length).sum();
         ensure!(size == content.size, "content {id:?} is {} bytes long, its extents {size}", content.size);
+        let holes: u64 = extents.iter().filter(|extent| extent.is_hole()).map(|extent| extent.length).sum();
+        let counted = content.hole_bytes.unwrap_or_default();
+        // A compaction of its base may have filled some.
+        ensure!(
+            counted == holes || (content.base.is_some() && counted > holes),
+            "{holes} bytes of holes in {id:?}: {content:?}"
+        );
     }
+    Ok(())
+}
+
+/// The names of an object that has several: live ones, whose current versions are the same.
+fn links_are_names(rows: &Rows) -> Result<(), String> {
+    let mut live: BTreeMap<ObjectId, BTreeSet<(BucketId, &str)>> = BTreeMap::new();
+    for ((bucket, key), name) in &rows.names {
+        live.entry(name.object).or_default().insert((*bucket, key));
+    }
+    for (object, names) in &live {
+        let listed: BTreeSet<_> =
+            rows.links.get(object).into_iter().flatten().map(|row| (row.bucket, row.key.as_str())).collect();
+        let expected = if names.len() > 1 { names.clone() } else { BTreeSet::new() };
+        ensure!(listed == expected, "names of object {object} are {names:?}, its links {listed:?}");
+        let counted = rows.objects.get(object).map(|row| row.links as usize);
+        ensure!(counted == (names.len() > 1).then_some(names.len()), "object {object} counts {counted:?}: {names:?}");
+        let same = |bucket: &BucketId, key: &str| {
+            let name = &rows.names[&(*bucket, key.to_owned())];
+            let version = rows.history[&(*bucket, key.to_owned(), name.place)].version.clone().unwrap();
+            Version { created_ms: 0, ..version }
+        };
+        let versions: Vec<Version> = names.iter().map(|(bucket, key)| same(bucket, key)).collect();
+        ensure!(versions.windows(2).all(|pair| pair[0] == pair[1]), "versions of {object} differ: {versions:?}");
+    }
+    for (object, row) in &rows.objects {
+        let orphan = row.orphan.is_some();
+        ensure!(
+            orphan != live.contains_key(object),
+            "object {object} is {row:?}, and has names {:?}",
+            live.get(object)
+        );
+        ensure!(orphan == (row.links == 0), "object {object} is {row:?}");
+    }
+    let stray = rows.links.keys().find(|object| !rows.objects.contains_key(object));
+    ensure!(stray.is_none(), "links of object {stray:?}, which has no row");
+    Ok(())
+}
+
+/// Each file without a name is held by a session that counts it, and each session knows its lease.
+fn sessions_hold_orphans(view: &MemView, rows: &Rows) -> Result<(), String> {
+    use holdfast_core::mount::{MountId, MountRow};
+    let (mut held, mut sessions) = (BTreeMap::<MountId, BTreeSet<ObjectId>>::new(), BTreeMap::new());
+    let mut leases = BTreeMap::new();
+    for (row_key, value) in crate::rows(view, Keyspace::Locks) {
+        match row_key[2] {
+            10 => drop(sessions.insert(key::mount_client(&row_key).unwrap(), decode::<MountRow>(&value))),
+            11 => drop(leases.insert(number(&row_key, 3), MountId(value.as_ref().try_into().unwrap()))),
+            12 => {
+                let client = key::mount_client(&row_key).unwrap();
+                held.entry(client).or_default().insert(key::mount_orphan_object(&row_key).unwrap());
+            }
+            _ => {}
+        }
+    }
+    let mut expected = BTreeMap::<MountId, BTreeSet<ObjectId>>::new();
+    for (object, row) in &rows.objects {
+        if let Some(orphan) = &row.orphan {
+            ensure!(orphan.version.object == *object, "object {object} holds {:?}", orphan.version.object);
+            expected.entry(orphan.client).or_default().insert(*object);
+        }
+    }
+    ensure!(held == expected, "held are {held:?}, orphans {expected:?}");
+    for (client, row) in &sessions {
+        let count = held.get(client).map_or(0, BTreeSet::len);
+        ensure!(row.orphans as usize == count, "{client:?} counts {} orphans of {count}", row.orphans);
+        let lives = leases.get(&row.lease) == Some(client);
+        ensure!(lives == row.due_ms.is_none(), "the lease of {client:?}: {lives}, {:?}", row.due_ms);
+        if let Some(due_ms) = row.due_ms {
+            let queued = view.get(Keyspace::Queues, &key::queued_session(due_ms, *client)).unwrap();
+            ensure!(queued.is_some(), "{client:?} is not queued");
+        }
+    }
+    let queued = crate::rows(view, Keyspace::Queues).filter(|(row_key, _)| row_key[2] == 7).count();
+    let idle = sessions.values().filter(|row| row.due_ms.is_some()).count();
+    ensure!(queued == idle, "{queued} sessions are queued, {idle} have no lease");
+    ensure!(leases.len() + idle == sessions.len(), "leases {leases:?} of {} sessions", sessions.len());
+    ensure!(held.keys().all(|client| sessions.contains_key(client)), "orphans of no session");
     Ok(())
 }
 
@@ -357,9 +462,10 @@ fn parts_have_uploads(rows: &Rows) -> Result<(), String> {
     Ok(())
 }
 
-/// Each queue holds exactly what is to be done. Only the digests may lack one: a job gives up on what it cannot read.
+/// Each queue holds exactly what is to be done. Digests may lack one: a job gives up on what it cannot read; so may joins:
+/// what a mount writes waits until it is cut.
 fn queues_and_rows_agree(view: &MemView, rows: &Rows) -> Result<(), String> {
-    let mut queued: [BTreeSet<String>; 6] = Default::default();
+    let mut queued: [BTreeSet<String>; 8] = Default::default();
     for (row_key, _) in crate::rows(view, Keyspace::Queues) {
         let what = match row_key[2] {
             0 => key::ended_parts(&row_key).map(|(_, bucket, key, place)| format!("{:?}", (bucket, key, place))),
@@ -368,11 +474,13 @@ fn queues_and_rows_agree(view: &MemView, rows: &Rows) -> Result<(), String> {
             3 => key::queued_upload_parts(&row_key).map(|(_, place)| format!("{place:?}")),
             4 => key::queued_blob_parts(&row_key).map(|(_, blob)| blob.to_string()),
             5 => key::queued_digest_parts(&row_key).map(|at| format!("{at:?}")),
+            6 => key::queued_page_parts(&row_key).map(|(content, _)| format!("{content:?} {row_key:?}")),
+            7 => key::queued_session_parts(&row_key).map(|(due_ms, client)| format!("{due_ms} {client:?}")),
             queue => return Err(format!("a row of queue {queue}")),
         };
         ensure!(queued[usize::from(row_key[2])].insert(what.unwrap()), "queued twice: {row_key:?}");
     }
-    let [ended, condemned, join, finished, tombstones, digests] = queued;
+    let [ended, condemned, join, finished, tombstones, digests, ..] = queued;
     let expected =
         rows.history.iter().filter(|(_, row)| row.ended.is_some()).map(|(at, _)| format!("{at:?}")).collect();
     ensure!(ended == expected, "ended rows: {ended:?}, not {expected:?}");
@@ -383,8 +491,21 @@ fn queues_and_rows_agree(view: &MemView, rows: &Rows) -> Result<(), String> {
     let expected = without.iter().map(|(id, ..)| id.to_string()).collect();
     ensure!(tombstones == expected, "tombstones: {tombstones:?}, not {expected:?}");
     let many = rows.contents.iter().filter(|(_, content)| content.extents > 1);
-    let expected = many.map(|(id, _)| format!("{id:?}")).collect();
-    ensure!(join == expected, "contents to join: {join:?}, not {expected:?}");
+    let joinable = many.clone().filter(|(_, content)| content.hole_bytes.is_none());
+    let expected: BTreeSet<String> = joinable.map(|(id, _)| format!("{id:?}")).collect();
+    ensure!(join.is_subset(&expected), "contents to join: {join:?}, not {expected:?}");
+    let patched =
+        rows.versions().filter(|version| version.patched.is_some()).filter_map(|version| match version.body {
+            Body::Pages(content) => Some(content.object),
+            _ => None,
+        });
+    if patched.count() == 0 && rows.objects.is_empty() && rows.mounts == 0 {
+        ensure!(join == expected, "contents to join: {join:?}, not {expected:?}");
+    }
+    for (row_key, _) in crate::rows(view, Keyspace::Queues).filter(|(row_key, _)| row_key[2] == 6) {
+        let (content, _) = key::queued_page_parts(&row_key).unwrap();
+        ensure!(rows.contents.contains_key(&content), "a page of {content:?} is to be compacted, which is gone");
+    }
     let expected = rows.finished.iter().map(|place| format!("{place:?}")).collect();
     ensure!(finished == expected, "finished uploads: {finished:?}, not {expected:?}");
     let pending = rows.history.iter().filter(|(_, row)| row.version.as_ref().is_some_and(|v| v.sha256.is_none()));
@@ -403,7 +524,6 @@ fn bookkeeping_agrees(view: &MemView, rows: &Rows) -> Result<(), String> {
     for (key, _) in crate::rows(view, Keyspace::Settings) {
         ensure!(rows.buckets.contains_key(&bucket_of(&key)), "settings of a bucket that is gone");
     }
-    ensure!(crate::rows(view, Keyspace::Links).next().is_none(), "rows in links, which nothing writes");
     let feed: FeedRow = row(view, Keyspace::Sys, &key::sys("feed")).unwrap_or_default();
     let events: Vec<_> = crate::rows(view, Keyspace::Events).collect();
     let bytes: u64 = events.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();

@@ -151,6 +151,7 @@ pub fn source(bucket: &BucketRef, key: &str) -> Source {
         version: None,
         conditions: SourceConditions::default(),
         pinned: None,
+        generation: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! One value of each stored kind, with every field set; and the plainest form where fields may be absent.
 
 mod indexes;
+pub mod mount;
 mod topics;
 
 use std::collections::BTreeMap;
@@ -75,6 +76,9 @@ pub fn version() -> Version {
         parts: Some(PartsRef { content: CONTENT, count: 2 }),
         created_ms: 1_700_000_000_000,
         content_revision: 258,
+        patched: None,
+        open: None,
+        crc_pending: None,
     }
 }
 
@@ -112,6 +116,7 @@ pub fn records() -> Vec<Sample> {
         records_of_ranges(),
         topics::records(),
         indexes::records(),
+        mount::records(),
     ];
     all.into_iter().flatten().collect()
 }
@@ -153,6 +158,7 @@ fn records_of_locks_and_events() -> Vec<Sample> {
         source: Some("old".into()),
         token: Some(260),
         owner: Some("host-1".into()),
+        object: Some(ObjectId(7)),
     };
     let target = TargetRow {
         id: 258,
@@ -168,7 +174,8 @@ fn records_of_locks_and_events() -> Vec<Sample> {
         sample("record-lock", LockRow { holders: 2, waiters: 1, shared: true }),
         sample("record-lease", lease),
         sample("record-ephemeral", EphemeralRow { value: b"10.0.0.1:80".to_vec(), lease: 258, revision: 260 }),
-        sample("record-event", event),
+        sample("record-event", event.clone()),
+        sample("record-event-plain", EventRow { object: None, ..event }),
         sample("record-target", target),
         sample("record-feed", FeedRow { floor: 258, rows: 3, bytes: 400, floor_ordinal: 4 }),
     ]
@@ -208,29 +215,29 @@ fn records_of_names() -> Vec<Sample> {
                 checksum_type: ChecksumType::Composite,
             },
         ),
+        sample("record-version-patched", history(Some(mount::patched()))),
         sample("record-version-single", history(Some(version()))),
         sample("record-version-pages", history(Some(Version { body: Body::Pages(CONTENT), ..version() }))),
         sample("record-version-empty", HistoryRow { null: false, ended: None, ..history(Some(plain)) }),
         sample("record-version-marker", history(None)),
         sample("record-null-pointer", NullRow { place: PLACE }),
-        sample("record-object", ObjectRow { links: 2 }),
         sample("record-link", LinkRow { bucket: BucketId(5), key: "dir/é".into() }),
     ]
 }
 
 fn records_of_content() -> Vec<Sample> {
+    let content = ContentRow {
+        refs: 2,
+        base: Some(ContentId { object: ObjectId(6), revision: 200 }),
+        depth: 1,
+        size: 600,
+        extents: 2,
+        parts_pages: 3,
+        hole_bytes: Some(300),
+    };
     vec![
-        sample(
-            "record-content",
-            ContentRow {
-                refs: 2,
-                base: Some(ContentId { object: ObjectId(6), revision: 200 }),
-                depth: 1,
-                size: 600,
-                extents: 2,
-                parts_pages: 3,
-            },
-        ),
+        sample("record-content", content),
+        sample("record-content-plain", ContentRow { hole_bytes: None, ..content }),
         sample("record-extent-page", PageRow { extents: vec![extent(1), extent(2)] }),
         sample(
             "record-upload",
@@ -295,7 +302,7 @@ fn records_of_state() -> Vec<Sample> {
 }
 
 pub fn keys() -> Vec<(&'static str, Vec<u8>)> {
-    [keys_of_objects_and_locks(), topics::keys(), indexes::keys()].into_iter().flatten().collect()
+    [keys_of_objects_and_locks(), topics::keys(), indexes::keys(), mount::keys()].into_iter().flatten().collect()
 }
 
 fn keys_of_objects_and_locks() -> Vec<(&'static str, Vec<u8>)> {
@@ -370,6 +377,7 @@ fn source() -> Source {
         version: Some(VersionId::Stamp(stamp())),
         conditions,
         pinned: Some(PLACE),
+        generation: None,
     }
 }
 
@@ -397,7 +405,15 @@ fn upload() -> UploadRef {
 
 /// Each mutation, some in two forms.
 pub fn ops() -> Vec<(&'static str, Op)> {
-    let all = [object_ops(), upload_and_job_ops(), lock_and_feed_ops(), range_ops(), topics::ops(), indexes::ops()];
+    let all = [
+        object_ops(),
+        upload_and_job_ops(),
+        lock_and_feed_ops(),
+        range_ops(),
+        topics::ops(),
+        indexes::ops(),
+        mount::ops(),
+    ];
     all.into_iter().flatten().collect()
 }
 
@@ -410,6 +426,14 @@ fn object_ops() -> Vec<(&'static str, Op)> {
         if_match: vec![Match::Any],
         if_size: Some(300),
         if_modified_ms: Some(1_700_000_000_000),
+    };
+    let copy = CopyObject {
+        source: source(),
+        target: target("copy"),
+        attributes: Some(attributes()),
+        tags: Some(text_map(&[("tag", "value")])),
+        checksum: Some(checksum()),
+        nonce,
     };
     let plain = DeleteEntry { version: None, if_match: vec![], if_size: None, if_modified_ms: None, ..entry.clone() };
     vec![
@@ -425,16 +449,10 @@ fn object_ops() -> Vec<(&'static str, Op)> {
         ("put-object-inline", Op::PutObject(PutObject { content: inline(), ..put.clone() })),
         ("put-object-empty", Op::PutObject(PutObject { content: empty(), ..put })),
         ("delete-objects", Op::DeleteObjects(DeleteObjects { bucket: bucket(), entries: vec![entry, plain], nonce })),
+        ("copy-object", Op::CopyObject(copy.clone())),
         (
-            "copy-object",
-            Op::CopyObject(CopyObject {
-                source: source(),
-                target: target("copy"),
-                attributes: Some(attributes()),
-                tags: Some(text_map(&[("tag", "value")])),
-                checksum: Some(checksum()),
-                nonce,
-            }),
+            "copy-object-patched",
+            Op::CopyObject(CopyObject { source: Source { generation: Some(300), ..source() }, ..copy }),
         ),
         (
             "rename-object",
@@ -466,6 +484,9 @@ fn upload_and_job_ops() -> Vec<(&'static str, Op)> {
     let nonce = blob(1);
     let part = CompletedPart { number: 1, etag: "0123".into(), checksum: Some(checksum()) };
     let joined = far().blob.unwrap();
+    let (generation, crc64nvme) = (None, None);
+    let (bucket_id, sha256) = (BucketId(1), Some([9; 32]));
+    let digest = SetDigest { bucket: bucket_id, key: key("k"), place: PLACE, sha256, generation, crc64nvme };
     vec![
         (
             "create-upload",
@@ -508,9 +529,10 @@ fn upload_and_job_ops() -> Vec<(&'static str, Op)> {
         ("trim", Op::Trim(Trim { rows: 1000 })),
         ("join", Op::Join(Join { content: CONTENT, joined: vec![blob(1), blob(2)], blob: joined })),
         (
-            "set-digest",
-            Op::SetDigest(SetDigest { bucket: BucketId(1), key: key("k"), place: PLACE, sha256: Some([9; 32]) }),
+            "set-digest-patched",
+            Op::SetDigest(SetDigest { generation: Some(300), crc64nvme: Some(77), ..digest.clone() }),
         ),
+        ("set-digest", Op::SetDigest(digest)),
     ]
 }
 
@@ -613,7 +635,7 @@ pub fn replies() -> Vec<Sample> {
     let written = Written {
         version,
         etag: "0123".into(),
-        checksum: checksum(),
+        checksum: Some(checksum()),
         modified_ms: 1_700_000_000_001,
         size: 300,
         source_version: Some(VersionId::Null),
@@ -685,10 +707,10 @@ pub fn errors() -> Vec<Sample> {
         ("fence-lease-ended", Error::FenceLeaseEnded { lease: 258 }),
         ("no-such-target", Error::NoSuchTarget),
     ];
-    let errors = errors.into_iter().chain(topics::errors()).chain(indexes::errors());
+    let errors = errors.into_iter().chain(topics::errors()).chain(indexes::errors()).chain(mount::errors());
     errors.map(|(name, error)| sample(&format!("refused-{name}"), Reply::Refused(error))).collect()
 }
 
 pub fn all() -> Vec<Sample> {
-    [records(), commands(), replies(), topics::replies(), errors()].into_iter().flatten().collect()
+    [records(), commands(), replies(), topics::replies(), mount::replies(), errors()].into_iter().flatten().collect()
 }

@@ -59,6 +59,8 @@ use super::s3::body::{BodyBudget, DeclaredChecksum, Digests, Expectation};
 pub const SIGNED_CHUNK_BYTES_MAX: usize = 8 << 20;
 /// A document (DeleteObjects, CompleteMultipartUpload, a configuration) may not be larger: 10,000 parts with checksums fit twice.
 pub const DOCUMENT_BYTES_MAX: usize = 4 << 20;
+/// A call of a mount: its raw bytes, and a value of up to 1 MiB. Every other body on our own paths has a lower bound of its own.
+pub const MOUNT_BODY_BYTES_MAX: usize = holdfast_core::mount::SENT_BYTES_MAX + (1 << 20);
 /// A body on our own paths without a hash in its headers.
 const OWN_BODY_BYTES_MAX: usize = 1 << 20;
 /// Fields of a browser's form, all together.
@@ -80,6 +82,7 @@ pub fn s3s_config(region: &str) -> Result<S3Config, String> {
     config.operation_id_routing = false;
     config.aws_chunked_stream_max_chunk_size = SIGNED_CHUNK_BYTES_MAX;
     config.xml_max_body_size = DOCUMENT_BYTES_MAX;
+    config.custom_route_max_body_size = Some(MOUNT_BODY_BYTES_MAX as u64);
     config.form_max_fields_size = FORM_FIELDS_BYTES_MAX;
     Ok(config)
 }

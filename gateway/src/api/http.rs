@@ -1,5 +1,5 @@
 //! Holdfast's own HTTP API, `/_holdfast/...`, on the S3 listener: health, metrics, status, objects, buckets, locks, feed,
-//! topics, queries.
+//! topics, queries, mounts.
 //!
 //! Signed like S3, except health, which tells no details. The gate marks requests whose path is ours and whose Host names no
 //! bucket (`gate::Internal`); s3s verifies the signature; errors leave here as S3 errors and the gate writes them as JSON
@@ -10,6 +10,7 @@ mod leases;
 mod listen;
 mod locks;
 mod members;
+mod mount;
 mod objects;
 mod ranges;
 mod sql;
@@ -33,6 +34,7 @@ use s3s::{Body, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 use serde_json::Value;
 
 use crate::api::gate::{Internal, Listen, health_question};
+use crate::api::s3::body::BodyBudget;
 use crate::api::s3::error::invalid;
 use crate::api::s3::{call_of, to_s3};
 use crate::clock::seconds_or_duration;
@@ -50,13 +52,14 @@ pub struct HttpRoute {
     gateway: Gateway,
     metrics: Arc<Metrics>,
     notify: NotifyContext,
+    budget: BodyBudget,
 }
 
 impl HttpRoute {
-    /// A route over `gateway`.
+    /// A route over `gateway`. Bodies that are held in memory count against `budget`.
     #[must_use]
-    pub fn new(gateway: Gateway, metrics: Arc<Metrics>, notify: NotifyContext) -> Self {
-        Self { gateway, metrics, notify }
+    pub fn new(gateway: Gateway, metrics: Arc<Metrics>, notify: NotifyContext, budget: BodyBudget) -> Self {
+        Self { gateway, metrics, notify, budget }
     }
 }
 
@@ -125,6 +128,10 @@ impl S3Route for HttpRoute {
             (_, path) if path.starts_with("v1/keys/") => {
                 let name = path["v1/keys/".len()..].to_owned();
                 leases::key(&self.gateway, request, &name).await
+            }
+            (_, path) if path.starts_with("v1/mount/") => {
+                let bucket = path["v1/mount/".len()..].to_owned();
+                mount::call(&self.gateway, &self.budget, request, &bucket).await
             }
             ("POST", "v1/sql") => sql::sql(&self.gateway, request).await,
             ("GET", "v1/indexes") => sql::indexes(&self.gateway, &request).await,

@@ -18,6 +18,7 @@
 //! Absent: packs, envelopes, other locations than inline and path (the core refuses rows that have them).
 
 pub mod cache;
+pub mod compact;
 mod error;
 mod guard;
 pub mod read;

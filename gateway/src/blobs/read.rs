@@ -6,6 +6,7 @@
 //! ```text
 //! extents ─▶ window of rows ─▶ steps ─┬ inline: bytes at hand
 //!                                     ├ entry:  through the cache, one fetch for many readers
+//!                                     ├ zeros:  a hole, of no blob
 //!                                     └ stream: a long run of blocks, straight from the backend
 //! ```
 //! Ranges of the backend are widened to whole blocks of 128 KiB, verified, and clipped on delivery.

@@ -10,14 +10,15 @@ use holdfast_core::command::{
     NewContent, NewPlace, Op, PutObject, PutPart, Reply, Target, UploadRef,
 };
 use holdfast_core::effect::Effect;
-use holdfast_core::id::{BucketName, ObjectKey, RequestId, UploadId};
+use holdfast_core::id::{BucketName, ObjectId, ObjectKey, RequestId, UploadId};
 use holdfast_core::kv::{Kv as _, MemKv};
-use holdfast_core::record::{Attributes, BucketSettings};
+use holdfast_core::record::{Attributes, BucketSettings, ContentId, Extent};
 use holdfast_core::rules::BLOCK_BYTES;
 use holdfast_core::rules::authorize::{Action, Caller, Context, authorize};
 use holdfast_core::view::{Found, object_resource};
 use tokio::sync::broadcast;
 
+use super::compact::CrowdedPage;
 use super::write::Piece;
 use super::*;
 use crate::backend::faulty::{Fault, Faulty, Op as Call, Rule};
@@ -479,4 +480,74 @@ fn bodies_can_be_sent_by_a_server() {
     check::<ReadPlan>();
     check::<Blobs>();
     let _ = GetOptions::default();
+}
+
+/// A hole of `length` bytes at `offset`.
+fn hole(offset: u64, length: u64) -> Extent {
+    Extent { offset, length, blob: BlobId::HOLE, blob_offset: 0 }
+}
+
+#[tokio::test]
+async fn holes_read_as_zeros_of_no_blob_however_long_they_are() {
+    let world = World::new();
+    let bytes = bytes_of(5000, 9);
+    world.put("a", &bytes).await;
+    let (local, found) = world.find("a");
+    let [data] = local.view().extents(&found, 0..5000).unwrap()[..] else { panic!("it is one blob") };
+    let (before, tail) = (700_000, 1u64 << 40);
+    let extents = vec![hole(0, before), Extent { offset: before, ..data }, hole(before + 5000, tail)];
+    let read = |extents: Vec<Extent>, range: std::ops::Range<u64>| {
+        let guard = world.blobs.readers().enter(local.revision()).unwrap();
+        let plan = world.blobs.plan_extents(&local.view(), None, extents, range, guard).unwrap();
+        world.blobs.open(plan)
+    };
+    let mut body = read(extents.clone(), 0..before + 5000 + tail).await.unwrap();
+    assert_eq!(body.length(), before + 5000 + tail);
+    let mut got = Vec::new();
+    while got.len() < 2 << 20 {
+        let piece = body.next().await.unwrap().unwrap();
+        assert!(piece.len() <= read::PIECE_BYTES_MAX);
+        got.extend_from_slice(&piece);
+    }
+    let at = before as usize;
+    assert!(got[..at].iter().all(|byte| *byte == 0));
+    assert_eq!(got[at..at + 5000], bytes[..]);
+    assert!(got[at + 5000..].iter().all(|byte| *byte == 0));
+    let only = collect(read(vec![hole(10, 30)], 10..40).await.unwrap()).await.unwrap();
+    assert_eq!(only, [0; 30][..]);
+}
+
+#[tokio::test]
+async fn a_run_of_short_extents_becomes_one_blob_with_the_same_bytes() {
+    let world = World::new();
+    let parts: Vec<Bytes> = (0u8..40).map(|seed| bytes_of(9000, seed)).collect();
+    let mut offset = 0;
+    for part in &parts {
+        world.append("dir/a.bin", offset, part, 0).await;
+        offset += part.len() as u64;
+    }
+    let (local, found) = world.find("dir/a.bin");
+    let mut extents = local.view().extents(&found, 0..offset).unwrap();
+    // As a mount leaves it: with a hole in the midst.
+    extents.insert(20, hole(extents[19].end(), 4096));
+    extents[21..].iter_mut().for_each(|extent| extent.offset += 4096);
+    let content = ContentId { object: ObjectId(1), revision: 1 };
+    let page = CrowdedPage { content, page: 0, extents, name: Some((world.bucket.name.clone(), found.key)) };
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    let compacted = world.blobs.compact(&page, 0..41, deadline).await.unwrap();
+    let NewPlace::Path(path) = &compacted.op.blob.place else { panic!("it is too long for the state") };
+    assert!(path.starts_with("partitions/photos/dir/a."), "{path}");
+    let whole: Vec<u8> = [parts[..20].concat(), vec![0; 4096], parts[20..].concat()].concat();
+    let path = ObjectPath::new(path).unwrap();
+    let stored = world.backend.get(&path, GetOptions::default()).await.unwrap();
+    let stored: Vec<Bytes> = stored.stream.map(|piece| piece.unwrap()).collect().await;
+    assert_eq!(stored.concat(), whole);
+    let crcs: Vec<u8> =
+        whole.chunks(BLOCK_BYTES as usize).flat_map(|block| crc32c::crc32c(block).to_be_bytes()).collect();
+    assert_eq!(compacted.op.blob.crcs, crcs);
+    assert_eq!(compacted.op.extents, page.extents);
+    // Nothing tells a name: then not.
+    let nameless = CrowdedPage { name: None, extents: vec![hole(0, 1), hole(1, 200_000)], ..page };
+    let refused = world.blobs.compact(&nameless, 0..2, deadline).await;
+    assert!(matches!(refused.map(|_| ()), Err(Error::Refused(_))));
 }

@@ -58,6 +58,7 @@ pub fn plain(event: &Event) -> Value {
         ("source", row.source.as_ref().map(|source| json!(source))),
         ("token", row.token.map(|token| json!(token))),
         ("owner", row.owner.as_ref().map(|owner| json!(owner))),
+        ("object", row.object.map(|object| json!(object.0))),
     ];
     for (name, value) in fields {
         if let Some(value) = value {

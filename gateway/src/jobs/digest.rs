@@ -1,7 +1,9 @@
-//! Fills in the SHA-256 of versions that were put together without reading them: finished uploads, appends.
+//! Fills in the digests of versions that were put together without reading them: finished uploads, appends, what mounts
+//! wrote.
 //!
 //! Where the content is of many blobs that can be joined, they are joined first and the one blob is read, so that one pass
-//! gives the digest and proves the joined bytes. Clients come first: work waits for quiet, but not for ever.
+//! gives the digest and proves the joined bytes. Clients come first: work waits for quiet, but not for ever. The command
+//! names the generation that was read, so that what a mount has changed meanwhile keeps no digest of older bytes.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,8 +11,9 @@ use std::time::Duration;
 use futures::{Stream, StreamExt as _};
 use holdfast_core::command::{Op, SetDigest};
 use holdfast_core::effect::Effect;
+use holdfast_core::id::BlobId;
 use holdfast_core::queue::PendingDigest;
-use holdfast_core::record::Body;
+use holdfast_core::record::{Body, Version};
 use holdfast_core::rules::BLOCK_BYTES;
 use holdfast_core::view::Found;
 use tokio::time::Instant;
@@ -25,6 +28,8 @@ const DIGEST_PAGE: usize = 64;
 const QUIET_PAUSE: Duration = Duration::from_millis(200);
 /// Bytes hashed at once, off the reactor.
 const BATCH_BYTES: usize = 1 << 20;
+/// A version with more bytes of holes keeps its digests pending: reading zeros for hours would keep every other waiting.
+pub const HOLE_BYTES_MAX: u64 = 1 << 40;
 
 /// The job: where it is in the queue.
 #[derive(Default)]
@@ -69,24 +74,51 @@ async fn settle(context: &Context, pending: PendingDigest) -> Result<(), Error> 
     let asked = pending.clone();
     let found = context.look(move |view, permit| view.find_pending(permit, &asked)).await?;
     let version = found.as_ref().and_then(|found| found.row.version.as_ref());
-    let sha256 = match (&found, version) {
+    if version.is_some_and(|version| version.open == Some(true)) {
+        // A mount is at it: the cut that ends this puts it into the queue again.
+        return Ok(());
+    }
+    let digests = match (&found, version) {
         // Gone: the row of the queue goes too.
         (None, _) | (_, None) => None,
-        (Some(_), Some(version)) if version.sha256.is_some() => None,
-        (Some(found), Some(version)) => Some(digest(context, found, version.body).await?),
+        (Some(_), Some(version)) if version.sha256.is_some() && version.crc_pending != Some(true) => None,
+        (Some(found), Some(version)) => digest(context, found, version.body).await?,
     };
-    let op = SetDigest { bucket: pending.bucket, key: pending.key, place: pending.place, sha256 };
+    let op = SetDigest {
+        bucket: pending.bucket,
+        key: pending.key,
+        place: pending.place,
+        sha256: digests.map(|digests| digests.sha256),
+        generation: version.map(Version::generation),
+        crc64nvme: digests.map(|digests| digests.crc64nvme),
+    };
     context.commit(Op::SetDigest(op)).await?;
-    context.stats.digests_set.fetch_add(u64::from(sha256.is_some()), Ordering::Relaxed);
+    context.stats.digests_set.fetch_add(u64::from(digests.is_some()), Ordering::Relaxed);
     Ok(())
 }
 
-async fn digest(context: &Context, found: &Found, body: Body) -> Result<[u8; 32], Error> {
+/// What a version lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lacking {
+    pub(super) sha256: [u8; 32],
+    pub(super) crc64nvme: u64,
+}
+
+/// Reads a version for its digests; `None` when it is not worth it: it is nearly all holes.
+async fn digest(context: &Context, found: &Found, body: Body) -> Result<Option<Lacking>, Error> {
+    let asked = found.clone();
+    let holes = context.look(move |view, _| {
+        let extents = view.extents(&asked, 0..asked.row.size())?;
+        Ok(extents.iter().filter(|extent| extent.blob == BlobId::HOLE).map(|extent| extent.length).sum::<u64>())
+    });
+    if holes.await? > HOLE_BYTES_MAX {
+        return Ok(None);
+    }
     if let Body::Pages(content) = body
         && context.config.join
     {
         match join::join(context, content, Some((&found.bucket.name, &found.key))).await {
-            Ok(Joined::Yes { sha256 }) => return Ok(sha256),
+            Ok(Joined::Yes(digests)) => return Ok(Some(digests)),
             Ok(Joined::NotNow | Joined::Never) => {}
             // A failed join is no reason not to read what is there.
             Err(error) => tracing::warn!(error = crate::backend::chain(&error), "cannot join a content"),
@@ -96,7 +128,7 @@ async fn digest(context: &Context, found: &Found, body: Body) -> Result<[u8; 32]
     let size = found.row.size();
     let plan = context.look(move |view, _| Ok(blobs.plan(view, &found, 0..size))).await?;
     let stream = context.blobs.open(plan?.in_background()).await?;
-    Ok(hash(stream).await?.sha256)
+    Ok(Some(hash(stream).await?.lacking()))
 }
 
 /// Digests of a body.
@@ -104,14 +136,22 @@ async fn digest(context: &Context, found: &Found, body: Body) -> Result<[u8; 32]
 pub(super) struct Hashed {
     pub(super) size: u64,
     pub(super) sha256: [u8; 32],
+    pub(super) crc64nvme: u64,
     /// CRC-32C of each block of 128 KiB.
     pub(super) crcs: Vec<u32>,
     /// CRC-32C of all.
     pub(super) crc: u32,
 }
 
+impl Hashed {
+    pub(super) fn lacking(&self) -> Lacking {
+        Lacking { sha256: self.sha256, crc64nvme: self.crc64nvme }
+    }
+}
+
 struct Hasher {
     sha256: aws_lc_rs::digest::Context,
+    crc64nvme: crc_fast::Digest,
     size: u64,
     block: u32,
     crcs: Vec<u32>,
@@ -120,6 +160,7 @@ struct Hasher {
 impl Hasher {
     fn update(&mut self, mut bytes: &[u8]) {
         self.sha256.update(bytes);
+        self.crc64nvme.update(bytes);
         while !bytes.is_empty() {
             let filled = self.size % BLOCK_BYTES;
             let room = usize::try_from(BLOCK_BYTES - filled).unwrap_or(usize::MAX);
@@ -140,7 +181,7 @@ impl Hasher {
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(self.sha256.finish().as_ref());
         let crc = combine(0, &self.crcs, self.size);
-        Hashed { size: self.size, sha256, crcs: self.crcs, crc }
+        Hashed { size: self.size, sha256, crc64nvme: self.crc64nvme.finalize(), crcs: self.crcs, crc }
     }
 }
 
@@ -165,7 +206,8 @@ where
 {
     let mut stream = std::pin::pin!(stream);
     let sha256 = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    let mut hasher = Hasher { sha256, size: 0, block: 0, crcs: Vec::new() };
+    let crc64nvme = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
+    let mut hasher = Hasher { sha256, crc64nvme, size: 0, block: 0, crcs: Vec::new() };
     let mut ended = false;
     while !ended {
         let (mut batch, mut bytes) = (Vec::new(), 0);
@@ -190,6 +232,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use holdfast_core::record::ChecksumAlgorithm;
+
     use super::*;
 
     #[tokio::test]
@@ -204,6 +248,8 @@ mod tests {
             assert_eq!(hashed.crcs, blocks);
             let sha256 = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
             assert_eq!(hashed.sha256, sha256.as_ref());
+            let crc64 = holdfast_core::rules::digest::hash(ChecksumAlgorithm::Crc64Nvme, &bytes);
+            assert_eq!(hashed.crc64nvme.to_be_bytes().to_vec(), crc64);
         }
         let empty = hash_pieces(futures::stream::empty()).await.unwrap();
         assert_eq!((empty.size, empty.crcs.len(), empty.crc), (0, 0, 0));

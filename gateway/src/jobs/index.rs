@@ -170,6 +170,7 @@ async fn read(context: &Context, found: Found, index: ContentIndex) -> Result<Re
     let format = format_of(found.key.as_str(), content_type.as_deref());
     let size = found.row.size();
     let (key, place) = (found.key.clone(), found.place);
+    let generation = version.and_then(|version| version.patched);
     let mut outcome = Outcome::Pending;
     if size <= READ_BYTES_MAX {
         let (bytes, for_index) = (read_range(context, &found, 0..size).await?, index.clone());
@@ -179,7 +180,7 @@ async fn read(context: &Context, found: Found, index: ContentIndex) -> Result<Re
     if outcome == Outcome::Pending && !index.unique {
         outcome = blocks(context, found, format, index).await?;
     }
-    Ok(ReadObject { key, place, outcome })
+    Ok(ReadObject { key, place, outcome, generation })
 }
 
 fn unparsed(Unreadable(why): Unreadable) -> Outcome {

@@ -24,7 +24,7 @@ use holdfast_core::record::{BlobRow, ContentId, Location};
 use holdfast_core::rules::BLOCK_BYTES;
 use tokio::time::Instant;
 
-use super::digest::{Hashed, combine, hash_pieces};
+use super::digest::{Hashed, Lacking, combine, hash_pieces};
 use super::{Context, Error, Job, Kind, Round};
 use crate::backend::{Body, GetOptions, JoinOptions, JoinSource, ObjectPath, PutOptions};
 use crate::blobs::ReadGuard;
@@ -45,13 +45,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Joined {
     /// It is one blob now.
-    Yes {
-        /// SHA-256 of its bytes.
-        sha256: [u8; 32],
-    },
+    Yes(Lacking),
     /// It is gone, or something shares it.
     NotNow,
-    /// It is too long, or nothing tells its name.
+    /// It is too long, has holes, or nothing tells its name.
     Never,
 }
 
@@ -111,7 +108,11 @@ pub(super) async fn join(
     content: ContentId,
     name: Option<(&BucketName, &ObjectKey)>,
 ) -> Result<Joined, Error> {
-    let Some(sources) = sources(context, content).await? else { return Ok(Joined::NotNow) };
+    let sources = match sources(context, content).await? {
+        Looked::Sources(sources) => sources,
+        Looked::NotNow => return Ok(Joined::NotNow),
+        Looked::Holes => return Ok(Joined::Never),
+    };
     let size = sources.content.size;
     if size > JOIN_BYTES_MAX.min(context.blobs.backend().capabilities().blob_bytes_max) {
         return Ok(Joined::Never);
@@ -142,15 +143,26 @@ pub(super) async fn join(
     }
     context.stats.contents_joined.fetch_add(1, Ordering::Relaxed);
     tracing::debug!(path = %upload.path, size, "joined a content");
-    Ok(Joined::Yes { sha256: hashed.sha256 })
+    Ok(Joined::Yes(hashed.lacking()))
 }
 
-async fn sources(context: &Context, id: ContentId) -> Result<Option<Sources>, Error> {
+/// What a look at a content gives.
+enum Looked {
+    Sources(Sources),
+    NotNow,
+    /// A blob in place of them would take up space.
+    Holes,
+}
+
+async fn sources(context: &Context, id: ContentId) -> Result<Looked, Error> {
     let readers = context.blobs.readers().clone();
     let sources = context.look(move |view, permit| {
         // Entered before the view was taken would be as good: it holds back what any later state condemns.
-        let Some(guard) = readers.enter(view.revision()) else { return Ok(None) };
-        let Some(content) = view.fragmented(permit, id)? else { return Ok(None) };
+        let Some(guard) = readers.enter(view.revision()) else { return Ok(Looked::NotNow) };
+        let Some(content) = view.fragmented(permit, id)? else { return Ok(Looked::NotNow) };
+        if content.extents.iter().any(|extent| extent.blob == BlobId::HOLE) {
+            return Ok(Looked::Holes);
+        }
         let (mut blobs, mut crc) = (Vec::new(), 0);
         for extent in &content.extents {
             let source = view.blob(extent)?;
@@ -158,7 +170,7 @@ async fn sources(context: &Context, id: ContentId) -> Result<Option<Sources>, Er
             crc = combine(crc, &view.block_checksums(extent, &source.row, blocks)?, source.row.length);
             blobs.push((source.row, source.inline));
         }
-        Ok(Some(Sources { content, blobs, crc, _guard: guard }))
+        Ok(Looked::Sources(Sources { content, blobs, crc, _guard: guard }))
     });
     sources.await
 }
@@ -199,7 +211,7 @@ async fn join_inline(
     let blob = NewBlob { id, place: NewPlace::Inline(bytes), crcs: crc_bytes(&hashed.crcs) };
     context.commit(Op::Join(JoinOp { content, joined, blob })).await?;
     context.stats.contents_joined.fetch_add(1, Ordering::Relaxed);
-    Ok(Joined::Yes { sha256: hashed.sha256 })
+    Ok(Joined::Yes(hashed.lacking()))
 }
 
 /// Makes the new blob and reads it back.

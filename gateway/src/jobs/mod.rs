@@ -10,7 +10,8 @@
 //! - [`gc`]: bytes of condemned blobs go, when no reader of this node needs them.
 //! - [`orphans`]: blobs that no row knows go, when they are old and of this cluster's generation.
 //! - [`join`]: a content of many blobs becomes one, when clients are quiet.
-//! - [`digest`]: SHA-256 of what was put together without reading it.
+//! - [`compact`]: many short extents of a page, which a mount left, become one.
+//! - [`digest`]: digests of what was put together without reading it.
 //! - [`trim`]: rows whose time is over. [`feed`]: events beyond what is kept.
 //! - [`topics`]: messages beyond what their topic keeps.
 //! - [`runs`]: entries of large indexes move to runs in the backend, runs are merged, old ones go. Every node opens them.
@@ -19,6 +20,7 @@
 //!
 //! Absent: schedules, priorities, jobs on a node that does not lead.
 
+pub mod compact;
 pub mod digest;
 mod error;
 pub mod feed;
@@ -108,6 +110,8 @@ pub struct JobStats {
     pub orphans_deleted: AtomicU64,
     /// Contents joined.
     pub contents_joined: AtomicU64,
+    /// Extents that compaction put into fewer.
+    pub extents_compacted: AtomicU64,
     /// Digests filled in.
     pub digests_set: AtomicU64,
     /// Objects read for indexes.
@@ -144,6 +148,7 @@ impl Jobs {
         jobs.spawn(&context, gc::Gc::default());
         jobs.spawn(&context, orphans::Sweep::default());
         jobs.spawn(&context, digest::Digest::default());
+        jobs.spawn(&context, compact::Compact::default());
         if config.join {
             jobs.spawn(&context, join::Join::default());
         }

@@ -147,6 +147,7 @@ impl Parts {
             ("holdfast_jobs_blobs_deleted", "Condemned blobs deleted", &stats.blobs_deleted),
             ("holdfast_jobs_orphans_deleted", "Orphans deleted", &stats.orphans_deleted),
             ("holdfast_jobs_contents_joined", "Contents joined into one blob", &stats.contents_joined),
+            ("holdfast_jobs_extents_compacted", "Extents that compaction put into fewer", &stats.extents_compacted),
             ("holdfast_jobs_digests_set", "Digests filled in", &stats.digests_set),
             ("holdfast_index_objects_read", "Objects read for indexes by jobs", &stats.objects_indexed),
             ("holdfast_index_runs_written", "Runs of indexes written, merged ones too", &stats.runs_written),

@@ -7,6 +7,7 @@ use holdfast_core::view::object_resource;
 use super::index::unread;
 use super::put::{Begun, Put};
 use super::{Call, Done, bucket_ref, written};
+use crate::cluster::Consistency;
 use crate::error::Error;
 use crate::gateway::Gateway;
 
@@ -20,7 +21,8 @@ impl Gateway {
     /// As [`Gateway::put`].
     pub async fn append(&self, call: &Call, put: Put, offset: u64) -> Result<Done<Written>, Error> {
         let permit = call.permit(Action::PutObject, object_resource(&put.bucket, &put.key))?;
-        let Begun { bucket, indexes } = self.begin_write(call, &permit, &put.key, &put.conditions).await?;
+        let Begun { bucket, indexes, .. } =
+            self.begin_write(call, &permit, &put.key, &put.conditions, Consistency::Linearizable).await?;
         let options = self.write_options(&bucket);
         let bytes = self.blobs().write(&put.bucket, &put.key, put.body, options).await?;
         let op = Op::AppendObject(AppendObject {

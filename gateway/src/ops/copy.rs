@@ -94,7 +94,7 @@ impl Gateway {
         let attributes = copy.attributes.as_ref().unwrap_or(&version.attributes);
         let content_type = attributes.headers.content_type.as_deref();
         let extracted = self.extracted_of(&found, content_type, &copy.key, indexes).await?;
-        let pinned = (checksum.is_some() || !extracted.is_empty()).then_some(found.place);
+        let pinned = (checksum.is_some() || !extracted.is_empty()).then_some(&found);
         let op = Op::CopyObject(CopyObject {
             source: source(copy.source, bucket_ref(&found.bucket), pinned),
             target: Target { bucket: bucket_ref(&bucket), key: copy.key, conditions: copy.conditions },
@@ -152,7 +152,7 @@ impl Gateway {
         let op = Op::CopyPart(CopyPart {
             upload: UploadRef { bucket: bucket_ref(&open.bucket), key: name.key.clone(), upload: name.upload },
             number,
-            source: source(from.clone(), bucket_ref(&found.bucket), Some(found.place)),
+            source: source(from.clone(), bucket_ref(&found.bucket), Some(&found)),
             offset: range.start,
             length,
             digests,
@@ -165,11 +165,17 @@ impl Gateway {
     async fn checksum_of(&self, read: &Permit, found: &Found, algorithm: ChecksumAlgorithm) -> Result<Checksum, Error> {
         let version = version_of(found);
         let value = match (algorithm, version.sha256) {
-            (ChecksumAlgorithm::Crc64Nvme, _) => version.crc64nvme.to_be_bytes().to_vec(),
+            (ChecksumAlgorithm::Crc64Nvme, _) if version.crc_pending != Some(true) => {
+                version.crc64nvme.to_be_bytes().to_vec()
+            }
             (ChecksumAlgorithm::Sha256, Some(sha256)) => sha256.to_vec(),
             _ => {
                 let digests = self.digests_of(read, found, 0..version.size, Some(algorithm)).await?;
-                return digests.checksum.ok_or(Error::UnexpectedReply);
+                match digests.checksum {
+                    Some(checksum) => return Ok(checksum),
+                    // Digests carry it apart.
+                    None => digests.crc64nvme.to_be_bytes().to_vec(),
+                }
             }
         };
         Ok(Checksum { algorithm, kind: ChecksumType::FullObject, value })
@@ -222,14 +228,16 @@ fn of_source(error: Error) -> Error {
     }
 }
 
-fn source(from: CopySource, bucket: BucketRef, pinned: Option<holdfast_core::id::Place>) -> Source {
-    Source { bucket, key: from.key, version: from.version, conditions: from.conditions, pinned }
+/// What a copy names: the row that was read, with the generation of its bytes, when something was computed from them.
+fn source(from: CopySource, bucket: BucketRef, pinned: Option<&Found>) -> Source {
+    let generation = pinned.and_then(|found| found.row.version.as_ref()?.patched);
+    let pinned = pinned.map(|found| found.place);
+    Source { bucket, key: from.key, version: from.version, conditions: from.conditions, pinned, generation }
 }
 
 /// Whether a copy already has the checksum that is asked for, of the whole object.
 fn has_checksum(version: &Version, algorithm: ChecksumAlgorithm) -> bool {
-    let shown = version.shown_checksum();
-    shown.algorithm == algorithm && shown.kind == ChecksumType::FullObject
+    version.shown_checksum().is_some_and(|shown| shown.algorithm == algorithm && shown.kind == ChecksumType::FullObject)
 }
 
 /// The bytes that a part copies; unlike a read's, its range must be within the source.
@@ -243,7 +251,7 @@ fn within(part: Part, size: u64) -> Result<Range<u64>, Error> {
 
 /// The digests of a whole version, when all are known: its ETag is the MD5 of its bytes.
 fn known_digests(version: &Version, range: &Range<u64>, algorithm: Option<ChecksumAlgorithm>) -> Option<Digests> {
-    if *range != (0..version.size) || version.parts.is_some() {
+    if *range != (0..version.size) || version.parts.is_some() || version.crc_pending == Some(true) {
         return None;
     }
     let mut md5 = [0; 16];

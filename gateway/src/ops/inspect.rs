@@ -95,7 +95,7 @@ fn inspected(view: &View<'_>, found: Found) -> Result<Inspected, Error> {
     }
     let mut seen = BTreeSet::new();
     for extent in view.extents(&inspected.found, 0..size)? {
-        if !seen.insert(extent.blob) {
+        if extent.blob == BlobId::HOLE || !seen.insert(extent.blob) {
             continue;
         }
         if inspected.blobs.len() == BLOBS_MAX {

@@ -17,6 +17,7 @@ pub mod index;
 pub mod inspect;
 pub mod list;
 pub mod lock;
+pub mod mount;
 pub mod multipart;
 pub mod put;
 pub mod query;
@@ -211,4 +212,4 @@ fn fails_already(conditions: &Conditions, etag: Option<&str>) -> Result<(), Refu
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

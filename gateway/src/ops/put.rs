@@ -1,4 +1,8 @@
 //! Writes an object: bytes first, then one commit that makes them visible.
+//!
+//! What is asked before is answered by this node's own state, without a round to the others: whatever that does not know yet
+//! is decided where the command is applied. A bucket that was deleted and made again is looked up once more, and the same
+//! bytes are named by a second command. Conditions are the exception: what they refuse early must be true.
 
 use bytes::Bytes;
 use holdfast_core::command::{Conditions, Op, PutObject, Target, Written};
@@ -38,6 +42,13 @@ pub(super) struct Begun {
     pub(super) bucket: Bucket,
     /// The indexes that want to know of its content.
     pub(super) indexes: Vec<ContentIndex>,
+    /// By this node's own state, which may be behind.
+    pub(super) is_local: bool,
+}
+
+/// Refusals that a state which is behind may bring about.
+fn may_be_behind(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::NoSuchBucket | Refusal::NotRead { .. })
 }
 
 /// Bytes that are there already, as a body.
@@ -62,7 +73,8 @@ impl Gateway {
     /// Dropped before the commit, nothing is written; after it began, it runs to its end.
     pub async fn put(&self, call: &Call, put: Put) -> Result<Done<Written>, Error> {
         let permit = call.permit(Action::PutObject, object_resource(&put.bucket, &put.key))?;
-        let Begun { bucket, indexes } = self.begin_write(call, &permit, &put.key, &put.conditions).await?;
+        let begun = self.begin_write(call, &permit, &put.key, &put.conditions, Consistency::Local).await?;
+        let Begun { bucket, indexes, is_local } = begun;
         let options = self.write_options(&bucket);
         let (bytes, extracted) = if indexes.is_empty() {
             (self.blobs().write(&put.bucket, &put.key, put.body, options).await?, Vec::new())
@@ -71,28 +83,58 @@ impl Gateway {
             let bytes = self.blobs().write(&put.bucket, &put.key, body, options).await?;
             (bytes, extracted(indexes, &put.key, put.attributes.headers.content_type.as_deref(), kept).await?)
         };
-        let op = Op::PutObject(PutObject {
+        let mut op = PutObject {
             target: Target { bucket: bucket_ref(&bucket), key: put.key, conditions: put.conditions },
             content: bytes.content.clone(),
             attributes: put.attributes,
             nonce: self.blobs().mint(),
-        });
-        let op = AuthorizedOp::new(op, &[permit])?;
-        written(self.commit_with(op, call.origin_with(extracted), Some(bytes)).await?)
+        };
+        let authorized = AuthorizedOp::new(Op::PutObject(op.clone()), std::slice::from_ref(&permit))?;
+        let keeps = if is_local { may_be_behind } else { |_: &Refusal| false };
+        let refused = match self.commit_keeping(authorized, call.origin_with(extracted), bytes, keeps).await {
+            Ok(committed) => return written(committed),
+            Err(refused) => refused,
+        };
+        let Some(bytes) = refused.written else { return Err(refused.error) };
+        if !matches!(refused.error, Error::Refused(Refusal::NoSuchBucket)) {
+            // An index that this node had not heard of wants the bytes read: by then it has.
+            self.blobs().discard(bytes);
+            return Err(Refusal::Changed.into());
+        }
+        op.target.bucket = match self.bucket_for(&permit).await {
+            Ok(bucket) => bucket_ref(&bucket),
+            Err(error) => {
+                self.blobs().discard(bytes);
+                return Err(error);
+            }
+        };
+        let op = AuthorizedOp::new(Op::PutObject(op), &[permit])?;
+        // Indexes of the new bucket have not seen the bytes: they wait for the job that reads them.
+        written(self.commit_with(op, call.again().origin(), Some(bytes)).await?)
     }
 
     /// Finds the bucket of a write and its indexes, and refuses at once what cannot succeed, before any of its body is read.
+    /// By a local state only where that is enough: an unconditional write to a bucket that is there.
     pub(super) async fn begin_write(
         &self,
         call: &Call,
         permit: &Permit,
         key: &ObjectKey,
         conditions: &Conditions,
+        consistency: Consistency,
     ) -> Result<Begun, Error> {
+        let conditional = conditions.if_none_match || !conditions.if_match.is_empty();
+        if !conditional && consistency == Consistency::Local {
+            let state = self.view(Consistency::Local).await?;
+            let view = view_of(&state);
+            if let Ok(bucket) = view.bucket(permit) {
+                let indexes = view.indexes_of_content(&bucket, key)?;
+                return Ok(Begun { bucket, indexes, is_local: true });
+            }
+        }
         let state = self.view(Consistency::Linearizable).await?;
         let view = view_of(&state);
         let bucket = view.bucket(permit)?;
-        let conditional = conditions.if_none_match || !conditions.if_match.is_empty();
         if let (true, Ok(read)) = (conditional, call.on_object(Action::GetObject, &bucket.name, key)) {
             let found = match view.find(&read, None, None) {
                 Ok(found) => found.row.version,
@@ -104,7 +146,7 @@ impl Gateway {
             fails_already(conditions, found.as_ref().map(|version| version.etag.as_str()))?;
         }
         let indexes = view.indexes_of_content(&bucket, key)?;
-        Ok(Begun { bucket, indexes })
+        Ok(Begun { bucket, indexes, is_local: false })
     }
 
     /// How the bytes of a write to `bucket` are stored.

@@ -56,12 +56,13 @@ impl Gateway {
                 None => (bucket_ref(&bucket), None, Vec::new()),
             }
         };
-        let (mut pinned, mut extracted) = (None, Vec::new());
+        let (mut pinned, mut generation, mut extracted) = (None, None, Vec::new());
         if let Some(found) = found {
             let version = found.row.version.as_ref();
             let content_type = version.and_then(|version| version.attributes.headers.content_type.as_deref());
             extracted = self.extracted_of(&found, content_type, &rename.target, indexes).await?;
             pinned = Some(found.place);
+            generation = version.and_then(|version| version.patched);
         }
         let source = Source {
             bucket: bucket.clone(),
@@ -69,6 +70,7 @@ impl Gateway {
             version: None,
             conditions: rename.source_conditions,
             pinned,
+            generation,
         };
         let target = Target { bucket, key: rename.target, conditions: rename.conditions };
         let op = Op::RenameObject(RenameObject { source, target, prefix, nonce: self.blobs().mint() });

@@ -120,7 +120,7 @@ pub fn ops() -> Vec<(&'static str, Op)> {
         unique: true,
         expressions: expressions(),
     };
-    let read = |outcome| ReadObject { key: "logs/7".parse().unwrap(), place: PLACE, outcome };
+    let read = |outcome| ReadObject { key: "logs/7".parse().unwrap(), place: PLACE, outcome, generation: None };
     let objects = IndexObjects {
         bucket: bucket(),
         name: "by-city".into(),
@@ -129,11 +129,14 @@ pub fn ops() -> Vec<(&'static str, Op)> {
         cursor: Some("logs/6".into()),
         next: Some("logs/7".into()),
     };
+    let of_patched = |object: &ReadObject| ReadObject { generation: Some(300), ..object.clone() };
+    let patched = IndexObjects { objects: objects.objects.iter().map(of_patched).collect(), ..objects.clone() };
     let plain = IndexObjects { cursor: None, next: None, ..objects.clone() };
     vec![
         ("create-index", Op::CreateIndex(create)),
         ("drop-index", Op::DropIndex(DropIndex { bucket: bucket(), name: "by-city".into() })),
         ("index-objects", Op::IndexObjects(objects)),
+        ("index-objects-patched", Op::IndexObjects(patched)),
         ("index-objects-plain", Op::IndexObjects(plain)),
         ("trim-indexes", Op::TrimIndexes(TrimIndexes { rows: 1000 })),
     ]

@@ -47,18 +47,20 @@ fn version(inspected: &Inspected) -> Value {
 }
 
 fn describe(value: &mut Value, version: &Version) {
-    let Checksum { algorithm, kind, .. } = version.shown_checksum();
-    let text = checksum_text(&version.shown_checksum(), &version.etag);
-    let kind = if kind == ChecksumType::FullObject { "FULL_OBJECT" } else { "COMPOSITE" };
     value["size"] = version.size.into();
     value["etag"] = version.etag.clone().into();
     value["sha256"] = version.sha256.map_or("pending".to_owned(), |sha256| hex(&sha256)).into();
-    value["checksum"] = object!({ "algorithm": algorithm_name(algorithm), "type": kind, "value": text });
+    value["checksum"] = version.shown_checksum().map_or("pending".into(), |shown| checksum(&shown, &version.etag));
     value["created"] = iso_8601(version.created_ms).into();
     value["content_type"] = version.attributes.headers.content_type.clone().into();
     value["metadata"] = object!(version.attributes.metadata);
     value["tags"] = object!(version.attributes.tags);
     value["parts"] = version.parts.map(|parts| parts.count).into();
+}
+
+fn checksum(shown: &Checksum, etag: &str) -> Value {
+    let kind = if shown.kind == ChecksumType::FullObject { "FULL_OBJECT" } else { "COMPOSITE" };
+    object!({ "algorithm": algorithm_name(shown.algorithm), "type": kind, "value": checksum_text(shown, etag) })
 }
 
 fn location(blob: &str, places: &[Location]) -> Value {

@@ -48,12 +48,14 @@ pub(super) async fn copy_object(
     };
     let Done { revision, value: written } = api.gateway.copy(&call, copy).await.map_err(refuse(&call))?;
     let mut result = CopyObjectResult {
-        checksum_type: Some(checksum_type_out(written.checksum.kind)),
+        checksum_type: written.checksum.as_ref().map(|checksum| checksum_type_out(checksum.kind)),
         e_tag: Some(etag(&written.etag)),
         last_modified: Some(timestamp(written.modified_ms)),
         ..CopyObjectResult::default()
     };
-    set_checksum!(result, written.checksum.algorithm, checksum_text(&written.checksum, &written.etag));
+    if let Some(checksum) = &written.checksum {
+        set_checksum!(result, checksum.algorithm, checksum_text(checksum, &written.etag));
+    }
     let output = CopyObjectOutput {
         copy_object_result: Some(result),
         copy_source_version_id: written.source_version.map(|id| id.to_string()),

@@ -137,6 +137,12 @@ fn refused(refusal: &Refusal) -> Answer {
         Refusal::DuplicateValue { .. } => custom("DuplicateValue", StatusCode::CONFLICT),
         Refusal::Unparsed { .. } => custom("ContentDoesNotParse", StatusCode::BAD_REQUEST),
         Refusal::NotRead { .. } => custom("NotIndexable", StatusCode::BAD_REQUEST),
+        Refusal::FileExists => custom("FileExists", StatusCode::CONFLICT),
+        Refusal::NotEmpty => custom("DirectoryNotEmpty", StatusCode::CONFLICT),
+        Refusal::IsDirectory => custom("IsDirectory", StatusCode::CONFLICT),
+        Refusal::NotDirectory => custom("NotADirectory", StatusCode::CONFLICT),
+        Refusal::TooManyLinks => custom("TooManyLinks", StatusCode::CONFLICT),
+        Refusal::NoSuchMount => custom("NoSuchMount", StatusCode::NOT_FOUND),
     }
 }
 
@@ -277,7 +283,13 @@ fn refusal_message(refusal: &Refusal) -> Option<String> {
         | Refusal::IndexExists
         | Refusal::DuplicateValue { .. }
         | Refusal::Unparsed { .. }
-        | Refusal::NotRead { .. } => {
+        | Refusal::NotRead { .. }
+        | Refusal::FileExists
+        | Refusal::NotEmpty
+        | Refusal::IsDirectory
+        | Refusal::NotDirectory
+        | Refusal::TooManyLinks
+        | Refusal::NoSuchMount => {
             Some(sentence(&refusal.to_string()))
         }
         Refusal::NoSuchBucket

@@ -131,14 +131,16 @@ pub(super) async fn complete_multipart_upload(
     let Done { revision, value: written } = completed.map_err(refuse(&call))?;
     let mut output = CompleteMultipartUploadOutput {
         bucket: Some(input.bucket),
-        checksum_type: Some(checksum_type_out(written.checksum.kind)),
+        checksum_type: written.checksum.as_ref().map(|checksum| checksum_type_out(checksum.kind)),
         e_tag: Some(etag(&written.etag)),
         key: Some(input.key),
         location: Some(location),
         version_id: written.version.map(|id| id.to_string()),
         ..CompleteMultipartUploadOutput::default()
     };
-    set_checksum!(output, written.checksum.algorithm, checksum_text(&written.checksum, &written.etag));
+    if let Some(checksum) = &written.checksum {
+        set_checksum!(output, checksum.algorithm, checksum_text(checksum, &written.etag));
+    }
     Ok(reply(revision, output))
 }
 

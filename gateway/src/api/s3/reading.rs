@@ -142,9 +142,9 @@ fn content_range(got: &Got) -> Option<String> {
     (got.partial && !range.is_empty()).then(|| format!("bytes {}-{}/{size}", range.start, range.end - 1))
 }
 
-/// The checksum of exactly the bytes of the reply; a range that is no part has none.
+/// The checksum of exactly the bytes of the reply; a range that is no part has none, nor has what nobody has read yet.
 fn shown_checksum(got: &Got) -> Option<Checksum> {
-    let whole = got.version().shown_checksum();
+    let whole = got.version().shown_checksum()?;
     match &got.boundary {
         Some(boundary) => {
             let value = boundary.checksum.clone()?;
@@ -202,15 +202,15 @@ pub(super) async fn get_object_attributes(
     let version = found.row.version.as_ref().expect("a delete marker is an error of the verb");
     let shown = version.shown_checksum();
     let output = GetObjectAttributesOutput {
-        checksum: wanted.has("Checksum").then(|| {
+        checksum: shown.as_ref().filter(|_| wanted.has("Checksum")).map(|shown| {
             let kind = Some(checksum_type_out(shown.kind));
             let mut out = s3s::dto::Checksum { checksum_type: kind, ..Default::default() };
-            set_checksum!(out, shown.algorithm, checksum_text(&shown, &version.etag));
+            set_checksum!(out, shown.algorithm, checksum_text(shown, &version.etag));
             out
         }),
         e_tag: wanted.has("ETag").then(|| etag(&version.etag)),
         last_modified: Some(timestamp(found.row.modified_ms)),
-        object_parts: (!parts.is_empty()).then(|| parts_page(&parts, &shown, after, limit)),
+        object_parts: (!parts.is_empty()).then(|| parts_page(&parts, shown.as_ref(), after, limit)),
         object_size: wanted.has("ObjectSize").then(|| size(version.size)),
         storage_class: wanted.has("StorageClass").then(|| StorageClass::from_static(StorageClass::STANDARD)),
         version_id: found.shown_version().map(|id| id.to_string()),
@@ -219,7 +219,7 @@ pub(super) async fn get_object_attributes(
     Ok(reply(revision, output))
 }
 
-fn parts_page(parts: &[Boundary], shown: &Checksum, after: i32, limit: usize) -> GetObjectAttributesParts {
+fn parts_page(parts: &[Boundary], shown: Option<&Checksum>, after: i32, limit: usize) -> GetObjectAttributesParts {
     use base64::Engine as _;
     let first = parts.partition_point(|part| i32::from(part.number) <= after);
     let page: Vec<_> = parts[first..].iter().take(limit).collect();
@@ -227,7 +227,7 @@ fn parts_page(parts: &[Boundary], shown: &Checksum, after: i32, limit: usize) ->
     let listed = page.iter().map(|part| {
         let (part_number, part_size) = (Some(i32::from(part.number)), Some(size(part.size)));
         let mut out = ObjectPart { part_number, size: part_size, ..Default::default() };
-        if let Some(value) = &part.checksum {
+        if let (Some(value), Some(shown)) = (&part.checksum, shown) {
             set_checksum!(out, shown.algorithm, base64::engine::general_purpose::STANDARD.encode(value));
         }
         out

@@ -59,12 +59,14 @@ fn check_size(length: Option<u64>) -> S3Result<()> {
 
 fn put_output(written: &Written) -> PutObjectOutput {
     let mut output = PutObjectOutput {
-        checksum_type: Some(checksum_type_out(written.checksum.kind)),
+        checksum_type: written.checksum.as_ref().map(|checksum| checksum_type_out(checksum.kind)),
         e_tag: Some(etag(&written.etag)),
         version_id: written.version.map(|id| id.to_string()),
         ..PutObjectOutput::default()
     };
-    set_checksum!(output, written.checksum.algorithm, checksum_text(&written.checksum, &written.etag));
+    if let Some(checksum) = &written.checksum {
+        set_checksum!(output, checksum.algorithm, checksum_text(checksum, &written.etag));
+    }
     output
 }
 

@@ -1,4 +1,4 @@
-//! One fetch each: inline bytes, an entry of the cache, or a long run of blocks.
+//! One fetch each: inline bytes, an entry of the cache, a long run of blocks; a hole needs none.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -37,7 +37,12 @@ enum Kind {
     Entry { entry: Entry, source: Source, clip: Range<usize> },
     /// Bytes `wanted` of the blob, in `fetch`.
     Stream { source: Source, wanted: Range<u64> },
+    /// A hole of so many bytes, which reads as zeros. It may be far longer than memory.
+    Zeros(u64),
 }
+
+/// What a hole is delivered from.
+static ZEROS: [u8; PIECE_BYTES_MAX] = [0; PIECE_BYTES_MAX];
 
 /// Whole blocks of a blob in the backend.
 #[derive(Clone, Debug)]
@@ -57,6 +62,10 @@ pub(super) fn within(offset: u64, length: u64) -> Option<Range<usize>> {
 
 /// Adds the steps that read `extent`. Blobs condemned after `since` are read still: the caller holds them back.
 pub(super) fn add(steps: &mut VecDeque<Step>, view: &View<'_>, extent: &Extent, since: Revision) -> Result<(), Error> {
+    if extent.blob == BlobId::HOLE {
+        steps.push_back(Step(Kind::Zeros(extent.length)));
+        return Ok(());
+    }
     let BlobSource { row, inline } = view.blob_since(extent, since)?;
     let wanted = extent.blob_offset..extent.blob_offset + extent.length;
     if wanted.end > row.length {
@@ -128,17 +137,18 @@ impl Step {
             Kind::Bytes(bytes) => bytes.len() as u64,
             Kind::Entry { clip, .. } => clip.len() as u64,
             Kind::Stream { wanted, .. } => wanted.end - wanted.start,
+            Kind::Zeros(length) => *length,
         }
     }
 
     /// Whether it needs nothing but what the plan holds.
     pub(super) fn is_inline(&self) -> bool {
-        matches!(self.0, Kind::Bytes(_))
+        matches!(self.0, Kind::Bytes(_) | Kind::Zeros(_))
     }
 
     /// Whether its bytes come one after the other.
     pub(super) fn is_stream(&self) -> bool {
-        matches!(self.0, Kind::Stream { .. })
+        matches!(self.0, Kind::Stream { .. } | Kind::Zeros(_))
     }
 
     /// Makes the fetch, or starts it.
@@ -159,6 +169,7 @@ impl Step {
                 let skip = wanted.start - source.fetch.start;
                 Ok(Opened::Stream { stream, verifier: Verifier::new(source.checksums, skip), blob: source.blob, left })
             }
+            Kind::Zeros(length) => Ok(Opened::Zeros(length)),
         }
     }
 }
@@ -200,6 +211,7 @@ async fn fetch_whole(blobs: &Blobs, source: Source) -> Result<Bytes, Error> {
 pub(super) enum Opened {
     Bytes(Bytes),
     Stream { stream: BlobStream, verifier: Verifier, blob: BlobId, left: u64 },
+    Zeros(u64),
 }
 
 impl Opened {
@@ -207,7 +219,7 @@ impl Opened {
     pub(super) fn left(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
-            Self::Stream { left, .. } => *left,
+            Self::Stream { left, .. } | Self::Zeros(left) => *left,
         }
     }
 
@@ -216,6 +228,7 @@ impl Opened {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
             Self::Stream { blob, .. } => Err(Error::Mismatch { blob, what: "is not at hand" }),
+            Self::Zeros(_) => Err(Error::Mismatch { blob: BlobId::HOLE, what: "is not at hand" }),
         }
     }
 
@@ -223,7 +236,12 @@ impl Opened {
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         match self {
             Self::Bytes(bytes) => Ok((!bytes.is_empty()).then(|| bytes.split_to(bytes.len().min(PIECE_BYTES_MAX)))),
-            Self::Stream { left: 0, .. } => Ok(None),
+            Self::Stream { left: 0, .. } | Self::Zeros(0) => Ok(None),
+            Self::Zeros(left) => {
+                let most = usize::try_from(*left).map_or(PIECE_BYTES_MAX, |left| left.min(PIECE_BYTES_MAX));
+                *left -= most as u64;
+                Ok(Some(Bytes::from_static(&ZEROS[..most])))
+            }
             Self::Stream { stream, verifier, blob, left } => loop {
                 let most = usize::try_from(*left).unwrap_or(usize::MAX).min(PIECE_BYTES_MAX);
                 if let Some(piece) = verifier.take(most) {

@@ -250,6 +250,7 @@ fn version(view: &View<'_>, bucket: &Bucket, key: ObjectKey, listed: ListedVersi
 /// Where the first bytes of a version are: a path of the backend, or `inline`.
 fn location(view: &View<'_>, found: &Found) -> Result<Option<String>, Error> {
     let Some(extent) = view.extents(found, 0..1)?.into_iter().next() else { return Ok(None) };
+    // A hole is nowhere.
     let Ok(blob) = view.blob(&extent) else { return Ok(None) };
     Ok(blob.row.locations.into_iter().next().map(|location| match location {
         Location::Inline => "inline".to_owned(),

@@ -1,0 +1,79 @@
+//! fsx: random reads, writes, maps, truncations and holes on one file, compared with what the file must hold.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::{Ground, Report};
+use crate::client::command::{self, succeed};
+use crate::fixture::client_dir;
+use crate::skip::{skip, tools_dir};
+
+/// tools.sh installs the same version.
+const FSX_VERSION: &str = "0.3.2";
+const SEEDS: u32 = 2;
+/// Operations of one run; more effort is more seeds, so that a failing seed repeats in a short time.
+const OPERATIONS: u32 = 3_000;
+/// Every operation that fsx has, through descriptors and maps alike.
+const CONFIGURATION: &str = "flen = 1048576
+[opsize]
+max = 65536
+[weights]
+close_open = 1
+read = 10
+write = 10
+mapread = 10
+mapwrite = 10
+invalidate = 1
+truncate = 4
+fsync = 1
+fdatasync = 1
+posix_fallocate = 1
+punch_hole = 2
+sendfile = 2
+posix_fadvise = 1
+copy_file_range = 2
+";
+
+/// What one run of fsx does.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Its seed.
+    pub seed: u32,
+    /// Its operations.
+    pub operations: u32,
+}
+
+/// Two seeds of effort each.
+///
+/// # Errors
+/// A skip without fsx; otherwise what it found, with the seed.
+pub fn run(dir: &Path, effort: u32) -> Result<Report> {
+    let mut ground = Ground::new(dir, "fsx")?;
+    for seed in 1..=SEEDS * effort {
+        exercise(&ground.join(&format!("seed{seed}")), Plan { seed, operations: OPERATIONS })?;
+    }
+    ground.figure("operations", f64::from(SEEDS * effort * OPERATIONS));
+    Ok(ground.finish())
+}
+
+/// Runs `plan` on the file `file`, which is made and removed.
+///
+/// # Errors
+/// As [`run`].
+pub fn exercise(file: &Path, plan: Plan) -> Result<()> {
+    let outside = client_dir()?;
+    let configuration = outside.path().join("fsx.toml");
+    std::fs::write(&configuration, CONFIGURATION)?;
+    let mut running = command::clean(&find()?, outside.path());
+    running.arg("-q").args(["-N", &plan.operations.to_string(), "-S", &plan.seed.to_string()]);
+    running.arg("-f").arg(&configuration).arg("-P").arg(outside.path()).arg(file);
+    succeed(running).with_context(|| format!("{plan:?}"))?;
+    std::fs::remove_file(file)?;
+    Ok(())
+}
+
+fn find() -> Result<PathBuf> {
+    let path = tools_dir().join(format!("fsx-{FSX_VERSION}/bin/fsx"));
+    if path.is_file() { Ok(path) } else { Err(skip(format!("fsx {FSX_VERSION} not found: make tools"))) }
+}

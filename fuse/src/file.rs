@@ -1,0 +1,220 @@
+//! The content of a file that is open: what the repository has, and up to two layers over it.
+//!
+//! ```text
+//! dirty      ◀── writes and truncations of processes
+//! flushing   ◀── what the commit under way carries
+//! base           a generation of the file in the repository, read by its ETag
+//! ```
+//! A read takes all three under one mutex, so that it never sees a commit half: when a commit is through, the base becomes
+//! the new generation and the layer goes, in one step. A base that another client has changed meanwhile answers
+//! [`crate::client::Error::Changed`], and the read begins again from a new look.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use holdfast_core::id::{BlobId, ObjectId, Revision};
+use holdfast_core::mount::Node;
+use holdfast_core::record::Extent;
+use tokio::time::Instant;
+
+use crate::attributes::Time;
+use crate::error::Errno;
+use crate::layer::Layer;
+use crate::tree::Ino;
+
+/// Extents of a file that are remembered.
+const MAP_EXTENTS_MAX: usize = 200_000;
+
+/// A file that is open, or that has something to commit.
+#[derive(Debug)]
+pub struct File {
+    /// Its inode.
+    pub ino: Ino,
+    state: Mutex<State>,
+}
+
+/// See [`File`].
+#[derive(Debug)]
+pub struct State {
+    /// Identity of the base.
+    pub object: ObjectId,
+    /// Size of the base.
+    pub size: u64,
+    /// Generation of the base.
+    pub generation: Revision,
+    /// ETag of the base.
+    pub etag: String,
+    /// Another client has changed it: the base is looked up again before it is read.
+    pub stale: bool,
+    /// What is written since the commit under way began.
+    pub dirty: Option<Layer>,
+    /// What the commit under way carries.
+    pub flushing: Option<Arc<Layer>>,
+    /// Since when something is dirty.
+    pub dirty_since: Option<Instant>,
+    /// Time of the last write.
+    pub mtime: Option<Time>,
+    /// What could not be written, and how often that happened: each handle reports what came after it was opened.
+    pub failed: Option<(Errno, u64)>,
+    /// It was written since a version was last cut, since then.
+    pub uncut_since: Option<Instant>,
+    /// A lock on it was lost with the session.
+    pub lock_lost: bool,
+    /// Where its bytes are.
+    pub map: Extents,
+    /// Sequence of the last record about it in the journal.
+    pub journaled: u64,
+}
+
+/// Extents of one generation, as far as they were asked for.
+#[derive(Debug, Default)]
+pub struct Extents {
+    generation: Revision,
+    by_offset: BTreeMap<u64, Extent>,
+}
+
+impl Extents {
+    /// Takes what the repository said.
+    pub fn learn(&mut self, generation: Revision, extents: &[Extent]) {
+        if self.generation != generation || self.by_offset.len() > MAP_EXTENTS_MAX {
+            self.by_offset.clear();
+            self.generation = generation;
+        }
+        self.by_offset.extend(extents.iter().map(|extent| (extent.offset, *extent)));
+    }
+
+    /// The extents of a range of a generation, clipped to it; none when not all are known.
+    #[must_use]
+    pub fn of(&self, generation: Revision, range: &Range<u64>) -> Option<Vec<Extent>> {
+        if self.generation != generation {
+            return None;
+        }
+        let mut found = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let (_, extent) = self.by_offset.range(..=at).next_back()?;
+            let end = extent.offset + extent.length;
+            if end <= at {
+                return None;
+            }
+            let length = end.min(range.end) - at;
+            let within = at - extent.offset;
+            let blob_offset = if extent.blob == BlobId::HOLE { 0 } else { extent.blob_offset + within };
+            found.push(Extent { offset: at, length, blob: extent.blob, blob_offset });
+            at += length;
+        }
+        Some(found)
+    }
+}
+
+/// What a read stands on.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// Size of what is read below the layers.
+    pub size: u64,
+    /// Generation.
+    pub generation: Revision,
+    /// ETag.
+    pub etag: String,
+    /// It must be looked up again.
+    pub stale: bool,
+}
+
+impl File {
+    /// A file as the repository has it.
+    #[must_use]
+    pub fn new(ino: Ino, node: &Node) -> Arc<Self> {
+        let state = State {
+            object: node.object,
+            size: node.size,
+            generation: node.generation,
+            etag: node.etag.clone(),
+            stale: false,
+            dirty: None,
+            flushing: None,
+            dirty_since: None,
+            mtime: None,
+            failed: None,
+            uncut_since: None,
+            lock_lost: false,
+            map: Extents::default(),
+            journaled: 0,
+        };
+        Arc::new(Self { ino, state: Mutex::new(state) })
+    }
+
+    /// Its state; held for moments only.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Bytes of the file as processes see it.
+    #[must_use]
+    pub fn shown_size(&self) -> u64 {
+        self.dirty.as_ref().or(self.flushing.as_deref()).map_or(self.size, Layer::size)
+    }
+
+    /// Whether nothing waits to be committed.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.dirty.is_none() && self.flushing.is_none()
+    }
+
+    /// The layer that writes go to.
+    pub fn layer(&mut self, now: Instant) -> &mut Layer {
+        let below = self.flushing.as_ref().map_or(self.size, |layer| layer.size());
+        self.dirty_since.get_or_insert(now);
+        self.uncut_since.get_or_insert(now);
+        self.dirty.get_or_insert_with(|| Layer::over(below))
+    }
+
+    /// What a read stands on now.
+    #[must_use]
+    pub fn base(&self) -> Base {
+        Base { size: self.size, generation: self.generation, etag: self.etag.clone(), stale: self.stale }
+    }
+
+    /// Whether the layers say every byte of a range, so that the base is not needed for it.
+    #[must_use]
+    pub fn is_covered(&self, range: &Range<u64>) -> bool {
+        let covered =
+            |layer: Option<&Layer>, below: u64| layer.is_some_and(|layer| layer.covers(range.start, range.end, below));
+        let below = self.flushing.as_ref().map_or(self.size, |layer| layer.size());
+        range.start >= self.size || covered(self.dirty.as_ref(), below) || covered(self.flushing.as_deref(), self.size)
+    }
+
+    /// Lays what was written over bytes of the base.
+    pub fn lay_over(&self, offset: u64, buffer: &mut [u8]) {
+        for layer in self.flushing.as_deref().into_iter().chain(&self.dirty) {
+            layer.lay_over(offset, buffer);
+        }
+    }
+
+    /// The repository has another generation: by a commit of this mount, or of others.
+    pub fn rebase(&mut self, node: &Node) {
+        self.object = node.object;
+        self.size = node.size;
+        self.generation = node.generation;
+        self.etag.clone_from(&node.etag);
+        self.stale = false;
+    }
+
+    /// Gives the layer of a failed commit back, below what was written since.
+    pub fn put_back(&mut self) {
+        let Some(flushed) = self.flushing.take() else { return };
+        let flushed = Arc::unwrap_or_clone(flushed);
+        self.dirty = Some(match self.dirty.take() {
+            Some(later) => flushed.below(&later),
+            None => flushed,
+        });
+    }
+
+    /// Something could not be written.
+    pub fn fail(&mut self, errno: Errno) {
+        let count = self.failed.map_or(0, |(_, count)| count);
+        self.failed = Some((errno, count + 1));
+    }
+}

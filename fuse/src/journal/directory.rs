@@ -1,0 +1,97 @@
+//! The directory of a journal: its lock, its identity, and making changes of names durable.
+//!
+//! The identity file `client` is magic (8 bytes), format version (u32, little endian), id (16 bytes), CRC-32C of these (u32).
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::FlockOperation;
+
+use super::{Error, Result, segment};
+
+const LOCK: &str = "lock";
+const IDENTITY: &str = "client";
+const IDENTITY_TEMPORARY: &str = "client.tmp";
+const MAGIC: [u8; 8] = *b"HFCLIENT";
+const VERSION: u32 = 1;
+const IDENTITY_BYTES: usize = 32;
+
+/// Creates the directory if needed and takes it, until the file is closed.
+pub(super) fn lock(dir: &Path) -> Result<File> {
+    if !dir.exists() {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io("create", dir))?;
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync(parent)?;
+        }
+    }
+    let path = dir.join(LOCK);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(&path).map_err(Error::io("open", &path))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Locked { dir: dir.to_owned() }),
+        Err(error) => Err(Error::io("lock", &path)(error.into())),
+    }
+}
+
+/// Reads the id of the client; a directory without segments gets one.
+pub(super) fn client(dir: &Path) -> Result<[u8; 16]> {
+    let path = dir.join(IDENTITY);
+    match File::open(&path) {
+        Ok(file) => read(&path, file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if !segment::list(dir)?.is_empty() {
+                let what = "the identity is missing, but there are segments";
+                return Err(Error::Damaged { path, offset: 0, what });
+            }
+            mint(dir, &path)
+        }
+        Err(error) => Err(Error::io("open", &path)(error)),
+    }
+}
+
+fn read(path: &Path, file: File) -> Result<[u8; 16]> {
+    let mut bytes = Vec::with_capacity(IDENTITY_BYTES);
+    file.take(IDENTITY_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    let damaged = |what| Error::Damaged { path: path.to_owned(), offset: 0, what };
+    let bytes: [u8; IDENTITY_BYTES] = bytes.try_into().map_err(|_| damaged("an identity has 32 bytes"))?;
+    let [body @ .., c0, c1, c2, c3] = bytes;
+    if body[..8] != MAGIC || crc32c::crc32c(&body) != u32::from_le_bytes([c0, c1, c2, c3]) {
+        return Err(damaged("not an identity, or its checksum is wrong"));
+    }
+    let version = u32::from_le_bytes([body[8], body[9], body[10], body[11]]);
+    if version != VERSION {
+        return Err(Error::Version { path: path.to_owned(), version });
+    }
+    let mut client = [0; 16];
+    client.copy_from_slice(&body[12..]);
+    Ok(client)
+}
+
+fn mint(dir: &Path, path: &Path) -> Result<[u8; 16]> {
+    let client: [u8; 16] = rand::random();
+    let mut bytes = Vec::with_capacity(IDENTITY_BYTES);
+    bytes.extend(MAGIC);
+    bytes.extend(VERSION.to_le_bytes());
+    bytes.extend(client);
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+    let temporary = dir.join(IDENTITY_TEMPORARY);
+    let written = (|| {
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    })();
+    written.map_err(Error::io("create", path))?;
+    sync(dir)?;
+    Ok(client)
+}
+
+/// Makes creations, renames and deletions in the directory durable.
+pub(super) fn sync(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|file| file.sync_all()).map_err(Error::io("sync", dir))
+}

@@ -1,0 +1,732 @@
+//! Reading and writing of files.
+//!
+//! A write goes to the file's layer, and to the journal first where local bytes count. A read lays the layers over bytes of
+//! the base, which come from the block cache or, in pieces that grow while a process reads on, from the repository.
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use holdfast_core::command::mount::{FileRef, FileWrite, Origin, PatchFile, Step, StepOutcome};
+use holdfast_core::id::{BlobId, ObjectKey};
+use holdfast_core::mount::{Answer, Call, Map, ReadFile};
+use holdfast_core::record::Extent;
+use tokio::time::Instant;
+
+use super::commit::PIECES_MAX;
+use super::{PATIENCE, Sync, Vfs};
+use crate::attributes::{Time, time_changes};
+use crate::client::Error;
+use crate::error::{Errno, errno_of_refusal};
+use crate::file::{Base, File};
+use crate::journal::Record;
+use crate::tree::{Ino, Segment};
+
+/// Bytes that a read at random places fetches at least.
+const FETCH_BYTES_MIN: u64 = 128 << 10;
+/// Bytes that a read in sequence fetches at most at once.
+const FETCH_BYTES_MAX: u64 = 8 << 20;
+/// Files up to this size are fetched whole, without asking where their bytes are.
+const WHOLE_BYTES_MAX: u64 = 128 << 10;
+/// Bytes whose extents are asked for at once.
+const MAP_BYTES: u64 = 256 << 20;
+/// Times that a read begins again when the file changes under it.
+const READ_ATTEMPTS_MAX: usize = 16;
+/// Largest file.
+pub const FILE_BYTES_MAX: u64 = 50 << 40;
+
+/// A record of the journal: what was written. Payload: object (8 bytes), length of the key (2 bytes), key, offset (8), data.
+pub(super) const RECORD_WRITE: u8 = 1;
+/// A record of the journal: a new size. Payload: object, length of the key, key, size (8 bytes).
+pub(super) const RECORD_SIZE: u8 = 2;
+/// A record of the journal: commit number (8 bytes) carries the records up to this sequence (8 bytes).
+pub(super) const RECORD_ASSIGNED: u8 = 3;
+
+/// What a handle has seen of a file, to read ahead.
+#[derive(Debug, Default)]
+pub struct Window {
+    next: u64,
+    bytes: u64,
+}
+
+impl Window {
+    /// How much to fetch for a read at `offset`: more each time that it goes on where the last one ended.
+    fn grow(&mut self, offset: u64, length: u64) -> u64 {
+        let goes_on = offset == self.next && offset > 0;
+        self.bytes = if goes_on { (self.bytes * 2).clamp(FETCH_BYTES_MIN, FETCH_BYTES_MAX) } else { FETCH_BYTES_MIN };
+        self.next = offset + length;
+        self.bytes
+    }
+}
+
+impl Vfs {
+    /// Opens a file: what is read is what was closed anywhere before. Whether the kernel's pages of it are still right.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESTALE` when it is gone.
+    pub async fn open(&self, ino: Ino, truncates: bool) -> Result<bool, Errno> {
+        if truncates {
+            self.writable()?;
+        }
+        if !self.is_alone() {
+            self.look_again(ino).await?;
+        }
+        self.lock_file(ino).await?;
+        let keep = {
+            let mut files = self.files();
+            let mut tree = self.tree();
+            let inode = tree.get_mut(ino).ok_or(Errno::ESTALE)?;
+            if inode.directory {
+                return Err(Errno::EISDIR);
+            }
+            inode.opens += 1;
+            let generation = inode.node.generation;
+            let keep = inode.cached == Some(generation);
+            inode.cached = Some(generation);
+            files.entry(ino).or_insert_with(|| File::new(ino, &inode.node));
+            keep
+        };
+        Ok(keep)
+    }
+
+    /// Looks at a file anew, so that what others have closed is seen. What is dirty here stays on top of it.
+    async fn look_again(&self, ino: Ino) -> Result<(), Errno> {
+        self.refresh(ino).await?;
+        let Some(file) = self.open_file(ino) else { return Ok(()) };
+        let Some(node) = self.tree().get(ino).map(|inode| inode.node.clone()) else { return Ok(()) };
+        let mut state = file.state();
+        if state.is_clean() && state.generation != node.generation {
+            state.rebase(&node);
+        }
+        Ok(())
+    }
+
+    /// Reads at most `length` bytes; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// `EIO` when the repository does not answer in time.
+    pub async fn read(&self, ino: Ino, offset: u64, length: u32, window: &std::sync::Mutex<Window>) -> Result<Bytes, Errno> {
+        let file = self.open_file(ino).ok_or(Errno::EBADF)?;
+        let fetch = {
+            let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
+            window.grow(offset, u64::from(length))
+        };
+        for _ in 0..READ_ATTEMPTS_MAX {
+            let (base, range, covered) = {
+                let state = file.state();
+                if state.lock_lost {
+                    return Err(Errno::EIO);
+                }
+                let size = state.shown_size();
+                let end = offset.saturating_add(u64::from(length)).min(size);
+                let range = offset.min(end)..end;
+                let covered = state.is_covered(&range);
+                (state.base(), range, covered)
+            };
+            if range.is_empty() {
+                return Ok(Bytes::new());
+            }
+            if base.stale && !covered {
+                self.look_again_at_open(&file).await?;
+                continue;
+            }
+            let below = range.start.min(base.size)..range.end.min(base.size);
+            let mut buffer = BytesMut::zeroed((range.end - range.start) as usize);
+            if !covered && !below.is_empty() {
+                match self.base_bytes(&file, &base, &below, fetch, &mut buffer[..(below.end - below.start) as usize]).await {
+                    Ok(()) => {}
+                    Err(Error::Changed) => {
+                        file.state().stale = true;
+                        continue;
+                    }
+                    Err(error) => return Err(error.errno()),
+                }
+            }
+            let state = file.state();
+            // A commit that came through meanwhile took its layer with it: then the bytes above the base are missing here.
+            if state.generation != base.generation {
+                continue;
+            }
+            state.lay_over(range.start, &mut buffer);
+            return Ok(buffer.freeze());
+        }
+        Err(Errno::EIO)
+    }
+
+    /// The base of an open file was changed by others: takes what it is now.
+    async fn look_again_at_open(&self, file: &Arc<File>) -> Result<(), Errno> {
+        self.refresh(file.ino).await?;
+        let node = self.tree().get(file.ino).map(|inode| inode.node.clone()).ok_or(Errno::ESTALE)?;
+        let mut state = file.state();
+        if state.flushing.is_none() {
+            state.rebase(&node);
+        }
+        state.stale = false;
+        Ok(())
+    }
+
+    /// Bytes of a generation, into `buffer`.
+    pub(super) async fn base_bytes(
+        &self,
+        file: &Arc<File>,
+        base: &Base,
+        range: &Range<u64>,
+        fetch: u64,
+        buffer: &mut [u8],
+    ) -> Result<(), Error> {
+        let reference = self.tree().file(file.ino).ok_or(Error::Changed)?;
+        let reference = FileRef { object: file.state().object, ..reference };
+        if base.size <= WHOLE_BYTES_MAX {
+            let blob = whole_blob(&reference, base);
+            let whole = match self.cache.get(blob, 0..base.size) {
+                Some(whole) => whole,
+                None => {
+                    let whole = self.fetch(&reference, base, 0..base.size).await?;
+                    self.cache.put(blob, 0, &whole);
+                    whole
+                }
+            };
+            let part = whole.get(range.start as usize..range.end as usize).ok_or(Error::Changed)?;
+            buffer.copy_from_slice(part);
+            return Ok(());
+        }
+        let extents = self.extents(file, &reference, base, range).await?;
+        for extent in extents {
+            let at = (extent.offset - range.start) as usize;
+            let target = &mut buffer[at..at + extent.length as usize];
+            self.extent_bytes(file, &reference, base, &extent, fetch, target).await?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of one extent, from the cache or the repository.
+    async fn extent_bytes(
+        &self,
+        file: &Arc<File>,
+        reference: &FileRef,
+        base: &Base,
+        extent: &Extent,
+        fetch: u64,
+        target: &mut [u8],
+    ) -> Result<(), Error> {
+        if extent.blob == BlobId::HOLE {
+            target.fill(0);
+            return Ok(());
+        }
+        let wanted = extent.blob_offset..extent.blob_offset + extent.length;
+        if let Some(bytes) = self.cache.get(extent.blob.0, wanted) {
+            target.copy_from_slice(&bytes);
+            return Ok(());
+        }
+        // Whole blocks of the file, and more of it for whoever reads on.
+        let start = extent.offset / FETCH_BYTES_MIN * FETCH_BYTES_MIN;
+        let end = (extent.offset + extent.length).max(start + fetch).next_multiple_of(FETCH_BYTES_MIN).min(base.size);
+        let bytes = self.fetch(reference, base, start..end).await?;
+        let around = self.extents(file, reference, base, &(start..end)).await?;
+        for piece in &around {
+            let at = (piece.offset - start) as usize;
+            let part = bytes.slice(at..at + piece.length as usize);
+            if piece.blob != BlobId::HOLE {
+                self.keep(piece, part);
+            }
+        }
+        let at = (extent.offset - start) as usize;
+        target.copy_from_slice(bytes.get(at..at + target.len()).ok_or(Error::Changed)?);
+        Ok(())
+    }
+
+    /// Keeps bytes of an extent, in fragments that end where blocks of the blob do.
+    fn keep(&self, extent: &Extent, bytes: Bytes) {
+        let mut done = 0;
+        while done < extent.length {
+            let at = extent.blob_offset + done;
+            let length = (extent.length - done).min(FETCH_BYTES_MIN - at % FETCH_BYTES_MIN);
+            self.cache.put(extent.blob.0, at, &bytes.slice(done as usize..(done + length) as usize));
+            done += length;
+        }
+    }
+
+    async fn fetch(&self, file: &FileRef, base: &Base, range: Range<u64>) -> Result<Bytes, Error> {
+        let length = range.end - range.start;
+        let deadline = Vfs::deadline();
+        let bytes = match &file.key {
+            Some(key) => self.remote.read(key, &base.etag, range, deadline).await?,
+            None => {
+                let read = ReadFile { file: file.clone(), generation: Some(base.generation), offset: range.start, length };
+                self.remote.call(&Call::Read(read), Bytes::new(), &[], deadline).await?.raw
+            }
+        };
+        self.counters.fetched_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if bytes.len() as u64 == length { Ok(bytes) } else { Err(Error::unexpected()) }
+    }
+
+    /// The extents of a range of a generation.
+    async fn extents(
+        &self,
+        file: &Arc<File>,
+        reference: &FileRef,
+        base: &Base,
+        range: &Range<u64>,
+    ) -> Result<Vec<Extent>, Error> {
+        if let Some(extents) = file.state().map.of(base.generation, range) {
+            return Ok(extents);
+        }
+        let mut at = range.start / MAP_BYTES * MAP_BYTES;
+        while at < range.end {
+            let map = Map { file: reference.clone(), offset: at, length: MAP_BYTES.min(base.size - at) };
+            let told = self.remote.call(&Call::Map(map), Bytes::new(), &[], Vfs::deadline()).await?;
+            let Answer::Mapped(mapped) = told.answer else { return Err(Error::unexpected()) };
+            if mapped.node.generation != base.generation {
+                return Err(Error::Changed);
+            }
+            let Some(last) = mapped.extents.last() else { return Err(Error::unexpected()) };
+            at = last.offset + last.length;
+            file.state().map.learn(base.generation, &mapped.extents);
+        }
+        file.state().map.of(base.generation, range).ok_or(Error::Changed)
+    }
+
+    /// Writes, waiting for room. It is in the repository after a `fsync` or close, or when the loss window ends.
+    ///
+    /// # Errors
+    /// `EFBIG`, `ENOSPC` when the journal's disk is full, `EIO` when there is no room in time.
+    pub async fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        loop {
+            self.await_room().await?;
+            if self.write_now(ino, offset, data)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes, if there is room.
+    ///
+    /// # Errors
+    /// As [`Vfs::write`].
+    pub fn write_now(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<bool, Errno> {
+        self.writable()?;
+        if offset.checked_add(data.len() as u64).is_none_or(|end| end > FILE_BYTES_MAX) {
+            return Err(Errno::EFBIG);
+        }
+        if self.is_full() {
+            return Ok(false);
+        }
+        let file = self.open_file(ino).ok_or(Errno::EBADF)?;
+        {
+            let _order = self.order.read().unwrap_or_else(PoisonError::into_inner);
+            let head = self.journal_head(ino, offset);
+            let mut state = file.state();
+            if state.lock_lost {
+                return Err(Errno::EIO);
+            }
+            if let (Some(journal), Some(head)) = (&self.journal, head) {
+                state.journaled = journal.append(RECORD_WRITE, &[&head, data]).map_err(|error| journal_errno(&error))?;
+            }
+            let layer = state.layer(Instant::now());
+            let before = (layer.bytes(), layer.pieces());
+            layer.write(offset, data);
+            let (bytes, pieces) = (layer.bytes() - before.0, layer.pieces().saturating_sub(before.1));
+            state.mtime = Some(Vfs::now());
+            self.dirty_bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.dirty_pieces.fetch_add(pieces, Ordering::Relaxed);
+        }
+        self.nudge();
+        Ok(true)
+    }
+
+    /// Whether as much is dirty as may be lost.
+    fn is_full(&self) -> bool {
+        self.dirty_bytes.load(Ordering::Relaxed) >= self.options.loss_bytes / 2
+            || self.dirty_pieces.load(Ordering::Relaxed) >= PIECES_MAX
+    }
+
+    /// Waits while as much is dirty as may be lost.
+    async fn await_room(&self) -> Result<(), Errno> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let room = self.room.notified();
+            if !self.is_full() {
+                return Ok(());
+            }
+            self.nudge();
+            tokio::time::timeout_at(deadline, room).await.map_err(|_| Errno::EIO)?;
+        }
+    }
+
+    /// The start of a record of the journal, when there is one: whose bytes, and where.
+    fn journal_head(&self, ino: Ino, number: u64) -> Option<Vec<u8>> {
+        self.journal.as_ref().filter(|_| self.journals)?;
+        let file = self.tree().file(ino)?;
+        let key = file.key.as_ref().map_or("", ObjectKey::as_str);
+        let mut head = file.object.0.to_be_bytes().to_vec();
+        head.extend((key.len() as u16).to_be_bytes());
+        head.extend(key.as_bytes());
+        head.extend(number.to_be_bytes());
+        Some(head)
+    }
+
+    /// Gives a file a size.
+    ///
+    /// # Errors
+    /// As [`Vfs::write`].
+    pub async fn truncate(&self, ino: Ino, size: u64) -> Result<(), Errno> {
+        self.writable()?;
+        if size > FILE_BYTES_MAX {
+            return Err(Errno::EFBIG);
+        }
+        let file = self.hold(ino)?;
+        self.await_room().await?;
+        {
+            let _order = self.order.read().unwrap_or_else(PoisonError::into_inner);
+            let head = self.journal_head(ino, size);
+            let mut state = file.state();
+            if let (Some(journal), Some(head)) = (&self.journal, head) {
+                state.journaled = journal.append(RECORD_SIZE, &[&head]).map_err(|error| journal_errno(&error))?;
+            }
+            state.layer(Instant::now()).truncate(size);
+            state.mtime = Some(Vfs::now());
+        }
+        // Of a file that nobody has open, nobody would wait for it later.
+        if self.tree().get(ino).is_some_and(|inode| inode.opens == 0) {
+            self.flush(ino).await?;
+        }
+        Ok(())
+    }
+
+    /// The file of an inode, made if nobody has it open.
+    pub(super) fn hold(&self, ino: Ino) -> Result<Arc<File>, Errno> {
+        let mut files = self.files();
+        let tree = self.tree();
+        let inode = tree.get(ino).ok_or(Errno::ESTALE)?;
+        if inode.directory {
+            return Err(Errno::EISDIR);
+        }
+        Ok(Arc::clone(files.entry(ino).or_insert_with(|| File::new(ino, &inode.node))))
+    }
+
+    /// What was written to a file goes to the repository, with all that was written before anywhere; an error is that of
+    /// this file.
+    ///
+    /// # Errors
+    /// What failed since `seen` failures of the file.
+    pub async fn flush(&self, ino: Ino) -> Result<(), Errno> {
+        let Some(file) = self.open_file(ino) else { return Ok(()) };
+        let before = file.state().failed.map_or(0, |(_, count)| count);
+        if !file.state().is_clean() {
+            self.flush_all().await?;
+        }
+        match file.state().failed {
+            Some((errno, count)) if count > before => Err(errno),
+            _ => Ok(()),
+        }
+    }
+
+    /// `fsync`: what that promises depends on [`Sync`]. An error that the handle has not seen yet is told, and told again to
+    /// every other handle.
+    ///
+    /// # Errors
+    /// See above.
+    pub async fn sync(&self, ino: Ino, seen: &AtomicFailures) -> Result<(), Errno> {
+        let Some(file) = self.open_file(ino) else { return Ok(()) };
+        let done = match self.options.sync {
+            Sync::Store => self.flush(ino).await,
+            Sync::Async => Ok(()),
+            Sync::Journal => {
+                let at = file.state().journaled;
+                self.sync_journal(at).await
+            }
+        };
+        self.tell_failure(&file, seen)?;
+        done
+    }
+
+    async fn sync_journal(&self, at: u64) -> Result<(), Errno> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        tokio::task::block_in_place(|| journal.sync(at)).map_err(|error| journal_errno(&error))
+    }
+
+    /// How often something of a file could not be written.
+    #[must_use]
+    pub fn failures(&self, ino: Ino) -> u64 {
+        self.open_file(ino).map_or(0, |file| file.state().failed.map_or(0, |(_, count)| count))
+    }
+
+    fn tell_failure(&self, file: &Arc<File>, seen: &AtomicFailures) -> Result<(), Errno> {
+        match file.state().failed {
+            Some((errno, count)) if seen.0.swap(count, Ordering::Relaxed) < count => Err(errno),
+            _ => Ok(()),
+        }
+    }
+
+    /// A handle is closed by a process: what it wrote is seen by the next open anywhere.
+    ///
+    /// # Errors
+    /// What could not be written.
+    pub async fn close(&self, ino: Ino, seen: &AtomicFailures) -> Result<(), Errno> {
+        let Some(file) = self.open_file(ino) else { return Ok(()) };
+        if self.options.sync == Sync::Store {
+            let uncut = file.state().uncut_since.is_some();
+            let done = if uncut { self.flush_and_cut(ino).await } else { Ok(()) };
+            self.tell_failure(&file, seen)?;
+            return done;
+        }
+        self.tell_failure(&file, seen)
+    }
+
+    /// Flushes a file and cuts a version of it, in one commit.
+    async fn flush_and_cut(&self, ino: Ino) -> Result<(), Errno> {
+        let outcome = self
+            .submit_one(move |tree| {
+                let file = tree.file(ino).ok_or(Errno::ESTALE)?;
+                Ok(Step::Cut(file))
+            })
+            .await?;
+        match outcome {
+            StepOutcome::Node(_) | StepOutcome::Done => {
+                if let Some(file) = self.open_file(ino) {
+                    let mut state = file.state();
+                    state.uncut_since = state.dirty_since;
+                }
+                Ok(())
+            }
+            // What was refused of the patch is told by the file; a name that moved is cut under the new one later.
+            StepOutcome::Refused(_) => Ok(()),
+        }
+    }
+
+    /// The last handle of the kernel is gone.
+    pub async fn release(&self, ino: Ino) {
+        let last = {
+            let mut tree = self.tree();
+            let Some(inode) = tree.get_mut(ino) else { return };
+            inode.opens = inode.opens.saturating_sub(1);
+            (inode.opens == 0).then(|| (inode.node.object, inode.names.is_empty()))
+        };
+        let Some((object, nameless)) = last else { return };
+        if nameless {
+            // Nobody can read what is written to it any more.
+            self.files().remove(&ino);
+            let _ = self.submit_one(move |_| Ok(Step::Release(object))).await;
+        } else if let Some(file) = self.open_file(ino)
+            && self.options.sync == Sync::Store
+            && file.state().uncut_since.is_some()
+        {
+            let _ = self.flush_and_cut(ino).await;
+        }
+        self.unlock_file(ino).await;
+        self.drop_clean_files();
+        self.tree().drop_unknown(ino);
+    }
+
+    /// Cuts versions of files that have been open for long.
+    pub(super) async fn cut_versions(&self) {
+        for ino in self.due_for_cut() {
+            // It is tried again at the next look.
+            let _ = self.flush_and_cut(ino).await;
+        }
+    }
+
+    /// One patch that carries no bytes of this mount, after everything that is written.
+    async fn patch(&self, ino: Ino, size: Option<u64>, write: Option<(FileWrite, Option<Ino>)>) -> Result<(), Errno> {
+        self.writable()?;
+        let now = Vfs::now();
+        let outcome = self
+            .submit_one(move |tree| {
+                let file = tree.file(ino).ok_or(Errno::ESTALE)?;
+                let mut writes = Vec::new();
+                if let Some((mut write, source)) = write {
+                    if let (Origin::File(from, _), Some(source)) = (&mut write.from, source) {
+                        *from = tree.file(source).ok_or(Errno::ESTALE)?;
+                    }
+                    writes.push(write);
+                }
+                let set = time_changes(Some(now), Some(now));
+                Ok(Step::Patch(PatchFile { file, size, writes, set, cut: false, base: None }))
+            })
+            .await?;
+        match outcome {
+            StepOutcome::Node(_) | StepOutcome::Done => {
+                if let Some(file) = self.open_file(ino) {
+                    file.state().uncut_since.get_or_insert_with(Instant::now);
+                }
+                Ok(())
+            }
+            StepOutcome::Refused(refusal) => Err(errno_of_refusal(&refusal)),
+        }
+    }
+
+    /// Makes a hole, or room. `keep_size` leaves the end where it is.
+    ///
+    /// # Errors
+    /// `EFBIG`, and as a write.
+    pub async fn allocate(&self, ino: Ino, range: Range<u64>, hole: bool, keep_size: bool) -> Result<(), Errno> {
+        if range.end > FILE_BYTES_MAX {
+            return Err(Errno::EFBIG);
+        }
+        self.flush(ino).await?;
+        let size = self.attr_of(ino)?.size;
+        let end = if keep_size { range.end.min(size) } else { range.end };
+        if hole && range.start < end {
+            let write = FileWrite { offset: range.start, length: end - range.start, from: Origin::Hole };
+            return self.patch(ino, None, Some((write, None))).await;
+        }
+        if !hole && !keep_size && range.end > size {
+            return self.truncate(ino, range.end).await;
+        }
+        Ok(())
+    }
+
+    /// Copies a range from file to file; no bytes move. How many were copied.
+    ///
+    /// # Errors
+    /// As a write.
+    pub async fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), length: u64) -> Result<u64, Errno> {
+        self.flush(from.0).await?;
+        self.flush(to.0).await?;
+        let length = length.min(self.attr_of(from.0)?.size.saturating_sub(from.1));
+        if length == 0 {
+            return Ok(0);
+        }
+        if to.1.checked_add(length).is_none_or(|end| end > FILE_BYTES_MAX) {
+            return Err(Errno::EFBIG);
+        }
+        let nothing = FileRef { key: None, object: Default::default() };
+        let write = FileWrite { offset: to.1, length, from: Origin::File(nothing, from.1) };
+        self.patch(to.0, None, Some((write, Some(from.0)))).await?;
+        Ok(length)
+    }
+
+    /// The next byte at or after `offset` that is data, or in a hole. The end of the file is a hole.
+    ///
+    /// # Errors
+    /// `ENXIO` past the end, or when no data follows.
+    pub async fn seek(&self, ino: Ino, offset: u64, data: bool) -> Result<u64, Errno> {
+        self.flush(ino).await?;
+        let size = self.attr_of(ino)?.size;
+        if offset >= size {
+            return Err(Errno::ENXIO);
+        }
+        let mut at = offset;
+        while at < size {
+            let file = self.tree().file(ino).ok_or(Errno::ESTALE)?;
+            let map = Map { file, offset: at, length: size - at };
+            let told = self.remote.call(&Call::Map(map), Bytes::new(), &[], Vfs::deadline()).await;
+            let Answer::Mapped(mapped) = told.map_err(|error| error.errno())?.answer else { return Err(Errno::EIO) };
+            let found = mapped.extents.iter().find(|extent| (extent.blob == BlobId::HOLE) != data);
+            if let Some(found) = found {
+                return Ok(found.offset.max(offset));
+            }
+            match mapped.extents.last() {
+                Some(last) => at = last.offset + last.length,
+                None => break,
+            }
+        }
+        if data { Err(Errno::ENXIO) } else { Ok(size) }
+    }
+
+    /// Brings to the repository what the journal of an earlier run holds. Runs before anything else is written.
+    pub(super) async fn replay(&self, records: impl IntoIterator<Item = Result<Record, crate::journal::Error>>) {
+        let applied = self.session.applied();
+        let (mut waiting, mut written, mut lost): (VecDeque<Record>, u64, u64) = (VecDeque::new(), 0, 0);
+        for record in records {
+            let record = match record {
+                Ok(record) => record,
+                Err(error) => {
+                    tracing::error!(%error, "the journal cannot be read to its end");
+                    break;
+                }
+            };
+            if record.kind != RECORD_ASSIGNED {
+                waiting.push_back(record);
+                continue;
+            }
+            // What a commit carried that was applied is there.
+            if let (Some(number), Some(upto)) = (number_at(&record.payload, 0), number_at(&record.payload, 8))
+                && number <= applied
+            {
+                waiting.retain(|record| record.sequence > upto);
+            }
+        }
+        let last = waiting.back().map(|record| record.sequence);
+        for record in waiting {
+            match self.replay_one(&record).await {
+                Ok(()) => written += 1,
+                Err(errno) => {
+                    lost += 1;
+                    tracing::error!(sequence = record.sequence, %errno, "a write of the journal has no file any more");
+                }
+            }
+        }
+        if written + lost > 0 {
+            let flushed = self.flush_all().await;
+            tracing::warn!(written, lost, ok = flushed.is_ok(), "brought back what an earlier run of this mount had written");
+            if flushed.is_ok() {
+                self.discard(last.unwrap_or(0));
+            }
+        }
+    }
+
+    async fn replay_one(&self, record: &Record) -> Result<(), Errno> {
+        let object = number_at(&record.payload, 0).ok_or(Errno::EIO)?;
+        let length = record.payload.get(8..10).map(|two| usize::from(two[0]) << 8 | usize::from(two[1]));
+        let end = 10 + length.ok_or(Errno::EIO)?;
+        let key = record.payload.get(10..end).and_then(|key| std::str::from_utf8(key).ok()).ok_or(Errno::EIO)?;
+        let number = number_at(&record.payload, end).ok_or(Errno::EIO)?;
+        let ino = self.find_key(key, object).await?;
+        let file = self.hold(ino)?;
+        self.await_room().await?;
+        let mut state = file.state();
+        state.journaled = record.sequence;
+        let layer = state.layer(Instant::now());
+        let before = layer.bytes();
+        match record.kind {
+            RECORD_WRITE => layer.write(number, record.payload.get(end + 8..).unwrap_or_default()),
+            _ => layer.truncate(number),
+        }
+        let bytes = layer.bytes().saturating_sub(before);
+        self.dirty_bytes.fetch_add(bytes, Ordering::Relaxed);
+        state.mtime = Some(Time::now());
+        Ok(())
+    }
+
+    /// The inode of a key, looked up from the root on, when it is still this object.
+    async fn find_key(&self, key: &str, object: u64) -> Result<Ino, Errno> {
+        let path = key.strip_prefix(&self.options.prefix).ok_or(Errno::ENOENT)?;
+        let mut parent = crate::tree::ROOT;
+        let mut segments = path.split('/').peekable();
+        while let Some(text) = segments.next() {
+            let segment = Segment { text: text.to_owned(), directory: segments.peek().is_some() };
+            parent = self.find_segment(parent, segment).await?;
+        }
+        let found = self.tree().get(parent).map(|inode| inode.node.object.0);
+        if found == Some(object) { Ok(parent) } else { Err(Errno::ESTALE) }
+    }
+}
+
+/// Failures of a file that a handle has told its process.
+#[derive(Debug, Default)]
+pub struct AtomicFailures(pub std::sync::atomic::AtomicU64);
+
+/// What stands for a whole small file in the cache, in place of a blob: a hash of all that a change of its bytes changes.
+fn whole_blob(file: &FileRef, base: &Base) -> [u8; 16] {
+    let half = |salt: u8| {
+        let mut hasher = DefaultHasher::new();
+        (salt, file.object.0, base.generation, &base.etag, base.size).hash(&mut hasher);
+        hasher.finish().to_be_bytes()
+    };
+    let mut blob = [0; 16];
+    blob[..8].copy_from_slice(&half(1));
+    blob[8..].copy_from_slice(&half(2));
+    blob
+}
+
+fn journal_errno(error: &crate::journal::Error) -> Errno {
+    if error.is_disk_full() { Errno::ENOSPC } else { Errno::EIO }
+}
+
+fn number_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}

@@ -1,0 +1,719 @@
+//! Names and attributes: lookups, directories, and what changes them.
+//!
+//! What the tree knows is answered without asking while the feed of changes is live; else the repository is asked each time.
+//! Changes are steps of the stream of commits; a step that is refused because a name moved meanwhile is made again from what
+//! the tree knows by then.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use holdfast_core::command::mount::{
+    CreateFile, FileWrite, LinkFile, Onto, Origin, RenameFile, SetFileAttributes, Step, StepOutcome, UnlinkFile,
+};
+use holdfast_core::error::Error as Refusal;
+use holdfast_core::id::Revision;
+use holdfast_core::mount::{Answer, Call, Entry, IMPLICIT, LIST_ENTRIES_MAX, List, Node, STAT_PATHS_MAX, Stat, attribute};
+use tokio::time::Instant;
+
+use super::{Attr, Vfs};
+use crate::attributes::{Attributes, Changes, Kind, time_changes};
+use crate::error::{Errno, errno_of_refusal};
+use crate::file::File;
+use crate::names;
+use crate::tree::{Ino, ROOT, Segment, Tree};
+
+/// Times that a change is made again when names moved under it.
+const ATTEMPTS_MAX: usize = 4;
+/// Entries of the first page of a directory: small ones need no second, large ones come in full pages.
+const FIRST_PAGE: u32 = 1_000;
+/// Longest target of a symbolic link. Source: POSIX, SYMLINK_MAX; Linux, PATH_MAX.
+const TARGET_BYTES_MAX: usize = 4_095;
+
+/// An entry of a directory.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// The name.
+    pub name: OsString,
+    /// What it is.
+    pub segment: Segment,
+    /// As the repository said it.
+    pub node: Node,
+}
+
+/// A directory that is read: what was listed stays, so that a position means the same entry while others come and go.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Entries, in the order of keys.
+    pub entries: Vec<Shown>,
+    held_back: Vec<Node>,
+    after: Option<String>,
+    at: Option<Revision>,
+    /// Whether there are no more.
+    pub done: bool,
+}
+
+/// What a new file is.
+#[derive(Clone, Debug)]
+pub struct Make {
+    /// Type and permissions.
+    pub attributes: Attributes,
+    /// Target, of a symbolic link.
+    pub target: Option<Vec<u8>>,
+}
+
+impl Vfs {
+    /// What has a name in a directory.
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub async fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Attr, Errno> {
+        let name = names::parse(name)?;
+        let (directory, file) = (segment(&name.text, true), segment(&name.text, false));
+        if self.trusts_tree() {
+            let mut tree = self.tree();
+            let known = match (tree.child(parent, &directory), tree.child(parent, &file)) {
+                (Some((ino, true)), _) if !name.alias => Some(ino),
+                (_, Some((ino, true))) if !name.alias => Some(ino),
+                _ => None,
+            };
+            if let Some(ino) = known {
+                tree.looked_up(ino);
+                drop(tree);
+                return self.attr_of(ino);
+            }
+        }
+        if name.is_shortened {
+            return self.lookup_listed(parent, &name.shown).await;
+        }
+        let ino = self.ask(parent, &name.text, name.alias).await?;
+        self.tree().looked_up(ino);
+        self.attr_of(ino)
+    }
+
+    /// A name that is too long to be shown whole is found by listing.
+    async fn lookup_listed(&self, parent: Ino, shown: &OsStr) -> Result<Attr, Errno> {
+        let mut listing = Listing::default();
+        while !listing.done {
+            self.list_more(parent, &mut listing).await?;
+        }
+        let found = listing.entries.into_iter().find(|entry| entry.name == shown).ok_or(Errno::ENOENT)?;
+        self.attr_of(self.adopt(parent, &found))
+    }
+
+    /// Asks for a name; its inode.
+    async fn ask(&self, parent: Ino, text: &str, alias: bool) -> Result<Ino, Errno> {
+        let path = self.tree().key_in(parent, &segment(text, false)).ok_or(Errno::ENOENT)?;
+        let entry = self.stat(vec![path]).await?.into_iter().next().ok_or(Errno::EIO)?;
+        let mut tree = self.tree();
+        let is_directory = entry.directory.is_some();
+        let told = [(entry.directory, true), (entry.file, false)].map(|(node, directory)| {
+            let segment = segment(text, directory);
+            match node {
+                Some(node) => Some(tree.adopt(parent, &segment, node)),
+                None => {
+                    tree.unname(parent, &segment);
+                    None
+                }
+            }
+        });
+        match told {
+            [Some(directory), _] if !alias => Ok(directory),
+            [_, Some(file)] if alias == is_directory => Ok(file),
+            _ => Err(Errno::ENOENT),
+        }
+    }
+
+    /// The inode of a name, for whoever walks.
+    pub(super) async fn find_segment(&self, parent: Ino, wanted: Segment) -> Result<Ino, Errno> {
+        let path = self.tree().key_in(parent, &segment(&wanted.text, false)).ok_or(Errno::ENOENT)?;
+        let entry = self.stat(vec![path]).await?.into_iter().next().ok_or(Errno::EIO)?;
+        let node = if wanted.directory { entry.directory } else { entry.file };
+        let ino = self.tree().adopt(parent, &wanted, node.ok_or(Errno::ENOENT)?);
+        self.tree().looked_up(ino);
+        Ok(ino)
+    }
+
+    async fn stat(&self, paths: Vec<String>) -> Result<Vec<Entry>, Errno> {
+        let call = Call::Stat(Stat { paths });
+        let told = self.remote.call(&call, Bytes::new(), &[], Vfs::deadline()).await.map_err(|error| error.errno())?;
+        match told.answer {
+            Answer::Entries(entries) => Ok(entries),
+            _ => Err(Errno::EIO),
+        }
+    }
+
+    pub(super) async fn refresh_root(&self) -> Result<(), crate::client::Error> {
+        let path = self.options.prefix.trim_end_matches('/').to_owned();
+        let call = Call::Stat(Stat { paths: vec![path] });
+        let told = self.remote.call(&call, Bytes::new(), &[], Vfs::deadline()).await?;
+        let Answer::Entries(entries) = told.answer else { return Err(crate::client::Error::unexpected()) };
+        let node = entries.into_iter().next().and_then(|entry| entry.directory).unwrap_or_default();
+        self.tree().update(ROOT, node);
+        Ok(())
+    }
+
+    /// Asks what an inode is now.
+    ///
+    /// # Errors
+    /// `ESTALE` when its name is gone or leads to something else.
+    pub(super) async fn refresh(&self, ino: Ino) -> Result<(), Errno> {
+        if ino == ROOT {
+            return self.refresh_root().await.map_err(|error| error.errno());
+        }
+        let name = self.tree().get(ino).ok_or(Errno::ESTALE)?.names.last().cloned();
+        // Without a name nobody else can change it.
+        let Some((parent, segment)) = name else { return Ok(()) };
+        let path = self.tree().key_in(parent, &Segment { directory: false, ..segment.clone() }).ok_or(Errno::ESTALE)?;
+        let entry = self.stat(vec![path]).await?.into_iter().next().ok_or(Errno::EIO)?;
+        let node = if segment.directory { entry.directory } else { entry.file };
+        let mut tree = self.tree();
+        match node {
+            Some(node) if tree.adopt(parent, &segment, node.clone()) == ino => Ok(()),
+            Some(_) => Err(Errno::ESTALE),
+            None => {
+                tree.unname(parent, &segment);
+                Err(Errno::ESTALE)
+            }
+        }
+    }
+
+    /// Attributes of an inode: as known while the feed is live, else as the repository says.
+    ///
+    /// # Errors
+    /// `ESTALE`.
+    pub async fn getattr(&self, ino: Ino) -> Result<Attr, Errno> {
+        let known = self.trusts_tree() && self.tree().is_fresh(ino);
+        if !known {
+            let open = self.open_file(ino).is_some();
+            match self.refresh(ino).await {
+                // An open file that another client removed is still what it was.
+                Err(Errno::ESTALE) if open => {}
+                refreshed => refreshed?,
+            }
+        }
+        self.attr_of(ino)
+    }
+
+    /// Attributes of an inode, with what is written and not committed.
+    pub(super) fn attr_of(&self, ino: Ino) -> Result<Attr, Errno> {
+        let file = self.open_file(ino);
+        let tree = self.tree();
+        let inode = tree.get(ino).ok_or(Errno::ESTALE)?;
+        let node = &inode.node;
+        let mut attributes = Attributes::of(node, inode.directory, &self.options.defaults);
+        let (mut size, mut allocated) = (node.size, node.allocated);
+        if let Some(file) = file {
+            let state = file.state();
+            size = state.shown_size();
+            allocated = allocated.max(size.min(allocated + state.dirty.as_ref().map_or(0, crate::layer::Layer::bytes)));
+            if let Some(time) = state.mtime {
+                (attributes.mtime, attributes.ctime) = (time, time);
+            }
+        }
+        let links = if inode.names.is_empty() && ino != ROOT { 0 } else { node.links.max(1) };
+        let links = if inode.directory { links.max(2) } else { links };
+        if inode.directory {
+            (size, allocated) = (4096, 4096);
+        }
+        Ok(Attr { ino, size, links, allocated, attributes, generation: node.generation })
+    }
+
+    /// Changes attributes.
+    ///
+    /// # Errors
+    /// As POSIX says of chmod, chown, utimensat.
+    pub async fn setattr(&self, ino: Ino, changes: Changes) -> Result<Attr, Errno> {
+        self.writable()?;
+        if let Some(size) = changes.size {
+            self.truncate(ino, size).await?;
+        }
+        if changes.is_of_metadata() {
+            let current = self.attr_of(ino)?.attributes;
+            let set = changes.metadata(&current, Vfs::now());
+            self.set_metadata(ino, set).await?;
+            if changes.mtime.is_some()
+                && let Some(file) = self.open_file(ino)
+            {
+                file.state().mtime = None;
+            }
+        }
+        self.attr_of(ino)
+    }
+
+    async fn set_metadata(&self, ino: Ino, set: BTreeMap<String, Option<String>>) -> Result<(), Errno> {
+        let outcome = self
+            .change(Some(ino), move |tree| {
+                let file = tree.file(ino).ok_or(Errno::ESTALE)?;
+                // The root of a bucket is no object.
+                if file.key.is_none() && ino == ROOT {
+                    return Err(Errno::EPERM);
+                }
+                Ok((Step::SetAttributes(SetFileAttributes { file, set: set.clone() }), Bytes::new()))
+            })
+            .await?;
+        if let StepOutcome::Node(node) = outcome {
+            let mut tree = self.tree();
+            // A directory that becomes real is another object, and the same inode.
+            if tree.by_object(node.object).is_none() {
+                tree.update(ino, node);
+            }
+        }
+        Ok(())
+    }
+
+    /// One step, made again while names move under it; `ino` is looked up again then.
+    async fn change(
+        &self,
+        ino: Option<Ino>,
+        make: impl Fn(&Tree) -> Result<(Step, Bytes), Errno> + Clone + Send + 'static,
+    ) -> Result<StepOutcome, Errno> {
+        self.writable()?;
+        for attempt in 1.. {
+            let make = make.clone();
+            let outcomes = self
+                .submit(move |tree| {
+                    let (step, bytes) = make(tree)?;
+                    Ok((vec![step], bytes))
+                })
+                .await?;
+            match outcomes.into_iter().next().ok_or(Errno::EIO)? {
+                StepOutcome::Refused(Refusal::Changed | Refusal::NoSuchKey) if attempt < ATTEMPTS_MAX && ino.is_some() => {
+                    if let Some(ino) = ino {
+                        self.refresh(ino).await?;
+                    }
+                }
+                StepOutcome::Refused(refusal) => return Err(errno_of_refusal(&refusal)),
+                outcome => return Ok(outcome),
+            }
+        }
+        Err(Errno::EIO)
+    }
+
+    /// Makes a file, directory, symbolic link or special file.
+    ///
+    /// # Errors
+    /// `EEXIST`, `ENOENT`, `ENOTDIR`, `ENAMETOOLONG`.
+    pub async fn make(&self, parent: Ino, name: &OsStr, make: Make) -> Result<Attr, Errno> {
+        let name = names::parse(name)?;
+        if name.alias || name.is_shortened {
+            return Err(Errno::EINVAL);
+        }
+        let directory = make.attributes.kind == Kind::Directory;
+        let target = make.target.unwrap_or_default();
+        if target.len() > TARGET_BYTES_MAX {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        let segment = segment(&name.text, directory);
+        let (metadata, place) = (make.attributes.metadata(), segment.clone());
+        let outcome = self
+            .change(None, move |tree| {
+                let key = tree.key_in(parent, &place).ok_or(Errno::ENOENT)?;
+                let key = key.parse().map_err(|_| Errno::ENAMETOOLONG)?;
+                let write = FileWrite { offset: 0, length: target.len() as u64, from: Origin::Sent(0) };
+                let bytes = if target.is_empty() { Vec::new() } else { vec![write] };
+                let content_type = directory.then(|| attribute::DIRECTORY_TYPE.to_owned());
+                let create = CreateFile { key, metadata: metadata.clone(), content_type, bytes };
+                Ok((Step::Create(create), Bytes::copy_from_slice(&target)))
+            })
+            .await?;
+        let StepOutcome::Node(node) = outcome else { return Err(Errno::EIO) };
+        let ino = {
+            let mut tree = self.tree();
+            let ino = tree.adopt(parent, &segment, node);
+            tree.looked_up(ino);
+            ino
+        };
+        self.entries_changed(parent);
+        self.attr_of(ino)
+    }
+
+    /// The times of a directory changed with its entries.
+    fn entries_changed(&self, directory: Ino) {
+        let mut tree = self.tree();
+        let Some(inode) = tree.get_mut(directory) else { return };
+        if inode.node.object == IMPLICIT {
+            tree.expire(directory);
+            return;
+        }
+        let now = Vfs::now();
+        for (name, value) in time_changes(Some(now), Some(now)) {
+            if let Some(value) = value {
+                inode.node.metadata.insert(name, value);
+            }
+        }
+    }
+
+    /// Opens a file that was just made: nobody has to be asked what it is.
+    ///
+    /// # Errors
+    /// `ESTALE`.
+    pub async fn open_new(&self, ino: Ino) -> Result<(), Errno> {
+        self.lock_file(ino).await?;
+        let mut files = self.files();
+        let mut tree = self.tree();
+        let inode = tree.get_mut(ino).ok_or(Errno::ESTALE)?;
+        inode.opens += 1;
+        inode.cached = Some(inode.node.generation);
+        let file = files.entry(ino).or_insert_with(|| File::new(ino, &inode.node));
+        // Closed without a write it is a version, too.
+        file.state().uncut_since.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// `EINVAL` when it is none.
+    pub async fn readlink(&self, ino: Ino) -> Result<Bytes, Errno> {
+        let attr = self.getattr(ino).await?;
+        if attr.attributes.kind != Kind::Symlink {
+            return Err(Errno::EINVAL);
+        }
+        let file = File::new(ino, &self.tree().get(ino).ok_or(Errno::ESTALE)?.node);
+        let base = file.state().base();
+        if base.size > TARGET_BYTES_MAX as u64 {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        let mut target = vec![0; base.size as usize];
+        if !target.is_empty() {
+            let read = self.base_bytes(&file, &base, &(0..base.size), 0, &mut target).await;
+            read.map_err(|error| error.errno())?;
+        }
+        Ok(Bytes::from(target))
+    }
+
+    /// Gives a file one more name.
+    ///
+    /// # Errors
+    /// `EEXIST`, `EMLINK`, `EPERM` for a directory.
+    pub async fn link(&self, ino: Ino, parent: Ino, name: &OsStr) -> Result<Attr, Errno> {
+        let name = names::parse(name)?;
+        if name.alias || name.is_shortened {
+            return Err(Errno::EINVAL);
+        }
+        if self.tree().get(ino).is_some_and(|inode| inode.directory) {
+            return Err(Errno::EPERM);
+        }
+        let segment = segment(&name.text, false);
+        let place = segment.clone();
+        let now = Vfs::now();
+        let outcome = self
+            .change(Some(ino), move |tree| {
+                let to = tree.key_in(parent, &place).ok_or(Errno::ENOENT)?;
+                let file = tree.file(ino).ok_or(Errno::ESTALE)?;
+                let to = to.parse().map_err(|_| Errno::ENAMETOOLONG)?;
+                Ok((Step::Link(LinkFile { file, to, set: time_changes(None, Some(now)) }), Bytes::new()))
+            })
+            .await?;
+        let StepOutcome::Node(node) = outcome else { return Err(Errno::EIO) };
+        {
+            let mut tree = self.tree();
+            let ino = tree.adopt(parent, &segment, node);
+            tree.looked_up(ino);
+        }
+        self.entries_changed(parent);
+        self.attr_of(ino)
+    }
+
+    /// The inode and segment of a name that is to be removed or moved: the kernel has looked it up.
+    async fn named(&self, parent: Ino, name: &OsStr) -> Result<(Ino, Segment), Errno> {
+        let parsed = names::parse(name)?;
+        let known = {
+            let tree = self.tree();
+            let directory = segment(&parsed.text, true);
+            let file = segment(&parsed.text, false);
+            let of = |segment: Segment| tree.child(parent, &segment).map(|(ino, _)| (ino, segment));
+            if parsed.alias { of(file) } else { of(directory).or_else(|| of(file)) }
+        };
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let ino = self.lookup(parent, name).await?.ino;
+        let mut tree = self.tree();
+        let names = tree.get(ino).map(|inode| inode.names.clone()).unwrap_or_default();
+        tree.forget(ino, 1);
+        let segment = names.into_iter().rev().find(|(of, _)| *of == parent).map(|(_, segment)| segment);
+        Ok((ino, segment.ok_or(Errno::ENOENT)?))
+    }
+
+    /// Removes a name of a file. An open file lives on.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EISDIR`.
+    pub async fn unlink(&self, parent: Ino, name: &OsStr) -> Result<(), Errno> {
+        let (ino, segment) = self.named(parent, name).await?;
+        if segment.directory {
+            return Err(Errno::EISDIR);
+        }
+        let now = Vfs::now();
+        let place = segment.clone();
+        let outcome = self
+            .change(Some(ino), move |tree| {
+                let key = tree.key_in(parent, &place).and_then(|key| key.parse().ok());
+                let inode = tree.get(ino).ok_or(Errno::ENOENT)?;
+                let file = holdfast_core::command::mount::FileRef { key, object: inode.node.object };
+                let set = time_changes(None, Some(now));
+                Ok((Step::Unlink(UnlinkFile { file, keep: inode.opens > 0, set }), Bytes::new()))
+            })
+            .await;
+        if let Ok(_) | Err(Errno::ENOENT | Errno::ESTALE) = &outcome {
+            let mut tree = self.tree();
+            tree.unname(parent, &segment);
+            if let Ok(StepOutcome::Node(node)) = &outcome {
+                tree.update(ino, node.clone());
+            }
+        }
+        self.entries_changed(parent);
+        match outcome {
+            Err(Errno::ESTALE) => Err(Errno::ENOENT),
+            outcome => outcome.map(drop),
+        }
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// `ENOTEMPTY`, `ENOTDIR`, `ENOENT`.
+    pub async fn rmdir(&self, parent: Ino, name: &OsStr) -> Result<(), Errno> {
+        let (ino, segment) = self.named(parent, name).await?;
+        if !segment.directory {
+            return Err(Errno::ENOTDIR);
+        }
+        self.change(Some(ino), move |tree| {
+            Ok((Step::RemoveDirectory(tree.file(ino).ok_or(Errno::ENOENT)?), Bytes::new()))
+        })
+        .await?;
+        self.tree().unname(parent, &segment);
+        self.entries_changed(parent);
+        Ok(())
+    }
+
+    /// Moves a name.
+    ///
+    /// # Errors
+    /// As renameat2; `EXDEV` for a directory that holds too many names for one commit, so that `mv` copies.
+    pub async fn rename(&self, from: (Ino, &OsStr), to: (Ino, &OsStr), onto: Onto) -> Result<(), Errno> {
+        let (ino, source) = self.named(from.0, from.1).await?;
+        let name = names::parse(to.1)?;
+        let there = match self.named(to.0, to.1).await {
+            Ok(there) => Some(there),
+            Err(Errno::ENOENT) => None,
+            Err(errno) => return Err(errno),
+        };
+        if there.is_none() && (name.alias || name.is_shortened) {
+            return Err(Errno::EINVAL);
+        }
+        let target = match (&there, onto) {
+            (Some((_, there)), Onto::Exchange) => there.clone(),
+            _ => segment(&name.text, source.directory),
+        };
+        let kinds = there.as_ref().map(|(_, there)| (source.directory, there.directory));
+        match kinds {
+            Some((false, true)) if onto == Onto::Any => return Err(Errno::EISDIR),
+            Some((true, false)) if onto == Onto::Any => return Err(Errno::ENOTDIR),
+            _ => {}
+        }
+        let (now, place, open) = (Vfs::now(), target.clone(), there.as_ref().map(|(ino, _)| *ino));
+        let (old_parent, new_parent) = (from.0, to.0);
+        let old = source.clone();
+        let outcome = self
+            .change(Some(ino), move |tree| {
+                let key = tree.key_in(old_parent, &old).and_then(|key| key.parse().ok());
+                let object = tree.get(ino).ok_or(Errno::ENOENT)?.node.object;
+                let file = holdfast_core::command::mount::FileRef { key, object };
+                let to = tree.key_in(new_parent, &place).ok_or(Errno::ENOENT)?;
+                let to = to.parse().map_err(|_| Errno::ENAMETOOLONG)?;
+                let keep = open.and_then(|ino| tree.get(ino)).is_some_and(|inode| inode.opens > 0);
+                Ok((Step::Rename(RenameFile { file, to, onto, keep, set: time_changes(None, Some(now)) }), Bytes::new()))
+            })
+            .await?;
+        self.renamed(ino, (from.0, &source), (to.0, &target), onto, outcome).await
+    }
+
+    /// What a rename did to the tree.
+    async fn renamed(
+        &self,
+        ino: Ino,
+        from: (Ino, &Segment),
+        to: (Ino, &Segment),
+        onto: Onto,
+        outcome: StepOutcome,
+    ) -> Result<(), Errno> {
+        {
+            let mut tree = self.tree();
+            let other = tree.child(to.0, to.1).map(|(ino, _)| ino);
+            if onto == Onto::Exchange {
+                tree.exchanged(from, to);
+                other.into_iter().for_each(|ino| tree.expire(ino));
+            } else if other != Some(ino) || from == to {
+                tree.moved(from, to);
+            }
+            if let StepOutcome::Node(node) = outcome {
+                tree.update(ino, node);
+            }
+        }
+        self.entries_changed(from.0);
+        self.entries_changed(to.0);
+        if self.session.is_versioned() && from.1.directory {
+            self.refresh_below(ino).await?;
+        }
+        Ok(())
+    }
+
+    /// In a bucket with versions a rename makes files other objects: their inodes stay.
+    async fn refresh_below(&self, directory: Ino) -> Result<(), Errno> {
+        let mut below = Vec::new();
+        {
+            let tree = self.tree();
+            let mut open = vec![directory];
+            while let Some(parent) = open.pop() {
+                for (segment, ino) in tree.children(parent) {
+                    open.extend(segment.directory.then_some(ino));
+                    let path = tree.key_in(parent, &Segment { directory: false, ..segment.clone() });
+                    below.extend(path.map(|path| (ino, segment.directory, path)));
+                }
+            }
+        }
+        for some in below.chunks(STAT_PATHS_MAX) {
+            let entries = self.stat(some.iter().map(|(_, _, path)| path.clone()).collect()).await?;
+            for ((ino, directory, _), entry) in some.iter().zip(entries) {
+                let node = if *directory { entry.directory } else { entry.file };
+                let Some(node) = node else { continue };
+                if let Some(file) = self.open_file(*ino) {
+                    file.state().rebase(&node);
+                }
+                self.tree().update(*ino, node);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists more of a directory.
+    ///
+    /// # Errors
+    /// `EIO` when the repository does not answer.
+    pub async fn list_more(&self, directory: Ino, listing: &mut Listing) -> Result<(), Errno> {
+        if listing.done {
+            return Ok(());
+        }
+        let prefix = self.tree().key(directory).ok_or(Errno::ENOENT)?;
+        let limit = if listing.at.is_none() { FIRST_PAGE } else { LIST_ENTRIES_MAX as u32 };
+        let list = List { prefix: prefix.clone(), after: listing.after.take(), limit, at: listing.at };
+        let told = self.remote.call(&Call::List(list), Bytes::new(), &[], Vfs::deadline()).await;
+        let told = told.map_err(|error| error.errno())?;
+        let Answer::Listed(listed) = told.answer else { return Err(Errno::EIO) };
+        listing.at.get_or_insert(told.revision);
+        listing.after = listed.after;
+        listing.done = listing.after.is_none();
+        listing.held_back.extend(listed.nodes);
+        let nodes = std::mem::take(&mut listing.held_back);
+        let directories: std::collections::HashSet<String> =
+            nodes.iter().filter_map(|node| node.key.as_ref()?.as_str().strip_suffix('/').map(str::to_owned)).collect();
+        let last = nodes.last().and_then(|node| node.key.clone());
+        let mut nodes = nodes.into_iter();
+        while let Some(node) = nodes.next() {
+            let Some(key) = node.key.as_ref().map(|key| key.as_str().to_owned()) else { continue };
+            let Some(name) = key.strip_prefix(&prefix) else { continue };
+            let is_directory = name.ends_with('/');
+            // Whether a directory has the name of a file is known once the listing is past it.
+            let known = listing.done || is_directory || last.as_ref().is_some_and(|last| *last.as_str() >= *format!("{key}/"));
+            if !known {
+                listing.held_back.push(node);
+                listing.held_back.extend(nodes);
+                break;
+            }
+            let text = name.trim_end_matches('/');
+            let text = if is_directory { &name[..name.len() - 1] } else { text };
+            let alias = !is_directory && directories.contains(&key);
+            let entry = Shown { name: names::show(text, alias), segment: segment(text, is_directory), node };
+            listing.entries.push(entry);
+        }
+        Ok(())
+    }
+
+    /// Takes an entry of a directory into the tree; the kernel is told of it.
+    pub fn adopt(&self, directory: Ino, entry: &Shown) -> Ino {
+        let mut tree = self.tree();
+        let ino = tree.adopt(directory, &entry.segment, entry.node.clone());
+        tree.looked_up(ino);
+        ino
+    }
+
+    /// As [`Vfs::adopt`], with its attributes.
+    ///
+    /// # Errors
+    /// `ESTALE`, when it went at once.
+    pub fn adopt_attr(&self, directory: Ino, entry: &Shown) -> Result<Attr, Errno> {
+        self.attr_of(self.adopt(directory, entry))
+    }
+
+    /// The directory above one.
+    #[must_use]
+    pub fn parent_of(&self, directory: Ino) -> Ino {
+        self.tree().get(directory).and_then(|inode| inode.names.last().map(|(parent, _)| *parent)).unwrap_or(ROOT)
+    }
+
+    /// The kernel forgets lookups of an inode.
+    pub fn forget(&self, ino: Ino, lookups: u64) {
+        self.tree().forget(ino, lookups);
+    }
+
+    /// Extended attributes of a file.
+    ///
+    /// # Errors
+    /// `ESTALE`.
+    pub async fn xattrs(&self, ino: Ino) -> Result<BTreeMap<String, Vec<u8>>, Errno> {
+        let mut xattrs = self.getattr(ino).await?.attributes.xattrs;
+        let (bytes, age) = self.unsynced();
+        xattrs.insert("user.holdfast.unsynced".into(), format!("{bytes} bytes {} ms", age.as_millis()).into_bytes());
+        Ok(xattrs)
+    }
+
+    /// Sets an extended attribute, or removes it. `must` demands that it is there, or is not.
+    ///
+    /// # Errors
+    /// `EEXIST`, `ENODATA`, `ENOSPC`, `EOPNOTSUPP` for names that are not of users, `EPERM` for ours.
+    pub async fn set_xattr(&self, ino: Ino, name: &str, value: Option<&[u8]>, must: Option<bool>) -> Result<(), Errno> {
+        self.writable()?;
+        if name.starts_with("user.holdfast.") {
+            return Err(Errno::EPERM);
+        }
+        if !["user.", "trusted.", "security."].iter().any(|space| name.starts_with(space)) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let current = self.getattr(ino).await?.attributes;
+        let there = current.xattrs.contains_key(name);
+        match must {
+            Some(true) if !there => return Err(Errno::ENODATA),
+            Some(false) if there => return Err(Errno::EEXIST),
+            _ => {}
+        }
+        let set = current.xattr_changes(name, value, Vfs::now())?;
+        self.set_metadata(ino, set).await
+    }
+
+    /// Bytes and names that the bucket holds.
+    ///
+    /// # Errors
+    /// `EIO`.
+    pub async fn usage(&self) -> Result<(u64, u64), Errno> {
+        let told = self.remote.call(&Call::Usage, Bytes::new(), &[], Vfs::deadline()).await;
+        match told.map_err(|error| error.errno())?.answer {
+            Answer::Usage { bytes, objects } => Ok((bytes, objects)),
+            _ => Err(Errno::EIO),
+        }
+    }
+
+    /// What is known counts again, or no more.
+    pub(super) fn set_live(&self, live: bool) {
+        if self.live.swap(live, Ordering::AcqRel) != live || !live {
+            self.tree().begin_epoch();
+        }
+    }
+}
+
+fn segment(text: &str, directory: bool) -> Segment {
+    Segment { text: text.to_owned(), directory }
+}
