@@ -14,10 +14,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
-    BackgroundSession, BsdFileFlags, Config, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, Notifier, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, SessionACL, TimeOrNow, WriteFlags,
+    BackgroundSession, BsdFileFlags, Config, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem,
+    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, Notifier, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, SessionACL, TimeOrNow, WriteFlags,
 };
 use holdfast_core::command::mount::Onto;
 use tokio::runtime::Handle as Runtime;
@@ -25,7 +25,7 @@ use tokio::runtime::Handle as Runtime;
 use crate::attributes::{Attributes, Changes, Kind, Time};
 use crate::error::Errno;
 use crate::tree::{Ino, ROOT};
-use crate::vfs::{Attr, AtomicFailures, Kernel, Listing, Make, Profile, Vfs, Wanted, Window};
+use crate::vfs::{AtomicFailures, Attr, Kernel, Listing, Make, Profile, Vfs, Wanted, Window};
 
 /// Threads that take requests of the kernel.
 const READERS: usize = 4;
@@ -98,12 +98,7 @@ pub fn mount(vfs: &Arc<Vfs>, dir: &Path, options: &MountOptions, runtime: Runtim
     }
     config.n_threads = Some(READERS);
     config.clone_fd = true;
-    let view = View {
-        vfs: Arc::clone(vfs),
-        runtime,
-        handles: Arc::new(Handles::default()),
-        flock: options.flock,
-    };
+    let view = View { vfs: Arc::clone(vfs), runtime, handles: Arc::new(Handles::default()), flock: options.flock };
     let session = fuser::spawn_mount(view, dir, &config)?;
     let (tell, told) = sync_channel(FORGETS_MAX);
     let notifier = session.notifier();
@@ -222,7 +217,11 @@ const ANY_GENERATION: Generation = Generation(0);
 fn system_time(time: Time) -> SystemTime {
     let nanos = Duration::from_nanos(u64::from(time.nanos));
     let whole = Duration::from_secs(time.seconds.unsigned_abs());
-    let base = if time.seconds < 0 { SystemTime::UNIX_EPOCH.checked_sub(whole) } else { SystemTime::UNIX_EPOCH.checked_add(whole) };
+    let base = if time.seconds < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(whole)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(whole)
+    };
     base.and_then(|base| base.checked_add(nanos)).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
@@ -240,7 +239,11 @@ fn time_of_system(time: SystemTime) -> Time {
             let before = before.duration();
             let nanos = before.subsec_nanos();
             let seconds = -(before.as_secs() as i64);
-            if nanos == 0 { Time { seconds, nanos } } else { Time { seconds: seconds - 1, nanos: 1_000_000_000 - nanos } }
+            if nanos == 0 {
+                Time { seconds, nanos }
+            } else {
+                Time { seconds: seconds - 1, nanos: 1_000_000_000 - nanos }
+            }
         }
     }
 }
@@ -323,7 +326,11 @@ impl Filesystem for View {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name.to_owned();
         let ttl = self.vfs.ttl();
-        answer!(self, reply, |vfs| vfs.lookup(parent.0, &name), |attr| reply.entry(&ttl, &file_attr(&attr), ANY_GENERATION));
+        answer!(self, reply, |vfs| vfs.lookup(parent.0, &name), |attr| reply.entry(
+            &ttl,
+            &file_attr(&attr),
+            ANY_GENERATION
+        ));
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
@@ -353,7 +360,8 @@ impl Filesystem for View {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let changes = Changes { mode, uid, gid, size, atime: atime.map(time_of), mtime: mtime.map(time_of), ctime: None };
+        let changes =
+            Changes { mode, uid, gid, size, atime: atime.map(time_of), mtime: mtime.map(time_of), ctime: None };
         let ttl = self.vfs.ttl();
         answer!(self, reply, |vfs| vfs.setattr(ino.0, changes), |attr| reply.attr(&ttl, &file_attr(&attr)));
     }
@@ -431,16 +439,7 @@ impl Filesystem for View {
         });
     }
 
-    fn create(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        _: u32,
-        flags: i32,
-        reply: ReplyCreate,
-    ) {
+    fn create(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, flags: i32, reply: ReplyCreate) {
         let make = Make { attributes: new_attributes(Kind::File, mode, req, 0), target: None };
         let exclusive = flags & rustix::fs::OFlags::EXCL.bits() as i32 != 0;
         let (name, ttl, handles) = (name.to_owned(), self.vfs.ttl(), Arc::clone(&self.handles));

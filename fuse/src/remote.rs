@@ -53,8 +53,13 @@ pub trait Remote: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Error`].
-    async fn upload_part(&self, upload: &MountUpload, number: u16, bytes: Bytes, deadline: Instant)
-    -> Result<(), Error>;
+    async fn upload_part(
+        &self,
+        upload: &MountUpload,
+        number: u16,
+        bytes: Bytes,
+        deadline: Instant,
+    ) -> Result<(), Error>;
 
     /// Gives an upload up.
     ///
@@ -97,8 +102,13 @@ pub trait Remote: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why it broke; [`Error::is_compacted`] when changes were missed.
-    async fn watch(&self, prefix: &str, from: Option<Revision>, mark: Duration, tell: mpsc::Sender<News>)
-    -> Result<(), Error>;
+    async fn watch(
+        &self,
+        prefix: &str,
+        from: Option<Revision>,
+        mark: Duration,
+        tell: mpsc::Sender<News>,
+    ) -> Result<(), Error>;
 }
 
 /// A lock that was granted.

@@ -191,7 +191,9 @@ fn say_ready(detached: bool) -> anyhow::Result<()> {
 
 fn no_mount(error: std::io::Error, dir: &Path) -> anyhow::Error {
     if !Path::new("/dev/fuse").exists() {
-        return anyhow::anyhow!("there is no /dev/fuse: load the kernel's module (modprobe fuse), or give the container the device");
+        return anyhow::anyhow!(
+            "there is no /dev/fuse: load the kernel's module (modprobe fuse), or give the container the device"
+        );
     }
     match error.kind() {
         std::io::ErrorKind::PermissionDenied => anyhow::anyhow!(
@@ -279,7 +281,9 @@ fn warm(warmup: &Warmup) -> anyhow::Result<()> {
         } else if metadata.is_file() {
             let mut file = std::fs::File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
             loop {
-                match std::io::Read::read(&mut file, &mut buffer).with_context(|| format!("cannot read {}", path.display()))? {
+                match std::io::Read::read(&mut file, &mut buffer)
+                    .with_context(|| format!("cannot read {}", path.display()))?
+                {
                     0 => break,
                     read => bytes += read as u64,
                 }

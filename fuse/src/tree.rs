@@ -205,7 +205,8 @@ impl Tree {
             self.unname(parent, segment);
         }
         let by_object = self.by_object.get(&node.object).copied().filter(|_| node.object != IMPLICIT);
-        let by_object = by_object.filter(|ino| self.inodes.get(ino).is_some_and(|inode| inode.directory == segment.directory));
+        let by_object =
+            by_object.filter(|ino| self.inodes.get(ino).is_some_and(|inode| inode.directory == segment.directory));
         let ino = match by_object {
             Some(ino) => {
                 self.update(ino, node);
@@ -389,7 +390,11 @@ impl Tree {
     /// The names in a directory that are known.
     #[must_use]
     pub fn children(&self, parent: Ino) -> Vec<(Segment, Ino)> {
-        self.names.iter().filter(|((of, _), _)| *of == parent).map(|((_, segment), ino)| (segment.clone(), *ino)).collect()
+        self.names
+            .iter()
+            .filter(|((of, _), _)| *of == parent)
+            .map(|((_, segment), ino)| (segment.clone(), *ino))
+            .collect()
     }
 }
 

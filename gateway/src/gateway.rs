@@ -37,8 +37,8 @@ use crate::claim::BackendClaim;
 use crate::clock::now_ms;
 use crate::cluster::peer::Peers;
 use crate::cluster::{
-    self, Cluster, ClusterConfig, Committed, Consistency, Node, NodeSide, PeersConfig, ProposeOptions, StateView, Status,
-    VIEW_DEADLINE,
+    self, Cluster, ClusterConfig, Committed, Consistency, Node, NodeSide, PeersConfig, ProposeOptions, StateView,
+    Status, VIEW_DEADLINE,
 };
 use crate::error::Error;
 use crate::feed::Feed;

@@ -244,7 +244,9 @@ pub(super) fn arguments(given: impl Iterator<Item = OsString>) -> anyhow::Result
         match argument.to_str() {
             Some("-o") => {
                 let options = rest.next().context("-o needs options")?;
-                for option in options.to_str().context("options are text")?.split(',').filter(|option| !option.is_empty()) {
+                for option in
+                    options.to_str().context("options are text")?.split(',').filter(|option| !option.is_empty())
+                {
                     arguments.extend(of_fstab(option)?.map(OsString::from));
                 }
             }
@@ -261,7 +263,10 @@ pub(super) fn arguments(given: impl Iterator<Item = OsString>) -> anyhow::Result
 fn of_fstab(option: &str) -> anyhow::Result<Option<String>> {
     let (name, value) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
     Ok(match (name, value) {
-        ("rw" | "defaults" | "auto" | "noauto" | "user" | "nouser" | "users" | "_netdev" | "nofail" | "noatime", None)
+        (
+            "rw" | "defaults" | "auto" | "noauto" | "user" | "nouser" | "users" | "_netdev" | "nofail" | "noatime",
+            None,
+        )
         | ("nodev" | "nosuid" | "exec" | "relatime", None) => None,
         (name, _) if name.starts_with("x-") || name == "comment" => None,
         ("ro", None) => Some("--read-only".to_owned()),
@@ -330,7 +335,8 @@ mod tests {
 
     #[test]
     fn options_of_fstab_become_those_of_the_command_line() {
-        let line = "/sbin/mount.holdfast data/vm /mnt -o rw,_netdev,profile=vm,sync=journal,loss_window=2s+64MiB,allow_other";
+        let line =
+            "/sbin/mount.holdfast data/vm /mnt -o rw,_netdev,profile=vm,sync=journal,loss_window=2s+64MiB,allow_other";
         let wanted = "holdfast-mount data/vm /mnt --profile=vm --sync=journal --loss-window=2s,64MiB --allow-other";
         assert_eq!(helper(line).unwrap().join(" "), wanted);
         assert!(helper("/sbin/mount.holdfast a /mnt -o suid_everything").is_err());

@@ -350,8 +350,14 @@ impl Vfs {
         batch.steps.push(Step::Patch(step));
         batch.owners.push(Owner::Patch { file: Arc::clone(file), sent_as: reference.clone(), last });
         if more.is_some() {
-            let step =
-                PatchFile { file: reference.clone(), size: more, writes: Vec::new(), set: Default::default(), cut: false, base: None };
+            let step = PatchFile {
+                file: reference.clone(),
+                size: more,
+                writes: Vec::new(),
+                set: Default::default(),
+                cut: false,
+                base: None,
+            };
             batch.steps.push(Step::Patch(step));
             batch.owners.push(Owner::Patch { file: Arc::clone(file), sent_as: reference, last: true });
         }
@@ -633,8 +639,12 @@ impl Vfs {
         }
         if gone {
             match self.conflict_copy(file, sent_as).await {
-                Ok(name) => tracing::error!(key = ?sent_as.key, copy = %name, "the file was replaced by another client; what was written here is in the copy"),
-                Err(errno) => tracing::error!(key = ?sent_as.key, %errno, "the file was replaced by another client, and no copy could be made: what was written here is lost"),
+                Ok(name) => {
+                    tracing::error!(key = ?sent_as.key, copy = %name, "the file was replaced by another client; what was written here is in the copy")
+                }
+                Err(errno) => {
+                    tracing::error!(key = ?sent_as.key, %errno, "the file was replaced by another client, and no copy could be made: what was written here is lost")
+                }
             }
             file.state().fail(Errno::EIO);
         } else {
@@ -678,7 +688,8 @@ impl Vfs {
             bytes.push(FileWrite { offset, length: piece.len() as u64, from: Origin::Sent(raw.len() as u64) });
             raw.extend_from_slice(piece);
         }
-        let create = CreateFile { key: name.parse().map_err(|_| Errno::ENAMETOOLONG)?, metadata, content_type: None, bytes };
+        let create =
+            CreateFile { key: name.parse().map_err(|_| Errno::ENAMETOOLONG)?, metadata, content_type: None, bytes };
         // Sent apart from the stream's queue, which this runs in.
         let batch = Batch {
             steps: vec![Step::Create(create)],
@@ -717,9 +728,7 @@ impl Vfs {
     pub(super) fn drop_clean_files(&self) {
         let mut files = self.files();
         let tree = self.tree();
-        files.retain(|ino, file| {
-            tree.get(*ino).is_some_and(|inode| inode.opens > 0) || !file.state().is_clean()
-        });
+        files.retain(|ino, file| tree.get(*ino).is_some_and(|inode| inode.opens > 0) || !file.state().is_clean());
     }
 
     /// Files that were written since their last version was cut, longer ago than a version may be.

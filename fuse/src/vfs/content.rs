@@ -108,7 +108,13 @@ impl Vfs {
     ///
     /// # Errors
     /// `EIO` when the repository does not answer in time.
-    pub async fn read(&self, ino: Ino, offset: u64, length: u32, window: &std::sync::Mutex<Window>) -> Result<Bytes, Errno> {
+    pub async fn read(
+        &self,
+        ino: Ino,
+        offset: u64,
+        length: u32,
+        window: &std::sync::Mutex<Window>,
+    ) -> Result<Bytes, Errno> {
         let file = self.open_file(ino).ok_or(Errno::EBADF)?;
         let fetch = {
             let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,7 +142,10 @@ impl Vfs {
             let below = range.start.min(base.size)..range.end.min(base.size);
             let mut buffer = BytesMut::zeroed((range.end - range.start) as usize);
             if !covered && !below.is_empty() {
-                match self.base_bytes(&file, &base, &below, fetch, &mut buffer[..(below.end - below.start) as usize]).await {
+                match self
+                    .base_bytes(&file, &base, &below, fetch, &mut buffer[..(below.end - below.start) as usize])
+                    .await
+                {
                     Ok(()) => {}
                     Err(Error::Changed) => {
                         file.state().stale = true;
@@ -255,7 +264,8 @@ impl Vfs {
         let bytes = match &file.key {
             Some(key) => self.remote.read(key, &base.etag, range, deadline).await?,
             None => {
-                let read = ReadFile { file: file.clone(), generation: Some(base.generation), offset: range.start, length };
+                let read =
+                    ReadFile { file: file.clone(), generation: Some(base.generation), offset: range.start, length };
                 self.remote.call(&Call::Read(read), Bytes::new(), &[], deadline).await?.raw
             }
         };
@@ -323,7 +333,8 @@ impl Vfs {
                 return Err(Errno::EIO);
             }
             if let (Some(journal), Some(head)) = (&self.journal, head) {
-                state.journaled = journal.append(RECORD_WRITE, &[&head, data]).map_err(|error| journal_errno(&error))?;
+                state.journaled =
+                    journal.append(RECORD_WRITE, &[&head, data]).map_err(|error| journal_errno(&error))?;
             }
             let layer = state.layer(Instant::now());
             let before = (layer.bytes(), layer.pieces());
@@ -662,7 +673,12 @@ impl Vfs {
         }
         if written + lost > 0 {
             let flushed = self.flush_all().await;
-            tracing::warn!(written, lost, ok = flushed.is_ok(), "brought back what an earlier run of this mount had written");
+            tracing::warn!(
+                written,
+                lost,
+                ok = flushed.is_ok(),
+                "brought back what an earlier run of this mount had written"
+            );
             if flushed.is_ok() {
                 self.discard(last.unwrap_or(0));
             }

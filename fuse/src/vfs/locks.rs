@@ -136,7 +136,10 @@ impl Vfs {
         for ino in self.locked.with(std::mem::take) {
             if let Some(file) = self.open_file(ino) {
                 file.state().lock_lost = true;
-                tracing::error!(ino, "locks on an open file were lost with the session: it answers EIO until it is closed");
+                tracing::error!(
+                    ino,
+                    "locks on an open file were lost with the session: it answers EIO until it is closed"
+                );
             }
         }
     }

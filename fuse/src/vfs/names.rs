@@ -14,7 +14,9 @@ use holdfast_core::command::mount::{
 };
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::Revision;
-use holdfast_core::mount::{Answer, Call, Entry, IMPLICIT, LIST_ENTRIES_MAX, List, Node, STAT_PATHS_MAX, Stat, attribute};
+use holdfast_core::mount::{
+    Answer, Call, Entry, IMPLICIT, LIST_ENTRIES_MAX, List, Node, STAT_PATHS_MAX, Stat, attribute,
+};
 use tokio::time::Instant;
 
 use super::{Attr, Vfs};
@@ -279,7 +281,9 @@ impl Vfs {
                 })
                 .await?;
             match outcomes.into_iter().next().ok_or(Errno::EIO)? {
-                StepOutcome::Refused(Refusal::Changed | Refusal::NoSuchKey) if attempt < ATTEMPTS_MAX && ino.is_some() => {
+                StepOutcome::Refused(Refusal::Changed | Refusal::NoSuchKey)
+                    if attempt < ATTEMPTS_MAX && ino.is_some() =>
+                {
                     if let Some(ino) = ino {
                         self.refresh(ino).await?;
                     }
@@ -526,7 +530,10 @@ impl Vfs {
                 let to = tree.key_in(new_parent, &place).ok_or(Errno::ENOENT)?;
                 let to = to.parse().map_err(|_| Errno::ENAMETOOLONG)?;
                 let keep = open.and_then(|ino| tree.get(ino)).is_some_and(|inode| inode.opens > 0);
-                Ok((Step::Rename(RenameFile { file, to, onto, keep, set: time_changes(None, Some(now)) }), Bytes::new()))
+                Ok((
+                    Step::Rename(RenameFile { file, to, onto, keep, set: time_changes(None, Some(now)) }),
+                    Bytes::new(),
+                ))
             })
             .await?;
         self.renamed(ino, (from.0, &source), (to.0, &target), onto, outcome).await
@@ -618,7 +625,8 @@ impl Vfs {
             let Some(name) = key.strip_prefix(&prefix) else { continue };
             let is_directory = name.ends_with('/');
             // Whether a directory has the name of a file is known once the listing is past it.
-            let known = listing.done || is_directory || last.as_ref().is_some_and(|last| *last.as_str() >= *format!("{key}/"));
+            let known =
+                listing.done || is_directory || last.as_ref().is_some_and(|last| *last.as_str() >= *format!("{key}/"));
             if !known {
                 listing.held_back.push(node);
                 listing.held_back.extend(nodes);

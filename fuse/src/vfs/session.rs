@@ -58,11 +58,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Error`]; [`Error::TooOld`] from a gateway that does not speak the protocol.
-    pub async fn open(
-        remote: &dyn Remote,
-        client: MountId,
-        owner: String,
-    ) -> Result<Self, Error> {
+    pub async fn open(remote: &dyn Remote, client: MountId, owner: String) -> Result<Self, Error> {
         let opened = ask(remote, client, &owner).await?;
         Ok(Self {
             lease: AtomicU64::new(opened.lease),
