@@ -55,8 +55,8 @@ pub const DISK_BLOCK_BYTES: u64 = 4096;
 pub const ERRORS_IN_A_ROW_MAX: u64 = 4;
 /// What a fragment in memory, and a job in the queue, is counted in addition to its bytes.
 pub const ENTRY_BYTES: u64 = 512;
-/// Memory of a part of the memory tier at least, so that large fragments fit in it.
-const SHARD_BYTES_MIN: u64 = 16 << 20;
+/// Memory of a part of the memory tier at least: with few fragments in it, it would forget what is used like the rest.
+const SHARD_BYTES_MIN: u64 = 64 << 20;
 const SHARDS_MAX: u64 = 16;
 /// For the initial size of tables only.
 const FRAGMENT_BYTES_USUAL: u64 = 64 << 10;

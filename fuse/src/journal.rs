@@ -190,7 +190,7 @@ pub struct Journal {
     durable: Mutex<Durable>,
     synced: Condvar,
     /// Holds the lock of the directory until it is dropped.
-    _lock: File,
+    _lock: directory::Lock,
 }
 
 #[derive(Debug)]

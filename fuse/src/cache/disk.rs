@@ -55,7 +55,7 @@ pub(super) struct Disk {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
     /// Holds the lock of the directory until it is dropped.
-    _lock: File,
+    _lock: Lock,
 }
 
 #[derive(Debug)]
@@ -477,13 +477,24 @@ fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
-fn take_lock(dir: &Path) -> Result<File> {
+/// The lock of a directory. It is given up by itself when the process ends, in whatever way.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing is not enough: a child that was forked, and did not execute its program yet, has the file open too.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+fn take_lock(dir: &Path) -> Result<Lock> {
     let path = dir.join(LOCK);
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(&path).map_err(Error::io("open", &path))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Locked { dir: dir.to_owned() }),
         Err(error) => Err(Error::io("lock", &path)(error.into())),
     }

@@ -18,8 +18,19 @@ const MAGIC: [u8; 8] = *b"HFCLIENT";
 const VERSION: u32 = 1;
 const IDENTITY_BYTES: usize = 32;
 
-/// Creates the directory if needed and takes it, until the file is closed.
-pub(super) fn lock(dir: &Path) -> Result<File> {
+/// The lock of a directory. It is given up by itself when the process ends, in whatever way.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing is not enough: a child that was forked, and did not execute its program yet, has the file open too.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+/// Creates the directory if needed and takes it, until the lock is dropped.
+pub(super) fn lock(dir: &Path) -> Result<Lock> {
     if !dir.exists() {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io("create", dir))?;
         if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -31,7 +42,7 @@ pub(super) fn lock(dir: &Path) -> Result<File> {
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(&path).map_err(Error::io("open", &path))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Locked { dir: dir.to_owned() }),
         Err(error) => Err(Error::io("lock", &path)(error.into())),
     }
