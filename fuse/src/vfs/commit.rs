@@ -57,9 +57,12 @@ const AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Makes the steps of a request from what the tree knows when its turn comes, with the bytes that they send.
 type Make = Box<dyn FnOnce(&Tree) -> Result<(Vec<Step>, Bytes), Errno> + Send>;
 
+/// Who waits for what became of its steps.
+type Waiting = oneshot::Sender<Result<Vec<StepOutcome>, Errno>>;
+
 struct Request {
     make: Make,
-    reply: oneshot::Sender<Result<Vec<StepOutcome>, Errno>>,
+    reply: Waiting,
 }
 
 /// What waits, and where the stream is.
@@ -127,7 +130,8 @@ enum Owner {
 struct Batch {
     steps: Vec<Step>,
     owners: Vec<Owner>,
-    replies: Vec<(Option<oneshot::Sender<Result<Vec<StepOutcome>, Errno>>>, Vec<StepOutcome>)>,
+    /// Who waits, with the outcomes so far.
+    replies: Vec<(Waiting, Vec<StepOutcome>)>,
     /// Layers, in the order of their bytes.
     layers: Vec<Arc<Layer>>,
     /// Bytes of the layers.
@@ -372,7 +376,7 @@ impl Vfs {
             }
             Ok((steps, bytes)) => {
                 let number = batch.replies.len();
-                batch.replies.push((Some(request.reply), Vec::new()));
+                batch.replies.push((request.reply, Vec::new()));
                 let base = batch.layered + batch.sent.len() as u64;
                 batch.sent.extend_from_slice(&bytes);
                 for mut step in steps {
@@ -385,10 +389,11 @@ impl Vfs {
     }
 
     /// Sends a batch until it is answered, and tells everybody.
-    async fn ship(&self, mut batch: Batch) {
+    async fn ship(&self, batch: Batch) {
         if batch.steps.is_empty() {
-            for (reply, _) in &mut batch.replies {
-                reply.take().map(|reply| reply.send(Ok(Vec::new())));
+            for (reply, _) in batch.replies {
+                // Whoever asked may have gone.
+                let _ = reply.send(Ok(Vec::new()));
             }
             self.discard(batch.journaled);
             return;
@@ -601,7 +606,7 @@ impl Vfs {
         self.discard(batch.journaled);
         self.drop_clean_files();
         for (reply, outcomes) in batch.replies {
-            reply.map(|reply| reply.send(Ok(outcomes)));
+            let _ = reply.send(Ok(outcomes));
         }
     }
 
@@ -720,7 +725,7 @@ impl Vfs {
             }
         }
         for (reply, _) in batch.replies {
-            reply.map(|reply| reply.send(Err(errno)));
+            let _ = reply.send(Err(errno));
         }
     }
 

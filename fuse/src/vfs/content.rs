@@ -514,7 +514,7 @@ impl Vfs {
             let mut tree = self.tree();
             let Some(inode) = tree.get_mut(ino) else { return };
             inode.opens = inode.opens.saturating_sub(1);
-            (inode.opens == 0).then(|| (inode.node.object, inode.names.is_empty()))
+            (inode.opens == 0).then_some((inode.node.object, inode.names.is_empty()))
         };
         let Some((object, nameless)) = last else { return };
         if nameless {
