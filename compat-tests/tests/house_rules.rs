@@ -20,7 +20,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("holdfast-core", &[]),
     ("holdfast-query", &["holdfast-core"]),
     ("holdfast", &["holdfast-query", "holdfast-core"]),
-    ("holdfast-compat-tests", &["holdfast", "holdfast-core"]),
+    ("holdfast-mount", &["holdfast-core"]),
+    ("holdfast-compat-tests", &["holdfast", "holdfast-mount", "holdfast-core"]),
     ("holdfast-bench", &["holdfast-compat-tests", "holdfast-core"]),
 ];
 

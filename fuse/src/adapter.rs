@@ -4,7 +4,7 @@
 //! once, without a copy. A thread of its own tells the kernel what to forget: it serves nothing, so the kernel may wait for
 //! any request meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -148,7 +148,12 @@ fn forget_until_closed(notifier: &Notifier, told: &Receiver<Forget>) {
 
 /// What a process has open.
 enum Handle {
-    File { window: Mutex<Window>, failures: AtomicFailures },
+    File {
+        window: Mutex<Window>,
+        failures: AtomicFailures,
+        /// Who locked ranges through it: the kernel does not tell when locks of an open file (OFD) end with it.
+        lockers: Mutex<BTreeSet<u64>>,
+    },
     Directory(tokio::sync::Mutex<Listing>),
 }
 
@@ -170,15 +175,16 @@ impl Handles {
     }
 
     fn add_file(&self, failures: u64) -> FileHandle {
-        self.add(Handle::File { window: Mutex::default(), failures: AtomicFailures(AtomicU64::new(failures)) })
+        let failures = AtomicFailures(AtomicU64::new(failures));
+        self.add(Handle::File { window: Mutex::default(), failures, lockers: Mutex::default() })
     }
 
     fn get(&self, handle: FileHandle) -> Result<Arc<Handle>, Errno> {
         self.open().get(&handle.0).cloned().ok_or(Errno::EBADF)
     }
 
-    fn remove(&self, handle: FileHandle) {
-        self.open().remove(&handle.0);
+    fn remove(&self, handle: FileHandle) -> Option<Arc<Handle>> {
+        self.open().remove(&handle.0)
     }
 }
 
@@ -235,15 +241,10 @@ fn time_of(time: TimeOrNow) -> Time {
 fn time_of_system(time: SystemTime) -> Time {
     match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(since) => Time { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() },
+        // fuser takes the nanoseconds of a time before the epoch the wrong way: off the epoch, as the seconds.
         Err(before) => {
             let before = before.duration();
-            let nanos = before.subsec_nanos();
-            let seconds = -(before.as_secs() as i64);
-            if nanos == 0 {
-                Time { seconds, nanos }
-            } else {
-                Time { seconds: seconds - 1, nanos: 1_000_000_000 - nanos }
-            }
+            Time { seconds: -(before.as_secs() as i64), nanos: before.subsec_nanos() }
         }
     }
 }
@@ -286,18 +287,7 @@ fn kind_of(mode: u32) -> Kind {
 }
 
 fn new_attributes(kind: Kind, mode: u32, request: &Request, rdev: u32) -> Attributes {
-    let now = Time::now();
-    Attributes {
-        kind,
-        mode: mode & 0o7777,
-        uid: request.uid(),
-        gid: request.gid(),
-        rdev,
-        atime: now,
-        mtime: now,
-        ctime: now,
-        xattrs: Default::default(),
-    }
+    Attributes { rdev, ..Attributes::new(kind, mode, (request.uid(), request.gid()), Time::now()) }
 }
 
 impl Filesystem for View {
@@ -522,8 +512,7 @@ impl Filesystem for View {
                 Ok(Handle::Directory(_)) | Err(_) => Ok(()),
             };
             // A process that closes a file gives up all its ranges of it. Source: POSIX, close.
-            let all = Wanted { owner: owner.0, pid: 0, start: 0, end: u64::MAX, exclusive: None };
-            let unlocked = vfs.set_lock(ino.0, all, false).await;
+            let unlocked = vfs.set_lock(ino.0, Wanted::nothing(owner.0), false).await;
             match closed.and(unlocked) {
                 Ok(()) => reply.ok(),
                 Err(errno) => reply.error(raw(errno)),
@@ -541,9 +530,16 @@ impl Filesystem for View {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.handles.remove(fh);
+        let handle = self.handles.remove(fh);
         let vfs = Arc::clone(&self.vfs);
         self.run(async move {
+            if let Some(Handle::File { lockers, .. }) = handle.as_deref() {
+                let lockers = std::mem::take(&mut *lockers.lock().unwrap_or_else(PoisonError::into_inner));
+                for owner in lockers {
+                    // What is not unlocked now ends with the session.
+                    let _ = vfs.set_lock(ino.0, Wanted::nothing(owner), false).await;
+                }
+            }
             vfs.release(ino.0).await;
             reply.ok();
         });
@@ -614,7 +610,7 @@ impl Filesystem for View {
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        self.handles.remove(fh);
+        drop(self.handles.remove(fh));
         reply.ok();
     }
 
@@ -697,7 +693,7 @@ impl Filesystem for View {
         &self,
         _: &Request,
         ino: INodeNo,
-        _: FileHandle,
+        fh: FileHandle,
         owner: LockOwner,
         start: u64,
         end: u64,
@@ -707,6 +703,12 @@ impl Filesystem for View {
         reply: ReplyEmpty,
     ) {
         let wanted = Wanted { owner: owner.0, pid, start, end: last_byte(end), exclusive: exclusive(typ) };
+        if wanted.exclusive.is_some()
+            && let Ok(handle) = self.handles.get(fh)
+            && let Handle::File { lockers, .. } = &*handle
+        {
+            lockers.lock().unwrap_or_else(PoisonError::into_inner).insert(owner.0);
+        }
         answer!(self, reply, |vfs| vfs.set_lock(ino.0, wanted, sleep), |()| reply.ok());
     }
 

@@ -27,8 +27,9 @@ use crate::error::Errno;
 #[cfg(test)]
 mod tests;
 
-/// Most bytes of a file's extended attributes, encoded: what a block of ext4 has for them. More is `ENOSPC`.
-pub const XATTR_BYTES_MAX: usize = 4096;
+/// Most bytes of the names and values of a file's extended attributes: about what a block of ext4 has for them. More is
+/// `ENOSPC`.
+pub const XATTR_BYTES_MAX: usize = 4_000;
 /// Longest name of an extended attribute. Source: Linux, XATTR_NAME_MAX.
 pub const XATTR_NAME_BYTES_MAX: usize = 255;
 
@@ -303,16 +304,15 @@ impl Attributes {
         }
         let mut xattrs = self.xattrs.clone();
         match value {
-            // Before it is encoded: the text is longer than the value.
-            Some(value) if value.len() > XATTR_BYTES_MAX => return Err(Errno::ENOSPC),
             Some(value) => drop(xattrs.insert(name.to_owned(), value.to_vec())),
             None => drop(xattrs.remove(name).ok_or(Errno::ENODATA)?),
         }
-        let text = (!xattrs.is_empty()).then(|| xattrs_text(&xattrs));
         // What is too long already may become shorter.
-        if value.is_some() && text.as_ref().is_some_and(|text| text.len() > XATTR_BYTES_MAX) {
+        let bytes: usize = xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if value.is_some() && bytes > XATTR_BYTES_MAX {
             return Err(Errno::ENOSPC);
         }
+        let text = (!xattrs.is_empty()).then(|| xattrs_text(&xattrs));
         let mut set = time_changes(None, Some(now));
         set.insert(attribute::XATTR.to_owned(), text);
         Ok(set)
@@ -343,6 +343,18 @@ impl Changes {
     #[must_use]
     pub fn is_of_metadata(&self) -> bool {
         *self != Self { size: self.size, ..Self::default() }
+    }
+
+    /// Whether a file that has `current` stays as it is.
+    #[must_use]
+    pub fn leaves(&self, current: &Attributes) -> bool {
+        let same = |new: Option<u32>, now: u32| new.is_none_or(|new| new == now);
+        same(self.mode.map(|mode| mode & PERMISSIONS), current.mode)
+            && same(self.uid, current.uid)
+            && same(self.gid, current.gid)
+            && self.size.is_none()
+            && self.atime.is_none()
+            && self.mtime.is_none()
     }
 
     /// The change of metadata of a file that has `current`.

@@ -255,7 +255,9 @@ async fn start(mount: &Mount, state: &Path) -> anyhow::Result<Arc<Vfs>> {
         client: id,
         owner: mount.owner(),
     };
-    Vfs::start(options, parts, replay).await.map_err(explain)
+    Vfs::start(options, parts, replay)
+        .await
+        .map_err(|error| explain(error).context(format!("cannot mount the bucket {}", mount.bucket)))
 }
 
 /// One line that says what to do.

@@ -46,6 +46,10 @@ pub struct Inode {
     epoch: u64,
     /// The generation of the content that the kernel may have pages of.
     pub cached: Option<Revision>,
+    /// The key that it had when it lost its last name.
+    pub gone: Option<String>,
+    /// It has no name, and the session holds it.
+    pub held: bool,
 }
 
 /// The table.
@@ -71,6 +75,8 @@ impl Tree {
             opens: 0,
             epoch: 0,
             cached: None,
+            gone: None,
+            held: false,
         };
         let inodes = HashMap::from([(ROOT, inode)]);
         Self { prefix: prefix.to_owned(), inodes, names: HashMap::new(), by_object: HashMap::new(), epoch: 0 }
@@ -225,6 +231,8 @@ impl Tree {
                     opens: 0,
                     epoch: self.epoch,
                     cached: None,
+                    gone: None,
+                    held: false,
                 };
                 self.inodes.insert(ino, inode);
                 ino
@@ -269,11 +277,36 @@ impl Tree {
         inode.epoch = epoch;
     }
 
+    /// One of the names of an inode, known here or not, is gone.
+    pub fn one_link_less(&mut self, ino: Ino) {
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            inode.node.links = inode.node.links.saturating_sub(1);
+        }
+    }
+
+    /// A commit of this mount took the last name of an open inode: the session holds it.
+    pub fn held_if_nameless(&mut self, ino: Ino) {
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            inode.held |= inode.names.is_empty() && inode.opens > 0 && inode.node.links == 0;
+        }
+    }
+
+    /// What the session is to hold for an inode that another client took the name of.
+    #[must_use]
+    pub fn adoption(&self, ino: Ino) -> Option<FileRef> {
+        let inode = self.inodes.get(&ino).filter(|inode| inode.names.is_empty() && !inode.held)?;
+        Some(FileRef { key: Some(inode.gone.as_ref()?.parse().ok()?), object: inode.node.object })
+    }
+
     /// A name is gone. The inode stays while the kernel knows it.
     pub fn unname(&mut self, parent: Ino, segment: &Segment) -> Option<Ino> {
+        let gone = self.key_in(parent, segment);
         let ino = self.names.remove(&(parent, segment.clone()))?;
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.names.retain(|(other, text)| *other != parent || text != segment);
+            if inode.names.is_empty() {
+                inode.gone = gone;
+            }
         }
         if let Some(parent) = self.inodes.get_mut(&parent) {
             parent.children = parent.children.saturating_sub(1);

@@ -143,6 +143,11 @@ pub enum Step {
     /// Gives up a file without a name that the session held.
     #[n(8)]
     Release(#[n(0)] ObjectId),
+    /// The session holds what a name was, which another client has removed or replaced while it is open here: a file of its
+    /// own without a name, with the same content. Refused as [`Error::Changed`] when the bucket's history does not hold it
+    /// any more, or when it has other names.
+    #[n(9)]
+    Adopt(#[n(0)] FileRef),
 }
 
 /// See [`Step::Create`]. Refused as [`Error::FileExists`] when a file or directory has the name.
@@ -338,7 +343,7 @@ impl Step {
             Self::Create(step) => vec![&step.key],
             Self::Link(step) => step.file.key.iter().chain([&step.to]).collect(),
             Self::Unlink(step) => step.file.key.iter().collect(),
-            Self::RemoveDirectory(file) | Self::Cut(file) => file.key.iter().collect(),
+            Self::RemoveDirectory(file) | Self::Cut(file) | Self::Adopt(file) => file.key.iter().collect(),
             Self::Rename(step) => step.file.key.iter().chain([&step.to]).collect(),
             Self::SetAttributes(step) => step.file.key.iter().collect(),
             Self::Patch(step) => step.file.key.iter().collect(),

@@ -295,6 +295,7 @@ fn mounted(op: &MountCommit) -> Vec<(Action, Resource)> {
             }
             // A file without a name is the session's, and the session is its opener's.
             Step::Release(_) => {}
+            Step::Adopt(file) => needed.extend(file.key.iter().map(|key| on(Action::GetObject, key))),
         }
     }
     needed.extend(op.upload.iter().map(|upload| on(Action::PutObject, &upload.key)));

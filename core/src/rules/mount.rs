@@ -164,6 +164,7 @@ fn run(txn: &mut Txn<'_>, commit: &mut Commit<'_>, step: &Step) -> Result<StepOu
         Step::Patch(step) => patch::patch(txn, commit, step),
         Step::Cut(file) => patch::cut(txn, commit, file),
         Step::Release(object) => release(txn, commit, *object),
+        Step::Adopt(file) => names::adopt(txn, commit, file),
     };
     match outcome {
         Ok(outcome) => {

@@ -165,6 +165,8 @@ impl Naive {
             Step::Patch(step) => self.patch(step, brought),
             Step::Cut(file) => self.find(file, brought).map(|_| node(file)),
             Step::Release(object) => self.release(*object, brought),
+            // Of a file of this name nothing has to be held; what was one before only the history knows.
+            Step::Adopt(file) => self.find(file, brought).map(|_| node(file)),
         };
         outcome.unwrap_or_else(|refusal| {
             *self = before;

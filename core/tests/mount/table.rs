@@ -63,6 +63,14 @@ impl World {
         outcomes
     }
 
+    /// Steps of what the model does not know.
+    fn unmodelled(&mut self, steps: Vec<Step>) -> Vec<StepOutcome> {
+        let op = self.commit_op(steps, None);
+        let Reply::Mounted(outcomes) = self.run(Op::MountCommit(op)) else { panic!("the commit was refused") };
+        self.number += 1;
+        outcomes
+    }
+
     fn refused(&mut self, step: Step) -> Error {
         let outcomes = self.commit(vec![step], None).unwrap();
         self.check().unwrap();
@@ -285,6 +293,48 @@ fn an_open_file_lives_without_a_name_until_its_session_ends() {
     world.check().unwrap();
     let kv = world.view();
     assert!(View::new(&kv, world.machine.revision).again(&found).is_err());
+}
+
+#[test]
+fn what_another_client_removed_or_replaced_is_held_as_a_file_of_its_own() {
+    for versioned in [false, true] {
+        let mut world = World::new();
+        if versioned {
+            world.versioning(true);
+        }
+        world.done(vec![create("a")]);
+        world.written("a", 0, 100);
+        let open = world.file("a");
+        assert!(
+            matches!(&world.done(vec![Step::Adopt(open.clone())])[..], [StepOutcome::Node(node)] if node.key.is_some())
+        );
+        world.done(vec![Step::Cut(open.clone())]);
+        let entry = DeleteEntry {
+            key: object_key("a"),
+            version: None,
+            if_match: Vec::new(),
+            if_size: None,
+            if_modified_ms: None,
+        };
+        let delete = DeleteObjects { bucket: world.bucket.clone(), entries: vec![entry], nonce: BlobId([7; 16]) };
+        world.run(Op::DeleteObjects(delete));
+        let adopted = match &world.unmodelled(vec![Step::Adopt(open.clone())])[..] {
+            [StepOutcome::Node(node)] => node.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((adopted.key.clone(), adopted.size, adopted.links), (None, 100, 0));
+        assert_ne!(adopted.object, open.object);
+        let orphan = FileRef { key: None, object: adopted.object };
+        let kv = world.view();
+        let permit = permit(Action::GetObject, Resource::Bucket(world.bucket.name.clone()));
+        let found = View::new(&kv, world.machine.revision).find_file(&permit, &orphan).unwrap();
+        assert_eq!((found.orphan(), found.row.size()), (Some(adopted.object), 100));
+        crate::invariants::check(&world.view()).unwrap();
+        let unknown = FileRef { object: ObjectId(u64::MAX), ..open };
+        let outcomes = world.unmodelled(vec![Step::Adopt(unknown), Step::Release(adopted.object)]);
+        assert!(matches!(&outcomes[..], [StepOutcome::Refused(Error::Changed), StepOutcome::Done]), "{outcomes:?}");
+        crate::invariants::check(&world.view()).unwrap();
+    }
 }
 
 #[test]

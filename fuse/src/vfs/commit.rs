@@ -638,8 +638,17 @@ impl Vfs {
     /// A patch was refused: it is tried again under the file's new name, or goes to a conflict copy.
     async fn not_written(&self, file: &Arc<File>, sent_as: &FileRef, refusal: Refusal) {
         let gone = matches!(refusal, Refusal::Changed | Refusal::NoSuchKey);
+        if matches!(refusal, Refusal::NoSuchUpload | Refusal::InvalidPart { .. }) {
+            // The parts are gone, as an upload that somebody gave up: the bytes are still here, and travel anew.
+            *self.stream.upload.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            file.state().put_back();
+            return;
+        }
         if matches!(refusal, Refusal::TooManyExtents) || gone && self.has_moved(file, sent_as).await {
             file.state().put_back();
+            return;
+        }
+        if gone && self.goes_to_what_it_was(file, sent_as).await {
             return;
         }
         if gone {
@@ -695,23 +704,48 @@ impl Vfs {
         }
         let create =
             CreateFile { key: name.parse().map_err(|_| Errno::ENAMETOOLONG)?, metadata, content_type: None, bytes };
-        // Sent apart from the stream's queue, which this runs in.
+        match self.send_alone(Step::Create(create), raw).await? {
+            StepOutcome::Node(_) | StepOutcome::Done => Ok(name),
+            StepOutcome::Refused(refusal) => Err(errno_of_refusal(&refusal)),
+        }
+    }
+
+    /// Sends one step apart from the stream's queue, for the stream's own task.
+    async fn send_alone(&self, step: Step, sent: BytesMut) -> Result<StepOutcome, Errno> {
         let batch = Batch {
-            steps: vec![Step::Create(create)],
+            steps: vec![step],
             owners: vec![Owner::Request(0)],
             replies: Vec::new(),
             layers: Vec::new(),
             layered: 0,
-            sent: raw,
+            sent,
             journaled: 0,
         };
         let (outcomes, revision) = self.send(&batch).await?;
         self.stream.remember(revision);
-        match outcomes.first() {
-            Some(StepOutcome::Node(_) | StepOutcome::Done) => Ok(name),
-            Some(StepOutcome::Refused(refusal)) => Err(errno_of_refusal(refusal)),
-            None => Err(Errno::EIO),
+        outcomes.into_iter().next().ok_or(Errno::EIO)
+    }
+
+    /// What was written to a file that another client removed or replaced goes to what it was, which the session holds from
+    /// now on, as after an unlink here. Only while the feed tells that it was not renamed.
+    async fn goes_to_what_it_was(&self, file: &Arc<File>, sent_as: &FileRef) -> bool {
+        let open = self.tree().get(file.ino).is_some_and(|inode| inode.opens > 0);
+        if !open || sent_as.key.is_none() || !self.is_live() {
+            return false;
         }
+        let outcome = match self.send_alone(Step::Adopt(sent_as.clone()), BytesMut::new()).await {
+            Ok(StepOutcome::Node(node)) if node.key.is_none() => StepOutcome::Node(node),
+            Ok(_) | Err(_) => return false,
+        };
+        {
+            let mut tree = self.tree();
+            let name = tree.get(file.ino).and_then(|inode| inode.names.last().cloned());
+            if let Some((parent, segment)) = name {
+                tree.unname(parent, &segment);
+            }
+        }
+        file.state().put_back();
+        self.adopted(file.ino, outcome).is_ok()
     }
 
     /// The whole commit is refused for good.

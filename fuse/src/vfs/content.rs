@@ -147,7 +147,7 @@ impl Vfs {
                     .await
                 {
                     Ok(()) => {}
-                    Err(Error::Changed) => {
+                    Err(Error::Changed | Error::NotFound { .. }) => {
                         file.state().stale = true;
                         continue;
                     }
@@ -167,7 +167,11 @@ impl Vfs {
 
     /// The base of an open file was changed by others: takes what it is now.
     async fn look_again_at_open(&self, file: &Arc<File>) -> Result<(), Errno> {
-        self.refresh(file.ino).await?;
+        match self.refresh(file.ino).await {
+            // Its name is gone, or another's: once more, without it.
+            Err(Errno::ESTALE) => self.refresh(file.ino).await?,
+            refreshed => refreshed?,
+        }
         let node = self.tree().get(file.ino).map(|inode| inode.node.clone()).ok_or(Errno::ESTALE)?;
         let mut state = file.state();
         if state.flushing.is_none() {
@@ -514,13 +518,15 @@ impl Vfs {
             let mut tree = self.tree();
             let Some(inode) = tree.get_mut(ino) else { return };
             inode.opens = inode.opens.saturating_sub(1);
-            (inode.opens == 0).then_some((inode.node.object, inode.names.is_empty()))
+            (inode.opens == 0).then_some((inode.node.object, inode.names.is_empty(), inode.held))
         };
-        let Some((object, nameless)) = last else { return };
+        let Some((object, nameless, held)) = last else { return };
         if nameless {
             // Nobody can read what is written to it any more.
             self.files().remove(&ino);
-            let _ = self.submit_one(move |_| Ok(Step::Release(object))).await;
+            if held {
+                let _ = self.submit_one(move |_| Ok(Step::Release(object))).await;
+            }
         } else if let Some(file) = self.open_file(ino)
             && self.options.sync == Sync::Store
             && file.state().uncut_since.is_some()

@@ -35,6 +35,14 @@ pub struct Wanted {
     pub exclusive: Option<bool>,
 }
 
+impl Wanted {
+    /// Gives up all that an owner has of a file.
+    #[must_use]
+    pub fn nothing(owner: u64) -> Self {
+        Self { owner, pid: 0, start: 0, end: u64::MAX, exclusive: None }
+    }
+}
+
 /// Files that have ranges locked.
 #[derive(Debug, Default)]
 pub struct Locked(Mutex<HashSet<Ino>>);
@@ -146,7 +154,12 @@ impl Vfs {
 
     /// Takes the lock on a file that the profile demands.
     pub(super) async fn lock_file(&self, ino: Ino) -> Result<(), Errno> {
-        if self.options.profile != Profile::Vm || self.session.is_held(ino) {
+        if self.options.profile != Profile::Vm {
+            return Ok(());
+        }
+        // One after the other: a lock that is on its way back is not in the way of who opens the file again.
+        let _turn = self.file_locks.lock().await;
+        if self.session.is_held(ino) {
             return Ok(());
         }
         let object = self.tree().get(ino).ok_or(Errno::ESTALE)?.node.object;
@@ -162,6 +175,7 @@ impl Vfs {
     /// Gives the lock on a file up, when nobody has it open any more and all is committed.
     pub(super) async fn unlock_file(&self, ino: Ino) {
         self.locked.with(|locked| locked.remove(&ino));
+        let _turn = self.file_locks.lock().await;
         if !self.session.is_held(ino) {
             return;
         }

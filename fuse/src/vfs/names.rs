@@ -165,19 +165,54 @@ impl Vfs {
             return self.refresh_root().await.map_err(|error| error.errno());
         }
         let name = self.tree().get(ino).ok_or(Errno::ESTALE)?.names.last().cloned();
-        // Without a name nobody else can change it.
-        let Some((parent, segment)) = name else { return Ok(()) };
+        let Some((parent, segment)) = name else { return self.hold_what_is_open(ino).await };
         let path = self.tree().key_in(parent, &Segment { directory: false, ..segment.clone() }).ok_or(Errno::ESTALE)?;
         let entry = self.stat(vec![path]).await?.into_iter().next().ok_or(Errno::EIO)?;
         let node = if segment.directory { entry.directory } else { entry.file };
         let mut tree = self.tree();
         match node {
-            Some(node) if tree.adopt(parent, &segment, node.clone()) == ino => Ok(()),
-            Some(_) => Err(Errno::ESTALE),
+            Some(node) => {
+                let there = tree.adopt(parent, &segment, node);
+                tree.drop_unknown(there);
+                if there == ino { Ok(()) } else { Err(Errno::ESTALE) }
+            }
             None => {
                 tree.unname(parent, &segment);
                 Err(Errno::ESTALE)
             }
+        }
+    }
+
+    /// An inode without a name that is open here and that the session does not hold: another client removed or replaced it. What
+    /// it was is held from now on, as after an unlink here.
+    async fn hold_what_is_open(&self, ino: Ino) -> Result<(), Errno> {
+        if self.is_held_or_closed(ino) {
+            return Ok(());
+        }
+        let outcome = self.submit_one(move |tree| tree.adoption(ino).map(Step::Adopt).ok_or(Errno::ESTALE)).await?;
+        self.adopted(ino, outcome)
+    }
+
+    fn is_held_or_closed(&self, ino: Ino) -> bool {
+        self.tree().get(ino).is_none_or(|inode| inode.directory || inode.opens == 0 || inode.held)
+    }
+
+    /// What became of an adoption.
+    pub(super) fn adopted(&self, ino: Ino, outcome: StepOutcome) -> Result<(), Errno> {
+        match outcome {
+            StepOutcome::Node(node) if node.key.is_none() => {
+                if let Some(file) = self.open_file(ino) {
+                    file.state().rebase(&node);
+                }
+                let mut tree = self.tree();
+                tree.update(ino, node);
+                if let Some(inode) = tree.get_mut(ino) {
+                    inode.held = true;
+                }
+                Ok(())
+            }
+            StepOutcome::Node(_) | StepOutcome::Done => Err(Errno::ESTALE),
+            StepOutcome::Refused(refusal) => Err(errno_of_refusal(&refusal)),
         }
     }
 
@@ -215,7 +250,8 @@ impl Vfs {
             }
         }
         let links = if inode.names.is_empty() && ino != ROOT { 0 } else { node.links.max(1) };
-        let links = if inode.directory { links.max(2) } else { links };
+        // What is in a directory is not counted: 1 says so.
+        let links = if inode.directory { 1 } else { links };
         if inode.directory {
             (size, allocated) = (4096, 4096);
         }
@@ -233,6 +269,10 @@ impl Vfs {
         }
         if changes.is_of_metadata() {
             let current = self.attr_of(ino)?.attributes;
+            // The root of a bucket is no object, so nothing of it can change; what it is already may be said.
+            if ino == ROOT && self.options.prefix.is_empty() {
+                return if changes.leaves(&current) { self.attr_of(ino) } else { Err(Errno::EPERM) };
+            }
             let set = changes.metadata(&current, Vfs::now());
             self.set_metadata(ino, set).await?;
             if changes.mtime.is_some()
@@ -310,7 +350,8 @@ impl Vfs {
             return Err(Errno::ENAMETOOLONG);
         }
         let segment = segment(&name.text, directory);
-        let (metadata, place) = (make.attributes.metadata(), segment.clone());
+        let attributes = self.inherit(parent, make.attributes)?;
+        let (metadata, place) = (attributes.metadata(), segment.clone());
         let outcome = self
             .change(None, move |tree| {
                 let key = tree.key_in(parent, &place).ok_or(Errno::ENOENT)?;
@@ -331,6 +372,20 @@ impl Vfs {
         };
         self.entries_changed(parent);
         self.attr_of(ino)
+    }
+
+    /// What is made in a directory with the set-group-id bit has its group, and a directory the bit, too. Source: Linux,
+    /// inode(7).
+    fn inherit(&self, parent: Ino, mut attributes: Attributes) -> Result<Attributes, Errno> {
+        const SET_GROUP_ID: u32 = 0o2000;
+        let above = self.attr_of(parent)?.attributes;
+        if above.mode & SET_GROUP_ID != 0 {
+            attributes.gid = above.gid;
+            if attributes.kind == Kind::Directory {
+                attributes.mode |= SET_GROUP_ID;
+            }
+        }
+        Ok(attributes)
     }
 
     /// The times of a directory changed with its entries.
@@ -464,10 +519,9 @@ impl Vfs {
             .await;
         if let Ok(_) | Err(Errno::ENOENT | Errno::ESTALE) = &outcome {
             let mut tree = self.tree();
+            tree.one_link_less(ino);
             tree.unname(parent, &segment);
-            if let Ok(StepOutcome::Node(node)) = &outcome {
-                tree.update(ino, node.clone());
-            }
+            tree.held_if_nameless(ino);
         }
         self.entries_changed(parent);
         match outcome {
@@ -555,7 +609,10 @@ impl Vfs {
                 tree.exchanged(from, to);
                 other.into_iter().for_each(|ino| tree.expire(ino));
             } else if other != Some(ino) || from == to {
+                let replaced = other.filter(|other| *other != ino);
+                replaced.into_iter().for_each(|other| tree.one_link_less(other));
                 tree.moved(from, to);
+                replaced.into_iter().for_each(|other| tree.held_if_nameless(other));
             }
             if let StepOutcome::Node(node) = outcome {
                 tree.update(ino, node);

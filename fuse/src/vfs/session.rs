@@ -254,12 +254,8 @@ impl Vfs {
         match kind.trim_start_matches("s3:") {
             "ObjectAttributes:Put" | "ObjectTagging:Put" | "ObjectTagging:Delete" => self.expire(key, false),
             "ObjectPatched:Patch" | "ObjectCreated:Append" => self.expire(key, true),
-            "ObjectPrefix:Renamed" => {
-                source.into_iter().for_each(|source| self.lose(source));
-                self.lose(key);
-            }
             // The new name is told before the old one: an inode that moved is found under the new one.
-            "ObjectCreated:Rename" => {
+            "ObjectPrefix:Renamed" | "ObjectCreated:Rename" => {
                 source.into_iter().for_each(|source| self.follow_rename(source, key));
                 self.lose(key);
             }
@@ -309,7 +305,7 @@ impl Vfs {
         ino.into_iter().for_each(|ino| kernel.forget_content(ino));
     }
 
-    /// A file that is open here was renamed elsewhere: it is the same file.
+    /// A file or directory that is known here was renamed elsewhere: it is the same one.
     fn follow_rename(&self, from: &str, to: &str) {
         let (old, new) = {
             let tree = self.tree();

@@ -350,7 +350,7 @@ mod tests {
 
     fn object() -> ObjectVersion {
         ObjectVersion {
-            id: VersionKey { bucket: 1, revision: 2, ordinal: 0 },
+            id: VersionKey { bucket: 1, revision: 2, ordinal: 0, generation: 2 },
             bucket: "abc".into(),
             key: "logs/2026/a.csv".into(),
             version_id: None,

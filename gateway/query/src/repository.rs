@@ -1,7 +1,8 @@
 //! The seam: what a query sees of the repository. One value is one caller's view at one revision, so nothing behind it
 //! shows a version that the caller may not read, and nothing changes while a query runs.
 //!
-//! Versions are immutable: bytes that were read for one may be cached by its [`VersionKey`] for ever.
+//! Bytes that were read for a version may be cached by its [`VersionKey`] for ever: a mount that changes them where they are makes
+//! another key of it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use holdfast_core::index::{IndexInfo, Interval};
 
-/// Identity of a version's bytes, for caches: place of the version, and its bucket's id.
+/// Identity of a version's bytes, for caches: place of the version, its bucket's id, and when its bytes last changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VersionKey {
     /// The bucket's id.
@@ -22,6 +23,8 @@ pub struct VersionKey {
     pub revision: u64,
     /// Number of the version in that commit.
     pub ordinal: u16,
+    /// Revision of the last change of its bytes.
+    pub generation: u64,
 }
 
 /// One version of an object that the caller may read.

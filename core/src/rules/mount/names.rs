@@ -1,5 +1,6 @@
 //! Names: create, link, unlink, rename.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use crate::apply::Txn;
@@ -19,6 +20,9 @@ use crate::rules::object::{self, Draft};
 use crate::rules::rename::{move_name, names_under};
 use crate::rules::{RENAME_ROWS_MAX, content, links};
 use crate::state::Stop;
+
+/// Rows of a name's history that are looked at for what it was.
+const ADOPT_ROWS_MAX: u32 = 10_000;
 
 pub(super) fn create(txn: &mut Txn<'_>, commit: &mut Commit<'_>, step: &CreateFile) -> Result<StepOutcome, Stop> {
     let bucket = commit.state.bucket.id;
@@ -187,6 +191,34 @@ fn replaced(
     session::hold(txn, Orphan { bucket, client, version, modified_ms: file.name.modified_ms })?;
     commit.state.orphans += 1;
     Ok(true)
+}
+
+/// The session holds what a name was until another client removed or replaced it: what the history has of it, as a file of
+/// its own, because the object may be somebody else's, or come back.
+pub(super) fn adopt(txn: &mut Txn<'_>, commit: &mut Commit<'_>, file: &FileRef) -> Result<StepOutcome, Stop> {
+    let object = file.key.as_ref().filter(|key| !files::is_directory(key)).ok_or(Error::NoSuchKey)?;
+    let (bucket, client) = (commit.state.bucket.id, commit.op.client);
+    let named = files::named(txn.reader(), bucket, object)?;
+    if let Some(named) = named.filter(|named| named.version.object == file.object) {
+        return Ok(StepOutcome::Node(File::Named(Box::new(named)).node(txn.reader())?));
+    }
+    if links::count(txn.reader(), file.object)? > 1 || commit.state.orphans >= ORPHANS_MAX {
+        return Err(Error::Changed.into());
+    }
+    let rows = Cell::new(ADOPT_ROWS_MAX);
+    let found = txn.reader().newest_that(bucket, object, None, |_, row| {
+        rows.set(rows.get().saturating_sub(1));
+        rows.get() == 0 || row.version.as_ref().is_some_and(|version| version.object == file.object)
+    })?;
+    let (_, row) = found.ok_or(Error::Changed)?;
+    let mut version = row.version.filter(|version| version.object == file.object).ok_or(Error::Changed)?;
+    version.object = txn.next_object();
+    version.content_revision = txn.revision();
+    (version.patched, version.open) = (None, None);
+    let orphan = Orphan { bucket, client, version, modified_ms: row.modified_ms };
+    session::hold(txn, orphan.clone())?;
+    commit.state.orphans += 1;
+    Ok(StepOutcome::Node(File::Orphan(Box::new(orphan)).node(txn.reader())?))
 }
 
 /// Removes a name, as S3 does, and tells of it.

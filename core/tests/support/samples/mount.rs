@@ -135,8 +135,9 @@ fn steps() -> Vec<Step> {
         Step::Rename(RenameFile { file: file.clone(), to, onto: Onto::Exchange, keep: true, set: set.clone() }),
         Step::SetAttributes(SetFileAttributes { file: file.clone(), set: set.clone() }),
         Step::Patch(PatchFile { file: file.clone(), size: Some(300), writes, set, cut: true, base: Some(300) }),
-        Step::Cut(file),
+        Step::Cut(file.clone()),
         Step::Release(ObjectId(9)),
+        Step::Adopt(file),
     ]
 }
 

@@ -86,7 +86,7 @@ impl Memory {
         let (revision, mut state) = self.next();
         let bytes = bytes.into();
         let mut version = ObjectVersion {
-            id: VersionKey { bucket: 1, revision, ordinal: 0 },
+            id: VersionKey { bucket: 1, revision, ordinal: 0, generation: revision },
             bucket: bucket.to_owned(),
             key: key.to_owned(),
             version_id: Some(format!("v{revision}")),

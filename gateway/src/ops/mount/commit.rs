@@ -137,7 +137,8 @@ fn written_to(step: &Step) -> Option<&ObjectKey> {
         | Step::Rename(_)
         | Step::SetAttributes(_)
         | Step::Cut(_)
-        | Step::Release(_) => None,
+        | Step::Release(_)
+        | Step::Adopt(_) => None,
     }
 }
 

@@ -16,6 +16,7 @@ use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{BucketName, ObjectKey, Place, Revision};
 use holdfast_core::index::{Found as Searched, FoundObject, IndexInfo, Interval};
 use holdfast_core::list::Query;
+use holdfast_core::record::Version;
 use holdfast_core::rules::authorize::{Action, Permit, Resource, authorize};
 use holdfast_core::view::{Found, View, object_resource};
 use holdfast_query::repository::{
@@ -297,7 +298,8 @@ fn hits(
 
 fn key_of(found: &Found) -> VersionKey {
     let Place { revision, ordinal } = found.place;
-    VersionKey { bucket: found.bucket.row.id.0, revision, ordinal }
+    let generation = found.row.version.as_ref().map_or(revision, Version::generation);
+    VersionKey { bucket: found.bucket.row.id.0, revision, ordinal, generation }
 }
 
 /// A version as queries see it.

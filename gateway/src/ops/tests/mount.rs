@@ -79,6 +79,7 @@ async fn a_commit_of_a_mount_is_done_once_however_often_it_comes() {
     let node = Node::start().await;
     let mut mount = Mount::open(&node).await;
     assert_eq!((mount.session.applied, mount.session.protocol, mount.session.versioned), (0, PROTOCOL, false));
+    mount.create("dir/").await;
     let made = mount.create("dir/a").await;
     let commit = mount.next(vec![patch(&made, vec![sent(0, 5, 0)])]);
     let (node_of, sent_bytes) = (&node, Bytes::from_static(b"hello"));
@@ -164,6 +165,7 @@ async fn holes_and_patches_are_read_as_they_are_mapped() {
 async fn a_file_without_a_name_is_read_until_it_is_given_up() {
     let node = Node::start().await;
     let mut mount = Mount::open(&node).await;
+    mount.create("t/").await;
     let made = mount.create("t/tmp").await;
     let patched = mount.one(patch(&made, vec![sent(0, 4, 0)]), b"kept").await;
     let unlink = UnlinkFile { file: file(&patched), keep: true, set: BTreeMap::new() };
