@@ -707,6 +707,10 @@ pub struct CopyPart {
     /// Digests of those bytes.
     #[n(5)]
     pub digests: Digests,
+    /// Whether the bytes were not read: the MD5 is only a name of them, and CRC-64/NVME is not known. Refused for an upload
+    /// that declared a checksum.
+    #[n(6)]
+    pub crc_pending: Option<bool>,
 }
 
 /// One part that a complete names.

@@ -556,10 +556,10 @@ pub struct PartRow {
     /// Size in bytes.
     #[n(1)]
     pub size: u64,
-    /// MD5 of the bytes.
+    /// MD5 of the bytes; while `crc_pending`, another name of them.
     #[cbor(n(2), with = "minicbor::bytes")]
     pub md5: [u8; 16],
-    /// CRC-64/NVME of the bytes.
+    /// CRC-64/NVME of the bytes; not known while `crc_pending`.
     #[n(3)]
     pub crc64nvme: u64,
     /// Declared checksum of the bytes.
@@ -568,6 +568,18 @@ pub struct PartRow {
     /// Last modified.
     #[n(5)]
     pub modified_ms: Millis,
+    /// Whether it was copied without being read. Absent is not.
+    #[n(6)]
+    pub crc_pending: Option<bool>,
+}
+
+impl PartRow {
+    /// The checksum that replies show: the declared one, else CRC-64/NVME; none while that is pending.
+    #[must_use]
+    pub fn shown_checksum(&self) -> Option<Checksum> {
+        let pending = self.crc_pending == Some(true);
+        self.checksum.clone().or_else(|| (!pending).then(|| full_crc64nvme(self.crc64nvme)))
+    }
 }
 
 /// Boundaries of a finished multipart upload, at most [`crate::rules::PARTS_PER_PAGE`]. Key: object id, content
@@ -716,16 +728,13 @@ impl Version {
     #[must_use]
     pub fn shown_checksum(&self) -> Option<Checksum> {
         let pending = self.crc_pending == Some(true);
-        self.checksum.clone().or_else(|| (!pending).then(|| self.crc64nvme_checksum()))
+        self.checksum.clone().or_else(|| (!pending).then(|| full_crc64nvme(self.crc64nvme)))
     }
+}
 
-    fn crc64nvme_checksum(&self) -> Checksum {
-        Checksum {
-            algorithm: ChecksumAlgorithm::Crc64Nvme,
-            kind: ChecksumType::FullObject,
-            value: self.crc64nvme.to_be_bytes().to_vec(),
-        }
-    }
+fn full_crc64nvme(value: u64) -> Checksum {
+    let (algorithm, kind) = (ChecksumAlgorithm::Crc64Nvme, ChecksumType::FullObject);
+    Checksum { algorithm, kind, value: value.to_be_bytes().to_vec() }
 }
 
 impl Extent {

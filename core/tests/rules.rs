@@ -341,7 +341,8 @@ fn an_upload_holds_no_more_extents_than_an_object_may() {
         let upload = UploadRef { bucket: bucket.clone(), key: "k".parse().unwrap(), upload };
         let source = Source { pinned: Some(place), ..source(&bucket, "pieces") };
         let digests = far_content(BlobId::default(), 1000).digests;
-        machine.run(Op::CopyPart(CopyPart { upload, number, source, offset: 0, length: 1000, digests }))
+        let crc_pending = None;
+        machine.run(Op::CopyPart(CopyPart { upload, number, source, offset: 0, length: 1000, digests, crc_pending }))
     };
     for number in 1..=20 {
         assert!(matches!(copy(&mut machine, number), Reply::PartWritten(_)));
@@ -397,4 +398,38 @@ fn complete(
     let target = target(bucket, key);
     let op = CompleteUpload { target, upload, parts, checksum: None, checksum_type: None, size: None, nonce };
     machine.run(Op::CompleteUpload(op))
+}
+
+/// A part that was copied without being read has no checksum, and neither has the object until the job has read it.
+#[test]
+fn a_part_that_nobody_read_leaves_the_checksum_open() {
+    let mut machine = Machine::new();
+    let bucket = machine.create_bucket("abc");
+    machine.put(&bucket, "k", PART_BYTES_MIN);
+    let place = machine.find(&bucket, "k", None).place;
+    let copy = |machine: &mut Machine, upload| {
+        let upload = UploadRef { bucket: bucket.clone(), key: "k".parse().unwrap(), upload };
+        let source = Source { pinned: Some(place), ..source(&bucket, "k") };
+        let digests = Digests { md5: [7; 16], sha256: [0; 32], crc64nvme: 0, checksum: None };
+        let (length, crc_pending) = (PART_BYTES_MIN, Some(true));
+        machine.run(Op::CopyPart(CopyPart { upload, number: 1, source, offset: 0, length, digests, crc_pending }))
+    };
+    let declared = start_upload(&mut machine, &bucket, "k", Some(ChecksumAlgorithm::Crc64Nvme), None);
+    assert!(invalid(&copy(&mut machine, declared)));
+
+    let upload = start_upload(&mut machine, &bucket, "k", None, None);
+    let Reply::PartWritten(part) = copy(&mut machine, upload) else { panic!("not copied") };
+    assert_eq!((part.etag.as_str(), part.checksum), ("07".repeat(16).as_str(), None));
+    let mut parts = vec![CompletedPart { number: 1, etag: part.etag, checksum: None }];
+    parts.push(put_part(&mut machine, &bucket, "k", upload, 2, 10));
+    written(complete(&mut machine, &bucket, "k", upload, parts));
+    let found = machine.find(&bucket, "k", None);
+    let version = found.row.version.as_ref().unwrap();
+    assert_eq!((version.crc_pending, version.shown_checksum(), version.sha256), (Some(true), None, None));
+    let key = "k".parse().unwrap();
+    let (sha256, crc64nvme, generation) = (Some([3; 32]), Some(9), Some(version.generation()));
+    machine.run(Op::SetDigest(SetDigest { bucket: bucket.id, key, place: found.place, sha256, generation, crc64nvme }));
+    let found = machine.find(&bucket, "k", None);
+    let version = found.row.version.as_ref().unwrap();
+    assert_eq!((version.crc_pending, version.crc64nvme, version.sha256), (None, 9, Some([3; 32])));
 }

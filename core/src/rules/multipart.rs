@@ -66,6 +66,7 @@ pub(crate) fn put_part(txn: &mut Txn<'_>, op: &PutPart) -> Result<Reply, Stop> {
         crc64nvme: digests.crc64nvme,
         checksum: digests.checksum.clone(),
         modified_ms: txn.now_ms(),
+        crc_pending: None,
     };
     store_part(txn, &op.upload, upload, op.number, part)
 }
@@ -82,6 +83,9 @@ fn check_algorithm(upload: &UploadRow, given: Option<&Checksum>) -> Result<(), E
 pub(crate) fn copy_part(txn: &mut Txn<'_>, op: &CopyPart) -> Result<Reply, Stop> {
     let (_, upload) = load(txn, &op.upload)?;
     check_algorithm(&upload, op.digests.checksum.as_ref())?;
+    if op.crc_pending == Some(true) && upload.checksum.is_some() {
+        return Err(Error::invalid("the upload declared a checksum: its parts must be read").into());
+    }
     content::check_checksum(op.digests.checksum.as_ref())?;
     if op.source.pinned.is_none() {
         return Err(Error::invalid("the source of a part copy must be pinned").into());
@@ -107,6 +111,7 @@ pub(crate) fn copy_part(txn: &mut Txn<'_>, op: &CopyPart) -> Result<Reply, Stop>
         crc64nvme: op.digests.crc64nvme,
         checksum: op.digests.checksum.clone(),
         modified_ms: txn.now_ms(),
+        crc_pending: op.crc_pending,
     };
     let mut reply = store_part(txn, &op.upload, upload, op.number, part)?;
     if let Reply::PartWritten(written) = &mut reply {
@@ -244,7 +249,7 @@ pub(crate) fn complete(txn: &mut Txn<'_>, op: &CompleteUpload) -> Result<Reply, 
     (version.body, version.parts) = (body, parts);
     version.size = assembled.size;
     version.etag = digest::multipart_etag(chosen.named.iter().map(|(_, part)| part.md5));
-    version.crc64nvme = assembled.crc64nvme;
+    (version.crc64nvme, version.crc_pending) = (assembled.crc64nvme, assembled.crc_pending);
     version.checksum = assembled.checksum;
     let written = object::write(txn, &mut bucket, &op.target.key, name, Draft::new(txn, op.nonce, version))?;
     remove(txn, &mut bucket, &upload_ref)?;
@@ -329,7 +334,9 @@ fn is_it(wanted: &CompletedPart, part: &PartRow, upload: &UploadRow) -> bool {
 fn part_checksum(part: &PartRow, algorithm: ChecksumAlgorithm) -> Vec<u8> {
     match &part.checksum {
         Some(checksum) if checksum.algorithm == algorithm => checksum.value.clone(),
-        _ if algorithm == ChecksumAlgorithm::Crc64Nvme => part.crc64nvme.to_be_bytes().to_vec(),
+        _ if algorithm == ChecksumAlgorithm::Crc64Nvme && part.crc_pending != Some(true) => {
+            part.crc64nvme.to_be_bytes().to_vec()
+        }
         _ => Vec::new(),
     }
 }
@@ -340,6 +347,7 @@ struct Assembled {
     extents: Vec<Extent>,
     boundaries: Vec<Boundary>,
     crc64nvme: u64,
+    crc_pending: Option<bool>,
     checksum: Option<Checksum>,
 }
 
@@ -367,12 +375,20 @@ fn assemble(parts: &[(u16, PartRow)], upload: &UploadRow, op: &CompleteUpload) -
     if op.size.is_some_and(|declared| declared != size) {
         return Err(Error::ContentMismatch { what: "size".into() });
     }
+    let crc_pending = parts.iter().any(|(_, part)| part.crc_pending == Some(true)).then_some(true);
+    if crc_pending.is_some() {
+        // No checksum was declared when it was started.
+        if op.checksum.is_some() {
+            return Err(Error::invalid("a part was copied without a checksum: declare one when the upload is created"));
+        }
+        return Ok(Assembled { size, extents, boundaries, crc64nvme: 0, crc_pending, checksum: None });
+    }
     let crc64nvme = crc64nvme.unwrap_or_default();
     let values = boundaries.iter().map(|part| (part.checksum.as_deref().unwrap_or_default(), part.size));
     let assembled = digest::assemble(algorithm, kind, values).ok_or(Error::NotBuilt)?;
     check_declared(&assembled, crc64nvme, op.checksum.as_ref())?;
     let checksum = Some(assembled).filter(|sum| sum.algorithm != ChecksumAlgorithm::Crc64Nvme);
-    Ok(Assembled { size, extents, boundaries, crc64nvme, checksum })
+    Ok(Assembled { size, extents, boundaries, crc64nvme, crc_pending, checksum })
 }
 
 fn check_declared(assembled: &Checksum, crc64nvme: u64, declared: Option<&Checksum>) -> Result<(), Error> {

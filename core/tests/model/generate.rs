@@ -511,7 +511,8 @@ impl Generator {
         let content = whole.slice(offset..offset.saturating_add(length));
         let digests = digests(&content, self.part_checksum(upload, &content));
         let number = self.part_number();
-        Op::CopyPart(CopyPart { upload: upload_ref, number, source, offset, length, digests })
+        let crc_pending = None;
+        Op::CopyPart(CopyPart { upload: upload_ref, number, source, offset, length, digests, crc_pending })
     }
 
     fn complete(&mut self, naive: &Naive) -> Op {

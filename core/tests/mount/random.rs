@@ -368,7 +368,8 @@ impl Random {
                 let source = Source { pinned: Some(found.place), generation, ..source(&bucket, &copied) };
                 let (offset, length) = (0, data.len());
                 let digests = Digests { md5: [1; 16], sha256: [1; 32], crc64nvme: 1, checksum: None };
-                let op = CopyPart { upload: upload_ref, number, source, offset, length, digests };
+                let crc_pending = self.dice.once_in(2).then_some(true);
+                let op = CopyPart { upload: upload_ref, number, source, offset, length, digests, crc_pending };
                 match world.run(Op::CopyPart(op)) {
                     Reply::PartWritten(_) => data,
                     _ => return,

@@ -259,6 +259,7 @@ fn records_of_content() -> Vec<Sample> {
                 crc64nvme: 77,
                 checksum: Some(checksum()),
                 modified_ms: 1_700_000_000_001,
+                crc_pending: None,
             },
         ),
         sample(
@@ -509,6 +510,7 @@ fn upload_and_job_ops() -> Vec<(&'static str, Op)> {
                 offset: 10,
                 length: 20,
                 digests: digests(),
+                crc_pending: None,
             }),
         ),
         (

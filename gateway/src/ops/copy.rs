@@ -17,6 +17,7 @@ use holdfast_core::record::{Attributes, Checksum, ChecksumAlgorithm, ChecksumTyp
 use holdfast_core::rules::PART_BYTES_MAX;
 use holdfast_core::rules::authorize::{Action, AuthorizedOp, Permit};
 use holdfast_core::view::{Found, object_resource};
+use md5::{Digest as _, Md5};
 
 use super::digest::Digester;
 use super::get::{Part, read_permit};
@@ -29,6 +30,8 @@ use crate::gateway::Gateway;
 
 /// Most bytes of a source that one copy takes. Source: S3 API, CopyObject.
 pub const COPY_BYTES_MAX: u64 = 5 << 30;
+/// Most bytes of a part that are read for its digests when nobody asked for one: above, the copy costs no byte.
+pub const UNASKED_READ_BYTES_MAX: u64 = 8 << 20;
 
 /// What is copied.
 #[derive(Clone, Debug)]
@@ -144,11 +147,14 @@ impl Gateway {
         if length > PART_BYTES_MAX {
             return Err(Error::SourceTooLarge { most: PART_BYTES_MAX });
         }
-        let digests = match known_digests(version_of(&found), &range, open.row.checksum) {
-            Some(digests) => digests,
-            None => self.digests_of(&read, &found, range.clone(), open.row.checksum).await?,
+        let (digests, crc_pending) = match known_digests(version_of(&found), &range, open.row.checksum) {
+            Some(digests) => (digests, None),
+            None if open.row.checksum.is_none() && length > UNASKED_READ_BYTES_MAX => {
+                (unread(&found, &range), Some(true))
+            }
+            None => (self.digests_of(&read, &found, range.clone(), open.row.checksum).await?, None),
         };
-        let crc64nvme = digests.crc64nvme;
+        let crc64nvme = crc_pending.is_none().then_some(digests.crc64nvme);
         let op = Op::CopyPart(CopyPart {
             upload: UploadRef { bucket: bucket_ref(&open.bucket), key: name.key.clone(), upload: name.upload },
             number,
@@ -156,6 +162,7 @@ impl Gateway {
             offset: range.start,
             length,
             digests,
+            crc_pending,
         });
         let op = AuthorizedOp::new(op, &[open.permit, read])?;
         part_written(self.commit(op, call.origin()).await.map_err(of_source)?, crc64nvme)
@@ -247,6 +254,15 @@ fn within(part: Part, size: u64) -> Result<Range<u64>, Error> {
         Part::Whole => Ok(0..size),
         _ => Err(Refusal::InvalidRange.into()),
     }
+}
+
+/// Of bytes that are not read: in place of the MD5 a name that no other bytes have. Source: S3 API, Object: an ETag may be no MD5.
+fn unread(found: &Found, range: &Range<u64>) -> Digests {
+    let (version, mut md5) = (version_of(found), Md5::new());
+    for number in [found.bucket.row.id.0, version.object.0, version.generation(), range.start, range.end] {
+        md5.update(number.to_be_bytes());
+    }
+    Digests { md5: md5.finalize().into(), sha256: [0; 32], crc64nvme: 0, checksum: None }
 }
 
 /// The digests of a whole version, when all are known: its ETag is the MD5 of its bytes.

@@ -69,13 +69,18 @@ pub struct Completion {
     pub size: Option<u64>,
 }
 
-/// A stored part; one without another checksum shows its CRC-64/NVME.
-pub(super) fn part_written((revision, reply): (Revision, Reply), crc64nvme: u64) -> Result<Done<PartWritten>, Error> {
+/// A stored part; one without another checksum shows its CRC-64/NVME, if that is known.
+pub(super) fn part_written(
+    (revision, reply): (Revision, Reply),
+    crc64nvme: Option<u64>,
+) -> Result<Done<PartWritten>, Error> {
     let Reply::PartWritten(mut value) = reply else { return Err(Error::UnexpectedReply) };
-    value.checksum.get_or_insert_with(|| Checksum {
-        algorithm: ChecksumAlgorithm::Crc64Nvme,
-        kind: ChecksumType::FullObject,
-        value: crc64nvme.to_be_bytes().to_vec(),
+    value.checksum = value.checksum.or_else(|| {
+        Some(Checksum {
+            algorithm: ChecksumAlgorithm::Crc64Nvme,
+            kind: ChecksumType::FullObject,
+            value: crc64nvme?.to_be_bytes().to_vec(),
+        })
     });
     Ok(Done { revision, value })
 }
@@ -141,7 +146,7 @@ impl Gateway {
         let crc64nvme = bytes.content.digests.crc64nvme;
         let op = Op::PutPart(PutPart { upload, number, content: bytes.content.clone() });
         let op = AuthorizedOp::new(op, &[permit])?;
-        part_written(self.commit_with(op, call.origin(), Some(bytes)).await?, crc64nvme)
+        part_written(self.commit_with(op, call.origin(), Some(bytes)).await?, Some(crc64nvme))
     }
 
     /// Makes an object of parts. Doing it again gives the first answer.

@@ -227,11 +227,7 @@ fn part_out(number: u16, row: &PartRow, declared: Option<ChecksumAlgorithm>) -> 
         size: Some(size(row.size)),
         ..Part::default()
     };
-    let crc64 = || {
-        let value = row.crc64nvme.to_be_bytes().to_vec();
-        Checksum { algorithm: ChecksumAlgorithm::Crc64Nvme, kind: ChecksumType::FullObject, value }
-    };
-    let shown = row.checksum.clone().or_else(|| (declared == Some(ChecksumAlgorithm::Crc64Nvme)).then(crc64));
+    let shown = row.shown_checksum().filter(|sum| row.checksum.is_some() || declared == Some(sum.algorithm));
     if let Some(checksum) = shown {
         set_checksum!(part, checksum.algorithm, checksum_text(&checksum, ""));
     }
