@@ -28,7 +28,7 @@ TORTURE_SIM_SEEDS ?= 5000
 DATA ?= ./holdfast-data
 LISTEN ?= 127.0.0.1:9900
 
-.PHONY: help run build test torture bench bench-cluster bench-coordination bench-queries lint format tools
+.PHONY: help run build test torture bench bench-cluster bench-coordination bench-queries bench-mount lint format tools
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -67,6 +67,10 @@ bench-coordination: tools ## locks and events of three nodes side by side with e
 bench-queries: tools ## SQL side by side with DuckDB, S3 Select with MinIO; results in bench/results
 	$(CARGO) build $(RUST_VERSION_FLAG) --release -p holdfast -p holdfast-bench
 	$(CARGO) run $(RUST_VERSION_FLAG) --release -p holdfast-bench -- queries
+
+bench-mount: tools ## the mount side by side with s3fs and rclone; results in bench/results
+	$(CARGO) build $(RUST_VERSION_FLAG) --release -p holdfast -p holdfast-mount -p holdfast-bench
+	$(CARGO) run $(RUST_VERSION_FLAG) --release -p holdfast-bench -- mount
 
 lint: ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check

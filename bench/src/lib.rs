@@ -5,7 +5,8 @@
 //!   │          ├── target (servers that are started, or URLs) ── system (/proc, disk)
 //!   ├──────────┴── report (JSON, table) ── chart (SVG), stats
 //!   ├── cluster (three nodes beside three of etcd: rates, losses; coordination: locks, events) ── their own reports
-//!   └── queries (SQL beside DuckDB, S3 Select beside MinIO) ── its own report
+//!   ├── queries (SQL beside DuckDB, S3 Select beside MinIO) ── its own report
+//!   └── mount (the mount beside s3fs and rclone) ── its own report
 //! ```
 //!
 //! Promises: both sides get the same requests from the same one-threaded generator; servers run with their defaults; a
@@ -17,6 +18,7 @@ pub mod client;
 pub mod cluster;
 pub mod experiment;
 pub mod load;
+pub mod mount;
 pub mod queries;
 pub mod report;
 pub mod scenario;

@@ -11,6 +11,7 @@ use holdfast_bench::chart;
 use holdfast_bench::client::Endpoint;
 use holdfast_bench::cluster::{self, coordination};
 use holdfast_bench::experiment::{self, LIST_OBJECTS_MIN, Options};
+use holdfast_bench::mount;
 use holdfast_bench::queries::{self, Part};
 use holdfast_bench::report::{self, Report};
 use holdfast_bench::scenario::{self, LIST_OBJECTS, Scenario};
@@ -43,6 +44,8 @@ enum Command {
     Coordination(CoordinationRun),
     /// Measures SQL beside DuckDB, and S3 Select beside MinIO's
     Queries(QueriesRun),
+    /// Measures the mount beside s3fs and rclone, and a machine on it beside one on a local disk
+    Mount(MountRun),
     /// Lists the scenarios
     List,
 }
@@ -180,6 +183,37 @@ struct QueriesRun {
 }
 
 #[derive(Args)]
+struct MountRun {
+    /// The holdfast program [default: beside this program]
+    #[arg(long)]
+    holdfast: Option<PathBuf>,
+    /// The holdfast-mount program [default: beside this program]
+    #[arg(long)]
+    holdfast_mount: Option<PathBuf>,
+    /// Where servers and mounts keep their data and caches; a new directory is made in it and removed at the end
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+    /// Big files of 64 MiB, one round of 2 s: a first look, not a result
+    #[arg(long)]
+    quick: bool,
+    /// Only these parts
+    #[arg(long, value_delimiter = ',', default_value = "sequential,big,random,names,directory,listing,machine")]
+    only: Vec<mount::Part>,
+    /// Rounds of everything [default: 3]
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// MiB of a big file [default: 1024]
+    #[arg(long)]
+    big_mib: Option<u64>,
+    /// Where NAME.json and NAME.md are written
+    #[arg(long, default_value = "bench/results")]
+    results: PathBuf,
+    /// Name of the result [default: mount, or mount-quick]
+    #[arg(long)]
+    name: Option<String>,
+}
+
+#[derive(Args)]
 struct Load {
     /// http://HOST:PORT or NAME=http://HOST:PORT, the reference last
     #[arg(required = true)]
@@ -248,6 +282,7 @@ async fn main() -> ExitCode {
             Command::Cluster(args) => run_cluster(args).await,
             Command::Coordination(args) => run_coordination(args).await,
             Command::Queries(args) => run_queries(args).await,
+            Command::Mount(args) => run_mount(args).await,
             Command::List => {
                 list();
                 Ok(())
@@ -455,6 +490,57 @@ async fn run_queries(args: QueriesRun) -> Result<()> {
     cluster::save(&args.results, &report.name, &report, &markdown)
 }
 
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+async fn run_mount(args: MountRun) -> Result<()> {
+    let programs = mount::Programs {
+        holdfast: holdfast_program(args.holdfast)?,
+        mount: beside(args.holdfast_mount, "holdfast-mount")?,
+    };
+    if let Some(missing) = [&programs.holdfast, &programs.mount].into_iter().find(|program| !program.is_file()) {
+        return usage(format!("{} is not there: build it, or name another by a flag", missing.display()));
+    }
+    let parent = args.dir.canonicalize().or_else(|_| usage(format!("{} is not a directory", args.dir.display())))?;
+    let directory = tempfile::Builder::new().prefix("holdfast-bench-").tempdir_in(&parent)?;
+    let number = |long, quick| if args.quick { quick } else { long };
+    let options = mount::Options {
+        parts: args.only,
+        rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }),
+        big_bytes: args.big_mib.unwrap_or(number(1024, 64)) << 20,
+        random_bytes: 64 << 20,
+        round_time: Duration::from_secs(number(5, 2)),
+        tree_files: 2_000,
+        entries: 10_000,
+        machine_bytes: number(256, 64) << 20,
+        machine_writes: number(8_192, 2_048),
+        machine_steps: if args.quick { 60 } else { 200 },
+        programs,
+        directory: directory.path().to_owned(),
+    };
+    if options.rounds == 0 || options.big_bytes == 0 {
+        return usage("a run has at least one round, a big file at least 1 MiB");
+    }
+    check_free(directory.path(), mount::bytes_max(&options))?;
+    let machine = Machine::here(directory.path());
+    let disk = system::probe(directory.path())?;
+    let name = args.name.unwrap_or_else(|| if args.quick { "mount-quick" } else { "mount" }.to_owned());
+    let mut report = mount::report::Report::new(&name, machine, disk, &options);
+    let work = tokio::task::spawn_blocking(move || {
+        let done = mount::run(&options, &mut report);
+        // Removed here, after the last mount: an interrupted run must not remove what is mounted in it.
+        drop(directory);
+        (done, report)
+    });
+    let (done, report) = work.await.context("the run stopped")?;
+    let markdown = mount::report::markdown(&report);
+    println!("{markdown}");
+    done?;
+    let failures = report.failures();
+    if !failures.is_empty() {
+        bail!("the mount failed: {}", failures.join("; "));
+    }
+    cluster::save(&args.results, &report.name, &report, &markdown)
+}
+
 /// Measures, prints the table, and writes the results when nothing failed.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 async fn measure(targets: &[Target], options: &Options, mut report: Report, results: &Path) -> Result<()> {
@@ -526,9 +612,14 @@ fn result_name(args: &Measure, targets: &[&str]) -> String {
 }
 
 fn holdfast_program(given: Option<PathBuf>) -> Result<PathBuf> {
+    beside(given, "holdfast")
+}
+
+/// A program of this project: as given, or beside this one.
+fn beside(given: Option<PathBuf>, name: &str) -> Result<PathBuf> {
     Ok(match given {
         Some(program) => program,
-        None => std::env::current_exe().context("this program does not know where it is")?.with_file_name("holdfast"),
+        None => std::env::current_exe().context("this program does not know where it is")?.with_file_name(name),
     })
 }
 

@@ -59,6 +59,8 @@ pub struct ToCompact {
     pub page: u32,
     /// Its extents, in order.
     pub extents: Vec<Extent>,
+    /// Whether its content has so many extents that this cannot wait.
+    pub of_many: bool,
     /// What it was written for, if its bucket is still there.
     pub name: Option<(BucketName, ObjectKey)>,
 }
@@ -169,7 +171,8 @@ impl View<'_> {
             let (row_key, value) = row?;
             let Some((content, page)) = key::queued_page_parts(&row_key) else { continue };
             let extents = self.reader.page(content, page)?.unwrap_or_default().extents;
-            found.push(ToCompact { content, page, extents, name: self.named(&value)? });
+            let of_many = self.reader.content(content)?.is_some_and(|row| row.has_many_extents());
+            found.push(ToCompact { content, page, extents, of_many, name: self.named(&value)? });
         }
         Ok(found)
     }

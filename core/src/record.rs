@@ -513,6 +513,14 @@ pub struct ContentRow {
     pub hole_bytes: Option<u64>,
 }
 
+impl ContentRow {
+    /// Whether it has so many extents that what a mount writes to it may soon be refused.
+    #[must_use]
+    pub fn has_many_extents(&self) -> bool {
+        self.extents as usize > crate::rules::PATCHED_EXTENTS_MAX / 2
+    }
+}
+
 /// A page of extents. Key: object id, page number, revision descending.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 
 use super::Options;
-use super::peers::{Mount, Side};
+use super::peers::{Mount, S3FS, Side};
 use super::report::{Figure, Goal, Unit};
 use super::sheet::{Seat, Wanted, play, seats};
 use super::stack::Stack;
@@ -69,7 +69,7 @@ pub(super) fn run(stack: &mut Stack, options: &Options) -> Result<Vec<Figure>> {
 
 fn wanted(options: &Options) -> Vec<Wanted> {
     let mib = options.big_bytes >> 20;
-    let times = |times: f64| Goal::Times { side: Side::S3fsOnHoldfast.name(), others: &[Side::S3fs.name()], times };
+    let times = |times: f64| Goal::Times { side: Side::S3fsOnHoldfast.name(), others: S3FS, times };
     let overwrite = Wanted::new(format!("overwrite of 4 KiB in {mib} MiB, until in the store"), Unit::Ms);
     vec![
         overwrite.goal(Goal::AtMost { side: Side::Mount.name(), value: 150.0 }).goal(times(5.0)),

@@ -2,17 +2,18 @@
 //! says is done is counted in the store; for a side that returns before, the count is waited for inside the clock.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use super::Options;
-use super::peers::{Mount, Side};
+use super::peers::{Mount, S3FS, Side};
 use super::report::{Figure, Goal, Unit};
 use super::sheet::{Seat, Turn, Wanted, play, seats};
 use super::stack::Stack;
-use super::store::Store;
+use super::store::{Count, Store};
 use crate::stats::rate;
 
 /// Threads at once.
@@ -28,7 +29,7 @@ pub(super) fn run(stack: &mut Stack, options: &Options) -> Result<Vec<Figure>> {
     let mut wanted = Vec::new();
     for threads in THREADS {
         for step in STEPS {
-            let goal = Goal::Times { side: Side::Mount.name(), others: &[Side::S3fs.name()], times: 10.0 };
+            let goal = Goal::Times { side: Side::Mount.name(), others: S3FS, times: 10.0 };
             let plural = if threads == 1 { "" } else { "s" };
             let what = format!("{step} of small files, {threads} thread{plural}");
             wanted.push(Wanted::new(what, Unit::PerS).goal(goal));
@@ -89,7 +90,7 @@ impl<'a> Crowd<'a> {
         let work = |directory: &Path, _: usize, number: usize| {
             File::create_new(directory.join(first_name(number))).map(drop).context("create")
         };
-        let (rate, made) = self.all("create", &most, |made| [made, 0], work)?;
+        let (rate, made) = self.all("create", &most, |files| Count { files, named: None }, work)?;
         self.made = made;
         Ok(rate)
     }
@@ -101,7 +102,8 @@ impl<'a> Crowd<'a> {
         let work = |directory: &Path, _: usize, number: usize| {
             fs::rename(directory.join(first_name(number)), directory.join(second_name(number))).context("rename")
         };
-        let (rate, renamed) = self.all("rename", &self.made, |renamed| [made, renamed], work)?;
+        let count = |renamed: usize| Count { files: made, named: Some((RENAMED, renamed)) };
+        let (rate, renamed) = self.all("rename", &self.made, count, work)?;
         self.renamed = renamed;
         Ok(rate)
     }
@@ -111,22 +113,27 @@ impl<'a> Crowd<'a> {
         let made: usize = self.made.iter().sum();
         ensure!(made > 0, "no file was made");
         let work = |directory: &Path, thread: usize, number: usize| {
-            let name = if number < self.renamed[thread] { second_name(number) } else { first_name(number) };
-            fs::remove_file(directory.join(name)).context("unlink")
+            let (first, second) = (directory.join(first_name(number)), directory.join(second_name(number)));
+            if number < self.renamed[thread] {
+                return fs::remove_file(second).context("unlink");
+            }
+            match fs::remove_file(first) {
+                // A renaming that failed has still done some.
+                Err(error) if error.kind() == ErrorKind::NotFound => fs::remove_file(second).context("unlink"),
+                done => done.context("unlink"),
+            }
         };
-        // Which of the rest have their second name depends on how far each thread came.
-        let (rate, removed) = self.all("unlink", &self.made, |removed| [made - removed, usize::MAX], work)?;
-        ensure!(removed.iter().sum::<usize>() > 0, "no file was removed");
-        Ok(rate)
+        let count = |removed: usize| Count { files: made - removed, named: None };
+        Ok(self.all("unlink", &self.made, count, work)?.0)
     }
 
     /// Lets every thread do `work` for its files until the time is up; how many a second, and how many each thread did.
-    /// `expected` says what the store must have after so many: files, and those with their second name.
+    /// `expected` says what the store must have after so many.
     fn all(
         &self,
         what: &str,
         most: &[usize],
-        expected: impl Fn(usize) -> [usize; 2] + Sync,
+        expected: impl Fn(usize) -> Count + Sync,
         work: impl Fn(&Path, usize, usize) -> Result<()> + Sync,
     ) -> Result<(f64, Vec<usize>)> {
         let early = self.mount.side().returns_early();
@@ -142,28 +149,17 @@ impl<'a> Crowd<'a> {
             };
             let done = at_once(most.len(), one)?;
             if early {
-                self.await_store(expected(done.iter().sum()))?;
+                self.store.await_count(&self.prefix, expected(done.iter().sum()))?;
             }
             Ok((done, began.elapsed()))
         })?;
         let total: usize = done.iter().sum();
         if !early {
-            self.check_store(expected(total))?;
+            let count = expected(total);
+            let right = self.store.counts(&self.prefix, count)?;
+            ensure!(right, "the calls returned, and the store does not have {count:?}");
         }
         Ok((rate(total as u64, took), done))
-    }
-
-    fn await_store(&self, wanted: [usize; 2]) -> Result<()> {
-        let [_, renamed] = self.store.count(&self.prefix, RENAMED)?;
-        let wanted = if wanted[1] == usize::MAX { [wanted[0], renamed.min(wanted[0])] } else { wanted };
-        self.store.await_count(&self.prefix, RENAMED, wanted)
-    }
-
-    fn check_store(&self, wanted: [usize; 2]) -> Result<()> {
-        let found = self.store.count(&self.prefix, RENAMED)?;
-        let right = found[0] == wanted[0] && (wanted[1] == usize::MAX || found[1] == wanted[1]);
-        ensure!(right, "the calls returned, and the store has {found:?} files instead of {wanted:?}");
-        Ok(())
     }
 }
 

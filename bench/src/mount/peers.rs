@@ -81,6 +81,11 @@ impl Side {
     }
 }
 
+/// s3fs on its usual store, for goals.
+pub const S3FS: &[&str] = &[Side::S3fs.name()];
+/// Everyone but the mount under test, for goals.
+pub const OTHERS: &[&str] = &[Side::S3fs.name(), Side::Rclone.name(), Side::S3fsOnHoldfast.name()];
+
 /// A mounted bucket. Dropping it kills its process, detaches the mount and removes its directories.
 pub struct Mount {
     side: Side,
@@ -258,8 +263,7 @@ fn s3fs(endpoint: &Endpoint, bucket: &str, directory: &Path) -> Result<Launch> {
     ] {
         args.extend(["-o".into(), option.into()]);
     }
-    let env =
-        [("AWSACCESSKEYID", endpoint.access_key.clone()), ("AWSSECRETACCESSKEY", endpoint.secret_key.clone())];
+    let env = [("AWSACCESSKEYID", endpoint.access_key.clone()), ("AWSSECRETACCESSKEY", endpoint.secret_key.clone())];
     Ok(launch(program, args, &env, directory))
 }
 

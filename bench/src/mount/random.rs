@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::Options;
-use super::peers::{Mount, Side};
+use super::peers::{Mount, S3FS, Side};
 use super::report::{Figure, Goal, Unit};
 use super::sheet::{Seat, Wanted, play, seats};
 use super::stack::Stack;
@@ -34,7 +34,7 @@ struct Done {
 pub(super) fn run(stack: &mut Stack, options: &Options) -> Result<Vec<Figure>> {
     let mut mounts: Vec<Seat<Mount>> = seats(Side::CLIENTS.len());
     let length = options.random_bytes;
-    let goal = Goal::Times { side: Side::Mount.name(), others: &[Side::S3fs.name()], times: 20.0 };
+    let goal = Goal::Times { side: Side::Mount.name(), others: S3FS, times: 20.0 };
     let what = format!("random writes of 4 KiB in {} MiB, each synced", length >> 20);
     let wanted = vec![Wanted::new(what, Unit::PerS).goal(goal)];
     let sides = Side::CLIENTS.map(Side::name).to_vec();

@@ -4,16 +4,17 @@
 //! memory does not serve. MinIO is not started again, since it keeps no objects in its memory. The machine's page cache is
 //! as it is.
 
+use std::time::Instant;
+
 use anyhow::Result;
 
 use super::Options;
-use super::peers::{Mount, Side};
+use super::peers::{Mount, OTHERS, Side};
 use super::report::{Figure, Goal, Unit};
 use super::sheet::{Wanted, play};
 use super::stack::Stack;
 use super::work::{Content, write_stored};
 use crate::stats::rate;
-use std::time::Instant;
 
 const WRITE: usize = 0;
 const COLD: usize = 1;
@@ -23,14 +24,9 @@ const SEED: u64 = 1_000;
 
 pub(super) fn run(stack: &mut Stack, options: &Options) -> Result<Vec<Figure>> {
     let mib = options.big_bytes >> 20;
-    let goal = || Goal::Times {
-        side: Side::Mount.name(),
-        others: &[Side::S3fs.name(), Side::Rclone.name(), Side::S3fsOnHoldfast.name()],
-        times: 0.9,
-    };
+    let goal = || Goal::Times { side: Side::Mount.name(), others: OTHERS, times: 0.9 };
     let figure = |what: &str| Wanted::new(format!("{what} of {mib} MiB"), Unit::MbPerS).goal(goal());
-    let wanted =
-        vec![figure("sequential write"), figure("sequential read, cold,"), figure("sequential read, warm,")];
+    let wanted = vec![figure("sequential write"), figure("sequential read, cold,"), figure("sequential read, warm,")];
     let sides = Side::ALL.map(Side::name).to_vec();
     play(stack, (wanted, sides, options.rounds), |stack, turn| {
         let side = Side::ALL[turn.at];

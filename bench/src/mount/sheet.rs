@@ -182,7 +182,6 @@ pub fn seats<T>(count: usize) -> Vec<Seat<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mount::report::Unit;
 
     #[test]
     fn errors_name_no_path_and_stay_with_their_figure() {

@@ -137,7 +137,8 @@ impl Stack {
     pub fn check(&self) -> Result<()> {
         for side in [Side::Mount, Side::S3fs] {
             let endpoint = self.endpoint(side);
-            let answer = endpoint.raw().get("", "", &[]).map_err(anyhow::Error::new).and_then(|reply| reply.expect(200));
+            let answer =
+                endpoint.raw().get("", "", &[]).map_err(anyhow::Error::new).and_then(|reply| reply.expect(200));
             answer.with_context(|| format!("the server {} does not answer", endpoint.target))?;
         }
         Ok(())

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use holdfast_compat_tests::client::raw::{Call, Raw};
-use holdfast_compat_tests::process::wait_until;
 use holdfast_compat_tests::target::Endpoint;
 
 /// How long bytes may take from a `close` that returned before to the store.
 const STORED_WITHIN: Duration = Duration::from_secs(300);
+/// Pause between two looks at an object: the store must not be busy with them.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Pause between two looks at a listing, which costs the store something.
 const LIST_EVERY: Duration = Duration::from_millis(100);
 /// How long the store may take for one answer.
@@ -20,6 +21,14 @@ const FILLERS: usize = 16;
 const SMALL: &[u8] = b"a small file of the bench";
 /// 1 January 2024.
 const MTIME: &str = "1704067200";
+
+/// What a directory should have.
+#[derive(Clone, Copy, Debug)]
+pub struct Count {
+    pub files: usize,
+    /// How many of their names begin so, when that matters.
+    pub named: Option<(&'static str, usize)>,
+}
 
 /// A bucket.
 #[derive(Clone, Debug)]
@@ -42,10 +51,14 @@ impl Store {
     /// # Errors
     /// When the store does not answer.
     pub fn has(&self, key: &str, length: u64, at: u64, bytes: &[u8]) -> Result<bool> {
+        self.has_by(&mut self.raw(), key, length, at, bytes)
+    }
+
+    fn has_by(&self, raw: &mut Raw, key: &str, length: u64, at: u64, bytes: &[u8]) -> Result<bool> {
         let range = format!("bytes={at}-{}", at + bytes.len() as u64 - 1);
         let headers = [("range", range.as_str())];
         let call = Call { method: "GET", bucket: self.bucket, key, query: &[], headers: &headers, body: b"" };
-        let reply = self.raw().send(&call)?;
+        let reply = raw.send(&call)?;
         let total = reply.header("content-range").and_then(|range| range.rsplit_once('/')?.1.parse().ok());
         Ok(reply.status == 206 && total == Some(length) && reply.body == bytes)
     }
@@ -55,7 +68,12 @@ impl Store {
     /// # Errors
     /// When it takes too long.
     pub fn await_bytes(&self, key: &str, length: u64, at: u64, bytes: &[u8]) -> Result<()> {
-        wait_until("the bytes in the store", STORED_WITHIN, || self.has(key, length, at, bytes))
+        let (began, mut raw) = (Instant::now(), self.raw());
+        while !self.has_by(&mut raw, key, length, at, bytes)? {
+            ensure!(began.elapsed() < STORED_WITHIN, "the bytes are not in the store within {STORED_WITHIN:?}");
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
     }
 
     /// Whether there is an object `key`.
@@ -66,31 +84,30 @@ impl Store {
         Ok(self.raw().head(self.bucket, key)?.status == 200)
     }
 
-    /// Files below `prefix`, and how many of their names begin with `start`. Objects that are directories do not count.
+    /// Whether a directory has so many files. Objects that are directories do not count.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub fn count(&self, prefix: &str, start: &str) -> Result<[usize; 2]> {
+    pub fn counts(&self, prefix: &str, wanted: Count) -> Result<bool> {
         let keys = self.raw().list(self.bucket, prefix)?;
         let files = || keys.iter().filter(|key| !key.ends_with('/'));
-        let named = |key: &&String| key.rsplit('/').next().is_some_and(|name| name.starts_with(start));
-        Ok([files().count(), files().filter(named).count()])
+        let named = |start: &str| {
+            files().filter(|key| key.rsplit('/').next().is_some_and(|name| name.starts_with(start))).count()
+        };
+        Ok(files().count() == wanted.files && wanted.named.is_none_or(|(start, count)| named(start) == count))
     }
 
-    /// Waits until [`Store::count`] says `wanted`.
+    /// Waits until [`Store::counts`] says so.
     ///
     /// # Errors
     /// When it takes too long.
-    pub fn await_count(&self, prefix: &str, start: &str, wanted: [usize; 2]) -> Result<()> {
+    pub fn await_count(&self, prefix: &str, wanted: Count) -> Result<()> {
         let began = Instant::now();
-        loop {
-            let found = self.count(prefix, start)?;
-            if found == wanted {
-                return Ok(());
-            }
-            ensure!(began.elapsed() < STORED_WITHIN, "the store has {found:?} files instead of {wanted:?}");
+        while !self.counts(prefix, wanted)? {
+            ensure!(began.elapsed() < STORED_WITHIN, "the store does not have {wanted:?} within {STORED_WITHIN:?}");
             std::thread::sleep(LIST_EVERY);
         }
+        Ok(())
     }
 
     /// Deletes an object.

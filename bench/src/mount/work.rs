@@ -113,7 +113,14 @@ pub fn write_stored(mount: &Mount, store: &Store, key: &str, content: &Content, 
 ///
 /// # Errors
 /// As [`write_stored`].
-pub fn overwrite_stored(mount: &Mount, store: &Store, key: &str, length: u64, at: u64, page: &[u8]) -> Result<Duration> {
+pub fn overwrite_stored(
+    mount: &Mount,
+    store: &Store,
+    key: &str,
+    length: u64,
+    at: u64,
+    page: &[u8],
+) -> Result<Duration> {
     let path = mount.path().join(key);
     let took = mount.within("overwriting 4 KiB", || {
         let began = Instant::now();

@@ -5,7 +5,7 @@
 //! touches. A handler without a check does not compile. Today root may do everything, jobs may do what jobs do, and
 //! nobody else may do anything.
 
-use crate::command::mount::{MountCommit, Origin, Step, UnlinkFile};
+use crate::command::mount::{FileWrite, MountCommit, Origin, Step, UnlinkFile};
 use crate::command::{DeleteEntry, DeleteObjects, Op, Source};
 use crate::error::Error;
 use crate::id::{BucketName, ObjectKey};
@@ -284,13 +284,13 @@ fn mounted(op: &MountCommit) -> Vec<(Action, Resource)> {
             }
             Step::Patch(step) => {
                 needed.extend(step.file.key.iter().map(|key| on(Action::PutObject, key)));
-                let sources = step.writes.iter().filter_map(|write| match &write.from {
-                    Origin::File(file, _) => file.key.as_ref(),
-                    Origin::Sent(_) | Origin::Part(..) | Origin::Hole => None,
-                });
-                needed.extend(sources.map(|key| on(Action::GetObject, key)));
+                needed.extend(sources(&step.writes).map(|key| on(Action::GetObject, key)));
             }
-            Step::Create(_) | Step::SetAttributes(_) | Step::Cut(_) => {
+            Step::Create(step) => {
+                needed.push(on(Action::PutObject, &step.key));
+                needed.extend(sources(&step.bytes).map(|key| on(Action::GetObject, key)));
+            }
+            Step::SetAttributes(_) | Step::Cut(_) => {
                 needed.extend(step.keys().into_iter().map(|key| on(Action::PutObject, key)));
             }
             // A file without a name is the session's, and the session is its opener's.
@@ -303,6 +303,14 @@ fn mounted(op: &MountCommit) -> Vec<(Action, Resource)> {
         needed.push((Action::ListBucket, Resource::Bucket(op.bucket.name.clone())));
     }
     needed
+}
+
+/// The files that writes take bytes of.
+fn sources(writes: &[FileWrite]) -> impl Iterator<Item = &ObjectKey> {
+    writes.iter().filter_map(|write| match &write.from {
+        Origin::File(file, _) => file.key.as_ref(),
+        Origin::Sent(_) | Origin::Part(..) | Origin::Hole => None,
+    })
 }
 
 fn deletes(op: &DeleteObjects) -> Vec<(Action, Resource)> {

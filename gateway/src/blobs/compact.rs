@@ -57,22 +57,15 @@ pub(crate) struct Compacted {
     pub(crate) upload: Option<Upload>,
 }
 
-impl CrowdedPage {
-    /// Whether it must not wait.
-    #[must_use]
-    pub fn is_urgent(&self) -> bool {
-        self.extents.len() > URGENT_EXTENTS
-    }
-}
-
-/// Which extents become one, by their places among `extents`.
+/// Which extents become one, by their places among `extents`. What is urgent fills holes until a third of them is gone, too.
 #[must_use]
 pub fn runs(extents: &[Extent], urgent: bool) -> Vec<Range<usize>> {
+    let calm = CALM_EXTENTS.min(extents.len() * 2 / 3);
     let mut best = Vec::new();
     for filled in FILLED_HOLES {
         best = runs_filling(extents, filled, urgent);
         let gone: usize = best.iter().map(|run: &Range<usize>| run.len() - 1).sum();
-        if !urgent || extents.len() - gone <= CALM_EXTENTS {
+        if !urgent || extents.len() - gone <= calm {
             break;
         }
     }

@@ -12,7 +12,7 @@ use holdfast_core::record::ContentId;
 use tokio::time::Instant;
 
 use super::{Context, Error, Job, Kind, Round};
-use crate::blobs::compact::{Compacted, CrowdedPage, runs};
+use crate::blobs::compact::{Compacted, CrowdedPage, URGENT_EXTENTS, runs};
 
 /// Pages of one look: each is in memory, with its extents.
 const PAGES: usize = 16;
@@ -43,12 +43,13 @@ impl Job for Compact {
         let is_last = pages.len() < PAGES;
         for page in pages {
             self.last = Some((page.content, page.page));
+            let urgent = page.of_many || page.extents.len() > URGENT_EXTENTS;
             let page = CrowdedPage { content: page.content, page: page.page, extents: page.extents, name: page.name };
-            if !page.is_urgent() && !context.is_quiet() {
+            if !urgent && !context.is_quiet() {
                 self.waiting = true;
                 continue;
             }
-            if let Err(error) = compact(context, &page).await
+            if let Err(error) = compact(context, &page, urgent).await
                 && error.kind() != Kind::Changed
             {
                 self.failed = Some(error);
@@ -68,8 +69,8 @@ impl Job for Compact {
 }
 
 /// Compacts what of a page is worth it, a blob at a time.
-async fn compact(context: &Context, page: &CrowdedPage) -> Result<(), Error> {
-    for run in runs(&page.extents, page.is_urgent()) {
+async fn compact(context: &Context, page: &CrowdedPage, urgent: bool) -> Result<(), Error> {
+    for run in runs(&page.extents, urgent) {
         let deadline = Instant::now() + COMPACT_PATIENCE;
         let Compacted { op, upload } = context.blobs.compact(page, run.clone(), deadline).await?;
         match context.commit(Op::CompactPage(op)).await {

@@ -46,7 +46,6 @@ pub(crate) fn compact(txn: &mut Txn<'_>, op: &CompactPage) -> Result<Reply, Stop
     if own.is_some() {
         op.extents.iter().try_for_each(|extent| content::release_blob(txn, extent.blob))?;
     }
-    pages::queue_page(txn, op.content, op.page, left, &[])?;
     for id in seeing {
         let mut row = content::load_content(txn, id)?;
         let fewer = u32::try_from(op.extents.len() - 1).unwrap_or(u32::MAX);
@@ -59,6 +58,8 @@ pub(crate) fn compact(txn: &mut Txn<'_>, op: &CompactPage) -> Result<Reply, Stop
             txn.delete(Keyspace::Queues, key::queued_content(id));
         }
     }
+    let crowded = pages::is_crowded(left, &content::load_content(txn, op.content)?);
+    pages::queue_page(txn, op.content, op.page, crowded, &[])?;
     Ok(Reply::Done)
 }
 

@@ -25,9 +25,12 @@ use crate::keyspace::{Keyspace, key};
 use crate::kv::KeyRange;
 use crate::record::{Body, ContentId, ContentRow, Extent, PageRow, Record as _, Version};
 use crate::rules::content;
-use crate::rules::{COMPACT_EXTENTS, EXTENTS_PER_PAGE_MAX, PATCHED_EXTENTS_MAX};
+use crate::rules::{COMPACT_EXTENTS, EXTENTS_PER_PAGE_MAX, PAGE_BYTES, PATCHED_EXTENTS_MAX};
 use crate::state::Stop;
 use crate::view::{content_extents, page_number};
+
+/// Fewer extents of a page are not worth compaction, however many the file has.
+const SHARE_MIN: u64 = 16;
 
 /// The rows that hold a content: versions of names, or a file without one.
 #[derive(Clone, Copy, Debug)]
@@ -308,7 +311,7 @@ impl Editor {
         }
         txn.delete(Keyspace::Queues, key::queued_content(id));
         content::put_content(txn, id, &new);
-        self.write_pages(txn, id)?;
+        self.write_pages(txn, id, &new)?;
         Ok(Body::Pages(id))
     }
 
@@ -325,7 +328,7 @@ impl Editor {
             txn.delete(Keyspace::Queues, key::queued_page(old_id, page));
             txn.put_bytes(Keyspace::Queues, key::queued_page(id, page), self.name.clone());
         }
-        self.write_pages(txn, id)?;
+        self.write_pages(txn, id, &new)?;
         self.release_old(txn, old)?;
         Ok(Body::Pages(id))
     }
@@ -337,7 +340,7 @@ impl Editor {
         if let Body::Pages(shared) = old.body {
             self.check_pages(txn, shared)?;
         }
-        self.write_pages(txn, id)?;
+        self.write_pages(txn, id, &new)?;
         self.release_old(txn, old)?;
         Ok(Body::Pages(id))
     }
@@ -354,7 +357,7 @@ impl Editor {
     }
 
     /// Writes the pages that have changed as those of `id`, and counts the references on their blobs.
-    fn write_pages(&mut self, txn: &mut Txn<'_>, id: ContentId) -> Result<(), Stop> {
+    fn write_pages(&mut self, txn: &mut Txn<'_>, id: ContentId, content: &ContentRow) -> Result<(), Stop> {
         self.check_pages(txn, self.source.unwrap_or(id))?;
         let mut counts: BTreeMap<BlobId, i64> = BTreeMap::new();
         let changed: Vec<(u32, Page)> =
@@ -369,7 +372,7 @@ impl Editor {
             content::retain_blobs(txn, *blob, u64::try_from(*count).unwrap_or_default())?;
         }
         for (number, page) in changed {
-            write_page(txn, id, number, &page, &self.name)?;
+            write_page(txn, id, number, &page, content, &self.name)?;
         }
         for (blob, count) in counts {
             content::release_blobs(txn, blob, u64::try_from(-count).unwrap_or_default())?;
@@ -378,7 +381,14 @@ impl Editor {
     }
 }
 
-fn write_page(txn: &mut Txn<'_>, id: ContentId, number: u32, page: &Page, name: &[u8]) -> Result<(), Stop> {
+fn write_page(
+    txn: &mut Txn<'_>,
+    id: ContentId,
+    number: u32,
+    page: &Page,
+    content: &ContentRow,
+    name: &[u8],
+) -> Result<(), Stop> {
     if let Some(revision) = page.own.filter(|revision| *revision != id.revision) {
         txn.delete(Keyspace::Extents, key::page(ContentId { revision, ..id }, number));
     }
@@ -387,7 +397,7 @@ fn write_page(txn: &mut Txn<'_>, id: ContentId, number: u32, page: &Page, name: 
     } else {
         content::put_page(txn, id, number, &PageRow { extents: page.extents.clone() })?;
     }
-    queue_page(txn, id, number, page.extents.len(), name)
+    queue_page(txn, id, number, is_crowded(page.extents.len(), content), name)
 }
 
 /// Whether there is an older row of the same page that the content would see.
@@ -398,17 +408,24 @@ fn has_older(txn: &Txn<'_>, id: ContentId, number: u32) -> Result<bool, Stop> {
     Ok(txn.reader().rows(Keyspace::Extents, range).next().transpose()?.is_some())
 }
 
-/// Queues a page of many extents for compaction, and only such a one.
+/// Whether a page of so many extents is worth compaction: it has many, or no fewer than others of a file that has many.
+pub(super) fn is_crowded(extents: usize, content: &ContentRow) -> bool {
+    let pages = content.size / PAGE_BYTES + 1;
+    let share = (u64::from(content.extents) / pages).max(SHARE_MIN);
+    extents > COMPACT_EXTENTS || content.has_many_extents() && extents as u64 >= share
+}
+
+/// Queues a crowded page for compaction, and only such a one.
 pub(super) fn queue_page(
     txn: &mut Txn<'_>,
     id: ContentId,
     number: u32,
-    extents: usize,
+    crowded: bool,
     name: &[u8],
 ) -> Result<(), Stop> {
     let row_key = key::queued_page(id, number);
     let queued = txn.reader().0.get(Keyspace::Queues, &row_key)?.is_some();
-    match (extents > COMPACT_EXTENTS, queued) {
+    match (crowded, queued) {
         (true, false) => {
             txn.put_bytes(Keyspace::Queues, row_key, name.to_vec());
             txn.effect(Effect::CompactQueued);

@@ -33,7 +33,7 @@ use crate::error::Error;
 use crate::gateway::Gateway;
 
 /// Pages that are compacted before one commit; what else is full is refused, and a job sees to it.
-const PAGES_COMPACTED_MAX: usize = 4;
+const PAGES_COMPACTED_MAX: usize = 32;
 /// Pages that one commit looks at for that.
 const PAGES_LOOKED_AT_MAX: usize = 256;
 /// How long that may take. Without it the commit goes on: the rules decide.
