@@ -312,6 +312,25 @@ impl Journal {
     /// [`Error::Full`] until something is discarded; [`Error::Io`] with [`Error::is_disk_full`] when there is no room for
     /// another segment; other [`Error::Io`]; [`Error::TooLarge`]; [`Error::Poisoned`]. Nothing is appended then.
     pub fn append(&self, kind: u8, parts: &[&[u8]]) -> Result<u64> {
+        self.write(kind, parts, self.limits.bytes_max, PENDING_RECORDS_MAX)
+    }
+
+    /// As [`Journal::append`], also when it is full: for the few short records without which nothing could be discarded.
+    ///
+    /// # Errors
+    /// As [`Journal::append`], but for [`Error::Full`].
+    pub fn append_mark(&self, kind: u8, parts: &[&[u8]]) -> Result<u64> {
+        self.write(kind, parts, u64::MAX, usize::MAX)
+    }
+
+    /// Whether so much is pending that it is time to discard.
+    #[must_use]
+    pub fn is_filling(&self) -> bool {
+        let writer = lock(&self.writer);
+        writer.pending_bytes >= self.limits.bytes_max / 2 || writer.pending.len() >= PENDING_RECORDS_MAX / 2
+    }
+
+    fn write(&self, kind: u8, parts: &[&[u8]], bytes_max: u64, records_max: usize) -> Result<u64> {
         let bytes = parts.iter().map(|part| part.len()).sum::<usize>();
         if bytes > RECORD_BYTES_MAX {
             return Err(Error::TooLarge { bytes });
@@ -321,8 +340,7 @@ impl Journal {
 
         let mut writer = lock(&self.writer);
         let durable = self.usable(&lock(&self.durable))?;
-        if writer.pending_bytes + frame_bytes > self.limits.bytes_max || writer.pending.len() >= PENDING_RECORDS_MAX {
-            let bytes_max = self.limits.bytes_max;
+        if writer.pending_bytes.saturating_add(frame_bytes) > bytes_max || writer.pending.len() >= records_max {
             return Err(Error::Full { bytes: writer.pending_bytes, wanted: frame_bytes, bytes_max });
         }
         if writer.active.as_ref().is_none_or(|active| active.offset + frame_bytes > active.size) {

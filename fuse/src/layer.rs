@@ -1,7 +1,7 @@
 //! What was written to a file and is not in the repository yet: a layer over its content.
 //!
-//! A layer says, in this order: cut the file to `cut` bytes, write `runs`, and its size is `size`. So any mix of writes and
-//! truncations becomes one patch. A file has at most two: the one that a commit carries, and the one that is filled
+//! A layer says, in this order: make the file `cut` bytes long, write `runs`, and it ends at `end` or later. So any mix of
+//! writes and truncations becomes one patch, and what another client did to the file below shows where this one did nothing. A file has at most two: the one that a commit carries, and the one that is filled
 //! meanwhile. A layer is plain memory; who fills it bounds it by [`Layer::bytes`] and [`Layer::runs`].
 
 use std::collections::BTreeMap;
@@ -12,12 +12,13 @@ const PIECE_BYTES_MAX: usize = 1 << 20;
 /// Writes and truncations of a file, in the order of their effect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layer {
-    /// What is below is cut to so many bytes first.
+    /// What is below is made so long first.
     cut: Option<u64>,
     /// Bytes by offset: never empty, never overlapping, at most [`PIECE_BYTES_MAX`] each.
     runs: BTreeMap<u64, Vec<u8>>,
     bytes: u64,
-    size: u64,
+    /// Past the last byte that was written or made room for.
+    end: u64,
 }
 
 /// A contiguous range of a layer.
@@ -30,19 +31,19 @@ pub struct Run {
 }
 
 impl Layer {
-    /// A layer that changes nothing of a file of `size` bytes.
+    /// Bytes of the file with this layer, of one of `below` bytes.
     #[must_use]
-    pub fn over(size: u64) -> Self {
-        Self { size, ..Self::default() }
+    pub fn size(&self, below: u64) -> u64 {
+        if self.cut.is_some() { self.end } else { below.max(self.end) }
     }
 
-    /// Bytes of the file with this layer.
+    /// Past the last byte that it writes or makes room for.
     #[must_use]
-    pub fn size(&self) -> u64 {
-        self.size
+    pub fn end(&self) -> u64 {
+        self.end
     }
 
-    /// What the file below is cut to first.
+    /// What the file below is made to first.
     #[must_use]
     pub fn cut(&self) -> Option<u64> {
         self.cut
@@ -60,11 +61,6 @@ impl Layer {
         self.runs.len()
     }
 
-    /// Whether it changes a file of `below` bytes.
-    #[must_use]
-    pub fn changes(&self, below: u64) -> bool {
-        !self.runs.is_empty() || self.size != below || self.cut.is_some_and(|cut| cut < below)
-    }
 
     /// Writes `data` at `offset`.
     pub fn write(&mut self, offset: u64, data: &[u8]) {
@@ -72,7 +68,7 @@ impl Layer {
             return;
         }
         let end = offset + data.len() as u64;
-        self.size = self.size.max(end);
+        self.end = self.end.max(end);
         if let Some((start, piece)) = self.runs.range_mut(..=offset).next_back() {
             let at = (offset - start) as usize;
             if at + data.len() <= piece.len() {
@@ -98,13 +94,11 @@ impl Layer {
         }
     }
 
-    /// Cuts or extends the file.
+    /// Makes the file so long, whatever it is now.
     pub fn truncate(&mut self, size: u64) {
-        if size < self.size {
-            self.clear(size, u64::MAX);
-            self.cut = Some(self.cut.map_or(size, |cut| cut.min(size)));
-        }
-        self.size = size;
+        self.clear(size, u64::MAX);
+        self.cut = Some(self.cut.map_or(size, |cut| cut.min(size)));
+        self.end = size;
     }
 
     /// Drops what it holds from `start` to `end`, exclusive.
@@ -185,21 +179,37 @@ impl Layer {
         runs
     }
 
+    /// The bytes of one of its runs.
+    pub fn data_of(&self, run: &Run) -> impl Iterator<Item = &[u8]> {
+        self.runs.range(run.offset..run.offset + run.length).map(|(_, piece)| piece.as_slice())
+    }
+
     /// Its bytes, run by run.
-    pub fn data(&self) -> impl Iterator<Item = (u64, &[u8])> {
+    pub fn data(&self) -> impl Iterator<Item = (u64, &[u8])> + Clone {
         self.runs.iter().map(|(offset, piece)| (*offset, piece.as_slice()))
+    }
+
+    /// Keeps its first `pieces` pieces, and gives the rest as a layer over it.
+    pub fn split_off(&mut self, pieces: usize) -> Option<Self> {
+        let (&from, _) = self.runs.iter().nth(pieces)?;
+        let runs = self.runs.split_off(&from);
+        let bytes = runs.values().map(|piece| piece.len() as u64).sum();
+        self.bytes -= bytes;
+        let (end, first) = (self.end, self.runs.last_key_value().map_or(0, |(at, piece)| at + piece.len() as u64));
+        self.end = first.max(self.cut.unwrap_or(0));
+        Some(Self { cut: None, runs, bytes, end })
     }
 
     /// Puts `later` on top of it: what a failed commit gives back goes below what was written since.
     #[must_use]
     pub fn below(mut self, later: &Self) -> Self {
         if let Some(cut) = later.cut {
-            self.truncate(cut.min(self.size));
+            self.truncate(cut);
         }
         for (offset, piece) in later.data() {
             self.write(offset, piece);
         }
-        self.truncate(later.size);
+        self.end = self.end.max(later.end);
         self
     }
 }
@@ -262,17 +272,18 @@ mod tests {
             length in 0usize..150,
         ) {
             let mut model = base.clone();
-            let mut lower = Layer::over(base.len() as u64);
+            let below = base.len() as u64;
+            let mut lower = Layer::default();
             play(&mut lower, &mut model, &first);
-            prop_assert_eq!(lower.size(), model.len() as u64);
-            let mut upper = Layer::over(lower.size());
+            prop_assert_eq!(lower.size(below), model.len() as u64);
+            let mut upper = Layer::default();
             play(&mut upper, &mut model, &second);
-            prop_assert_eq!(upper.size(), model.len() as u64);
+            prop_assert_eq!(upper.size(lower.size(below)), model.len() as u64);
             prop_assert_eq!(upper.bytes(), upper.data().map(|(_, piece)| piece.len() as u64).sum::<u64>());
             let wanted: Vec<u8> = (0..length).map(|n| model.get(at as usize + n).copied().unwrap_or(0)).collect();
             prop_assert_eq!(&shown(&[&lower, &upper], &base, at, length), &wanted);
             let joined = lower.clone().below(&upper);
-            prop_assert_eq!(joined.size(), model.len() as u64);
+            prop_assert_eq!(joined.size(below), model.len() as u64);
             prop_assert_eq!(&shown(&[&joined], &base, at, length), &wanted);
             if joined.covers(at, at + length as u64, base.len() as u64) {
                 prop_assert_eq!(&shown(&[&joined], &vec![0xaa; base.len()], at, length), &wanted);
@@ -282,13 +293,13 @@ mod tests {
 
     #[test]
     fn runs_are_as_long_as_they_can_be() {
-        let mut layer = Layer::over(0);
+        let mut layer = Layer::default();
         for at in 0..600 {
             layer.write(at * 4096, &[1; 4096]);
         }
         layer.write(1 << 30, &[2]);
         assert_eq!(layer.runs().len(), 2);
         assert!(layer.pieces() < 5, "{} pieces", layer.pieces());
-        assert_eq!(layer.size(), (1 << 30) + 1);
+        assert_eq!(layer.size(0), (1 << 30) + 1);
     }
 }

@@ -1,4 +1,4 @@
-//! The seam to the repository: a gateway over HTTP ([`crate::client`]), or the rules themselves in the tests' memory.
+//! The seam to the repository: a gateway over HTTP ([`crate::client`]), or the rules themselves, in the memory of a test.
 //!
 //! Everything here may be asked again: reads change nothing, and commits are numbered. An implementation tries again by
 //! itself until the deadline; what it answers then is final for the caller.

@@ -4,6 +4,8 @@
 //! adapter (fuser) ─▶ vfs ─┬ names    lookup, readdir, create, rename: the tree, and steps
 //!                         ├ content  read, write, truncate: layers over a base, the block cache
 //!                         ├ commit   one ordered stream of commits: everything dirty, then the steps that wait
+//!                         ├ ship     how a commit gets through, and what becomes of what it carried
+//!                         ├ replay   what the journal of an earlier run holds
 //!                         ├ session  the lease, the feed of changes, what the kernel must forget
 //!                         └ locks    ranges of files, cluster-wide
 //! ```
@@ -17,7 +19,9 @@ mod commit;
 mod content;
 mod locks;
 mod names;
+mod replay;
 mod session;
+mod ship;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -140,6 +144,9 @@ pub struct Vfs {
     order: RwLock<()>,
     dirty_bytes: AtomicU64,
     dirty_pieces: AtomicUsize,
+    dirty_files: AtomicUsize,
+    /// Since when the oldest change waits.
+    oldest: Mutex<Option<Instant>>,
     /// Told when there is room for more dirty bytes.
     room: Notify,
     /// The feed is live: what the tree knows counts.
@@ -223,6 +230,8 @@ impl Vfs {
             order: RwLock::new(()),
             dirty_bytes: AtomicU64::new(0),
             dirty_pieces: AtomicUsize::new(0),
+            dirty_files: AtomicUsize::new(0),
+            oldest: Mutex::new(None),
             room: Notify::new(),
             live: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
@@ -238,7 +247,11 @@ impl Vfs {
         vfs.tasks.spawn(async move { running.run_stream().await });
         let running = Arc::clone(&vfs);
         vfs.tasks.spawn(async move { running.keep_session().await });
-        vfs.replay(replay).await;
+        if let Err(error) = vfs.replay(replay).await {
+            vfs.stopping.cancel();
+            vfs.session.close(&*vfs.remote, Vfs::deadline()).await;
+            return Err(error);
+        }
         Ok(vfs)
     }
 
@@ -304,9 +317,8 @@ impl Vfs {
         let (mut bytes, mut age) = (0, Duration::ZERO);
         for file in self.files().values() {
             let state = file.state();
-            let layers = state.flushing.as_deref().into_iter().chain(&state.dirty);
-            bytes += layers.map(crate::layer::Layer::bytes).sum::<u64>();
-            age = age.max(state.dirty_since.map_or(Duration::ZERO, |since| now - since));
+            bytes += state.layers().map(crate::layer::Layer::bytes).sum::<u64>();
+            age = age.max(state.oldest().map_or(Duration::ZERO, |since| now - since));
         }
         (bytes, age)
     }

@@ -54,7 +54,7 @@ pub(super) fn run(stack: &mut Stack, options: &Options) -> Result<Vec<Figure>> {
         let to = format!("renamed-{round}");
         turn.measure(RENAME, || rename(mount, &store, &key, &to));
         // A rename that failed may still have been made, or not.
-        if !store.exists(&player.key)? && store.exists(&to)? {
+        if store.moved(&player.key, &to)? {
             player.key = to;
         }
         Ok(())
@@ -102,9 +102,11 @@ fn rename(mount: &Mount, store: &Store, from: &str, to: &str) -> Result<f64> {
     let took = mount.within("rename", || {
         let began = Instant::now();
         fs::rename(&old, &new)?;
+        if mount.side().returns_early() {
+            store.await_moved(from, to)?;
+        }
         Ok(began.elapsed())
     })?;
-    ensure!(store.exists(to)?, "rename returned, and the store does not have the new name");
-    ensure!(!store.exists(from)?, "rename returned, and the store has the old name");
+    ensure!(store.moved(from, to)?, "rename returned, and the store does not have the file by its new name alone");
     Ok(ms(took))
 }

@@ -84,6 +84,27 @@ impl Store {
         Ok(self.raw().head(self.bucket, key)?.status == 200)
     }
 
+    /// Whether the object `from` is gone and `to` is there.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub fn moved(&self, from: &str, to: &str) -> Result<bool> {
+        Ok(self.exists(to)? && !self.exists(from)?)
+    }
+
+    /// Waits until [`Store::moved`] says so.
+    ///
+    /// # Errors
+    /// When it takes too long.
+    pub fn await_moved(&self, from: &str, to: &str) -> Result<()> {
+        let began = Instant::now();
+        while !self.moved(from, to)? {
+            ensure!(began.elapsed() < STORED_WITHIN, "the object is not moved within {STORED_WITHIN:?}");
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
+    }
+
     /// Whether a directory has so many files. Objects that are directories do not count.
     ///
     /// # Errors

@@ -3,7 +3,6 @@
 //! A write goes to the file's layer, and to the journal first where local bytes count. A read lays the layers over bytes of
 //! the base, which come from the block cache or, in pieces that grow while a process reads on, from the repository.
 
-use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -16,14 +15,14 @@ use holdfast_core::mount::{Answer, Call, Map, ReadFile};
 use holdfast_core::record::Extent;
 use tokio::time::Instant;
 
-use super::commit::PIECES_MAX;
-use super::{PATIENCE, Sync, Vfs};
-use crate::attributes::{Time, time_changes};
+use super::commit::LAYER_PIECES_MAX;
+use super::{ASK_DEADLINE, Sync, Vfs};
+use crate::attributes::time_changes;
 use crate::client::Error;
 use crate::error::{Errno, errno_of_refusal};
-use crate::file::{Base, File};
-use crate::journal::Record;
-use crate::tree::{Ino, Segment};
+use crate::file::{Base, File, State};
+use crate::layer::Layer;
+use crate::tree::{Ino, Tree};
 
 /// Bytes that a read at random places fetches at least.
 const FETCH_BYTES_MIN: u64 = 128 << 10;
@@ -33,17 +32,18 @@ const FETCH_BYTES_MAX: u64 = 8 << 20;
 const WHOLE_BYTES_MAX: u64 = 128 << 10;
 /// Bytes whose extents are asked for at once.
 const MAP_BYTES: u64 = 256 << 20;
-/// Times that a read begins again when the file changes under it.
-const READ_ATTEMPTS_MAX: usize = 16;
 /// Largest file.
 pub const FILE_BYTES_MAX: u64 = 50 << 40;
 
-/// A record of the journal: what was written. Payload: object (8 bytes), length of the key (2 bytes), key, offset (8), data.
+/// A record of the journal: what was written. Payload: object (8 bytes), length of the key (2 bytes), key, generation that
+/// it was written over (8 bytes), offset (8 bytes), data.
 pub(super) const RECORD_WRITE: u8 = 1;
-/// A record of the journal: a new size. Payload: object, length of the key, key, size (8 bytes).
+/// A record of the journal: a new size. Payload: object, length of the key, key, generation, size (8 bytes).
 pub(super) const RECORD_SIZE: u8 = 2;
 /// A record of the journal: commit number (8 bytes) carries the records up to this sequence (8 bytes).
 pub(super) const RECORD_ASSIGNED: u8 = 3;
+/// A record of the journal: commit number (8 bytes) did not do what it carried for this object (8 bytes).
+pub(super) const RECORD_REFUSED: u8 = 4;
 
 /// What a handle has seen of a file, to read ahead.
 #[derive(Debug, Default)]
@@ -86,7 +86,7 @@ impl Vfs {
             let generation = inode.node.generation;
             let keep = inode.cached == Some(generation);
             inode.cached = Some(generation);
-            files.entry(ino).or_insert_with(|| File::new(ino, &inode.node));
+            self.file_in(&mut files, &mut tree, ino)?;
             keep
         };
         Ok(keep)
@@ -96,12 +96,16 @@ impl Vfs {
     async fn look_again(&self, ino: Ino) -> Result<(), Errno> {
         self.refresh(ino).await?;
         let Some(file) = self.open_file(ino) else { return Ok(()) };
-        let Some(node) = self.tree().get(ino).map(|inode| inode.node.clone()) else { return Ok(()) };
-        let mut state = file.state();
-        if state.is_clean() && state.generation != node.generation {
-            state.rebase(&node);
-        }
+        self.rebase(&file);
         Ok(())
+    }
+
+    /// An open file stands on what the tree knows of it; what is dirty stays on top of that.
+    pub(super) fn rebase(&self, file: &File) {
+        let known = self.tree().get(file.ino).map(|inode| (inode.node.clone(), inode.as_of));
+        if let Some((node, as_of)) = known {
+            file.state().rebase(&node, as_of);
+        }
     }
 
     /// Reads at most `length` bytes; fewer only at the end of the file.
@@ -120,7 +124,9 @@ impl Vfs {
             let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
             window.grow(offset, u64::from(length))
         };
-        for _ in 0..READ_ATTEMPTS_MAX {
+        let deadline = Instant::now() + ASK_DEADLINE;
+        // It begins again when the file changes under it.
+        while Instant::now() < deadline {
             let (base, range, covered) = {
                 let state = file.state();
                 if state.lock_lost {
@@ -172,12 +178,8 @@ impl Vfs {
             Err(Errno::ESTALE) => self.refresh(file.ino).await?,
             refreshed => refreshed?,
         }
-        let node = self.tree().get(file.ino).map(|inode| inode.node.clone()).ok_or(Errno::ESTALE)?;
-        let mut state = file.state();
-        if state.flushing.is_none() {
-            state.rebase(&node);
-        }
-        state.stale = false;
+        self.rebase(file);
+        file.state().stale = false;
         Ok(())
     }
 
@@ -309,10 +311,12 @@ impl Vfs {
     /// `EFBIG`, `ENOSPC` when the journal's disk is full, `EIO` when there is no room in time.
     pub async fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<(), Errno> {
         loop {
-            self.await_room().await?;
+            let room = self.room.notified();
             if self.write_now(ino, offset, data)? {
                 return Ok(());
             }
+            self.hurry();
+            self.patiently(room).await?;
         }
     }
 
@@ -325,62 +329,47 @@ impl Vfs {
         if offset.checked_add(data.len() as u64).is_none_or(|end| end > FILE_BYTES_MAX) {
             return Err(Errno::EFBIG);
         }
+        let file = self.open_file(ino).ok_or(Errno::EBADF)?;
+        let change = Change { kind: RECORD_WRITE, number: offset, data };
+        let written = self.change(&file, &change, |layer| layer.write(offset, data))?;
+        self.nudge();
+        Ok(written)
+    }
+
+    /// Changes the layer of a file, and the journal before it, if there is room.
+    fn change(&self, file: &File, change: &Change<'_>, make: impl FnOnce(&mut Layer)) -> Result<bool, Errno> {
         if self.is_full() {
             return Ok(false);
         }
-        let file = self.open_file(ino).ok_or(Errno::EBADF)?;
-        {
-            let _order = self.order.read().unwrap_or_else(PoisonError::into_inner);
-            let head = self.journal_head(ino, offset);
-            let mut state = file.state();
-            if state.lock_lost {
-                return Err(Errno::EIO);
-            }
-            if let (Some(journal), Some(head)) = (&self.journal, head) {
-                state.journaled =
-                    journal.append(RECORD_WRITE, &[&head, data]).map_err(|error| journal_errno(&error))?;
-            }
-            let layer = state.layer(Instant::now());
-            let before = (layer.bytes(), layer.pieces());
-            layer.write(offset, data);
-            let (bytes, pieces) = (layer.bytes() - before.0, layer.pieces().saturating_sub(before.1));
-            state.mtime = Some(Vfs::now());
-            self.dirty_bytes.fetch_add(bytes, Ordering::Relaxed);
-            self.dirty_pieces.fetch_add(pieces, Ordering::Relaxed);
+        let key = self.tree().key(file.ino);
+        let _order = self.order.read().unwrap_or_else(PoisonError::into_inner);
+        let mut state = file.state();
+        if state.lock_lost {
+            return Err(Errno::EIO);
         }
-        self.nudge();
+        let full = state.dirty.as_ref().map(|dirty| dirty.pieces() >= LAYER_PIECES_MAX);
+        if full.unwrap_or_else(|| !self.begins_a_layer()) {
+            return Ok(false);
+        }
+        let record = match self.journal.as_ref().filter(|_| self.journals) {
+            None => None,
+            Some(journal) => {
+                let head = journal_head(key.as_deref().unwrap_or_default(), &state, change.number);
+                match journal.append(change.kind, &[&head, change.data]) {
+                    Ok(record) => Some(record),
+                    Err(crate::journal::Error::Full { .. }) => return Ok(false),
+                    Err(error) => return Err(journal_errno(&error)),
+                }
+            }
+        };
+        let layer = state.layer(Instant::now(), record);
+        let before = (layer.bytes(), layer.pieces());
+        make(layer);
+        let (bytes, pieces) = (layer.bytes().saturating_sub(before.0), layer.pieces().saturating_sub(before.1));
+        state.mtime = Some(Vfs::now());
+        self.dirty_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.dirty_pieces.fetch_add(pieces, Ordering::Relaxed);
         Ok(true)
-    }
-
-    /// Whether as much is dirty as may be lost.
-    fn is_full(&self) -> bool {
-        self.dirty_bytes.load(Ordering::Relaxed) >= self.options.loss_bytes / 2
-            || self.dirty_pieces.load(Ordering::Relaxed) >= PIECES_MAX
-    }
-
-    /// Waits while as much is dirty as may be lost.
-    async fn await_room(&self) -> Result<(), Errno> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let room = self.room.notified();
-            if !self.is_full() {
-                return Ok(());
-            }
-            self.nudge();
-            tokio::time::timeout_at(deadline, room).await.map_err(|_| Errno::EIO)?;
-        }
-    }
-
-    /// The start of a record of the journal, when there is one: whose bytes, and where.
-    fn journal_head(&self, ino: Ino, number: u64) -> Option<Vec<u8>> {
-        self.journal.as_ref().filter(|_| self.journals)?;
-        let file = self.tree().file(ino)?;
-        let key = file.key.as_ref().map_or("", ObjectKey::as_str);
-        let mut head = file.object.0.to_be_bytes().to_vec();
-        head.extend((key.len() as u16).to_be_bytes());
-        head.extend(key.as_bytes());
-        head.extend(number.to_be_bytes());
-        Some(head)
     }
 
     /// Gives a file a size.
@@ -393,20 +382,21 @@ impl Vfs {
             return Err(Errno::EFBIG);
         }
         let file = self.hold(ino)?;
-        self.await_room().await?;
-        {
-            let _order = self.order.read().unwrap_or_else(PoisonError::into_inner);
-            let head = self.journal_head(ino, size);
-            let mut state = file.state();
-            if let (Some(journal), Some(head)) = (&self.journal, head) {
-                state.journaled = journal.append(RECORD_SIZE, &[&head]).map_err(|error| journal_errno(&error))?;
+        let change = Change { kind: RECORD_SIZE, number: size, data: &[] };
+        loop {
+            let room = self.room.notified();
+            if self.change(&file, &change, |layer| layer.truncate(size))? {
+                break;
             }
-            state.layer(Instant::now()).truncate(size);
-            state.mtime = Some(Vfs::now());
+            self.hurry();
+            self.patiently(room).await?;
         }
         // Of a file that nobody has open, nobody would wait for it later.
         if self.tree().get(ino).is_some_and(|inode| inode.opens == 0) {
-            self.flush(ino).await?;
+            let done = self.flush_file(&file).await;
+            drop(file);
+            self.drop_clean_files();
+            done?;
         }
         Ok(())
     }
@@ -414,12 +404,28 @@ impl Vfs {
     /// The file of an inode, made if nobody has it open.
     pub(super) fn hold(&self, ino: Ino) -> Result<Arc<File>, Errno> {
         let mut files = self.files();
-        let tree = self.tree();
-        let inode = tree.get(ino).ok_or(Errno::ESTALE)?;
-        if inode.directory {
+        let mut tree = self.tree();
+        if tree.get(ino).ok_or(Errno::ESTALE)?.directory {
             return Err(Errno::EISDIR);
         }
-        Ok(Arc::clone(files.entry(ino).or_insert_with(|| File::new(ino, &inode.node))))
+        self.file_in(&mut files, &mut tree, ino)
+    }
+
+    /// The file of an inode in the table, which keeps the inode known.
+    pub(super) fn file_in(
+        &self,
+        files: &mut std::collections::HashMap<Ino, Arc<File>>,
+        tree: &mut Tree,
+        ino: Ino,
+    ) -> Result<Arc<File>, Errno> {
+        if let Some(file) = files.get(&ino) {
+            return Ok(Arc::clone(file));
+        }
+        let inode = tree.get(ino).ok_or(Errno::ESTALE)?;
+        let file = File::new(ino, &inode.node, inode.as_of);
+        files.insert(ino, Arc::clone(&file));
+        tree.pin(ino);
+        Ok(file)
     }
 
     /// What was written to a file goes to the repository, with all that was written before anywhere; an error is that of
@@ -428,14 +434,9 @@ impl Vfs {
     /// # Errors
     /// What failed since `seen` failures of the file.
     pub async fn flush(&self, ino: Ino) -> Result<(), Errno> {
-        let Some(file) = self.open_file(ino) else { return Ok(()) };
-        let before = file.state().failed.map_or(0, |(_, count)| count);
-        if !file.state().is_clean() {
-            self.flush_all().await?;
-        }
-        match file.state().failed {
-            Some((errno, count)) if count > before => Err(errno),
-            _ => Ok(()),
+        match self.open_file(ino) {
+            Some(file) => self.flush_file(&file).await,
+            None => Ok(()),
         }
     }
 
@@ -466,7 +467,7 @@ impl Vfs {
     /// How often something of a file could not be written.
     #[must_use]
     pub fn failures(&self, ino: Ino) -> u64 {
-        self.open_file(ino).map_or(0, |file| file.state().failed.map_or(0, |(_, count)| count))
+        self.open_file(ino).map_or(0, |file| file.state().failures())
     }
 
     fn tell_failure(&self, file: &Arc<File>, seen: &AtomicFailures) -> Result<(), Errno> {
@@ -482,34 +483,16 @@ impl Vfs {
     /// What could not be written.
     pub async fn close(&self, ino: Ino, seen: &AtomicFailures) -> Result<(), Errno> {
         let Some(file) = self.open_file(ino) else { return Ok(()) };
-        if self.options.sync == Sync::Store {
-            let uncut = file.state().uncut_since.is_some();
-            let done = if uncut { self.flush_and_cut(ino).await } else { Ok(()) };
-            self.tell_failure(&file, seen)?;
-            return done;
-        }
-        self.tell_failure(&file, seen)
-    }
-
-    /// Flushes a file and cuts a version of it, in one commit.
-    async fn flush_and_cut(&self, ino: Ino) -> Result<(), Errno> {
-        let outcome = self
-            .submit_one(move |tree| {
-                let file = tree.file(ino).ok_or(Errno::ESTALE)?;
-                Ok(Step::Cut(file))
-            })
-            .await?;
-        match outcome {
-            StepOutcome::Node(_) | StepOutcome::Done => {
-                if let Some(file) = self.open_file(ino) {
-                    let mut state = file.state();
-                    state.uncut_since = state.dirty_since;
-                }
-                Ok(())
+        let mut done = Ok(());
+        if self.options.sync == Sync::Store && !file.state().is_clean() {
+            // By the only handle: it may be the last close, and a version is cut along with it.
+            if self.tree().get(ino).is_some_and(|inode| inode.opens == 1) {
+                done = self.cut(vec![ino]).await;
             }
-            // What was refused of the patch is told by the file; a name that moved is cut under the new one later.
-            StepOutcome::Refused(_) => Ok(()),
+            done = done.and(self.flush_file(&file).await);
         }
+        self.tell_failure(&file, seen)?;
+        done
     }
 
     /// The last handle of the kernel is gone.
@@ -521,29 +504,20 @@ impl Vfs {
             (inode.opens == 0).then_some((inode.node.object, inode.names.is_empty(), inode.held))
         };
         let Some((object, nameless, held)) = last else { return };
-        if nameless {
+        if nameless && held {
             // Nobody can read what is written to it any more.
-            self.files().remove(&ino);
-            if held {
-                let _ = self.submit_one(move |_| Ok(Step::Release(object))).await;
+            if self.files().remove(&ino).is_some() {
+                self.tree().unpin(ino);
             }
-        } else if let Some(file) = self.open_file(ino)
-            && self.options.sync == Sync::Store
-            && file.state().uncut_since.is_some()
+            let _ = self.submit_one(move |_| Ok(Step::Release(object))).await;
+        } else if self.options.sync == Sync::Store
+            && self.open_file(ino).is_some_and(|file| file.state().uncut_since.is_some())
         {
-            let _ = self.flush_and_cut(ino).await;
+            let _ = self.cut(vec![ino]).await;
         }
         self.unlock_file(ino).await;
         self.drop_clean_files();
         self.tree().drop_unknown(ino);
-    }
-
-    /// Cuts versions of files that have been open for long.
-    pub(super) async fn cut_versions(&self) {
-        for ino in self.due_for_cut() {
-            // It is tried again at the next look.
-            let _ = self.flush_and_cut(ino).await;
-        }
     }
 
     /// One patch that carries no bytes of this mount, after everything that is written.
@@ -643,89 +617,6 @@ impl Vfs {
         }
         if data { Err(Errno::ENXIO) } else { Ok(size) }
     }
-
-    /// Brings to the repository what the journal of an earlier run holds. Runs before anything else is written.
-    pub(super) async fn replay(&self, records: impl IntoIterator<Item = Result<Record, crate::journal::Error>>) {
-        let applied = self.session.applied();
-        let (mut waiting, mut written, mut lost): (VecDeque<Record>, u64, u64) = (VecDeque::new(), 0, 0);
-        for record in records {
-            let record = match record {
-                Ok(record) => record,
-                Err(error) => {
-                    tracing::error!(%error, "the journal cannot be read to its end");
-                    break;
-                }
-            };
-            if record.kind != RECORD_ASSIGNED {
-                waiting.push_back(record);
-                continue;
-            }
-            // What a commit carried that was applied is there.
-            if let (Some(number), Some(upto)) = (number_at(&record.payload, 0), number_at(&record.payload, 8))
-                && number <= applied
-            {
-                waiting.retain(|record| record.sequence > upto);
-            }
-        }
-        let last = waiting.back().map(|record| record.sequence);
-        for record in waiting {
-            match self.replay_one(&record).await {
-                Ok(()) => written += 1,
-                Err(errno) => {
-                    lost += 1;
-                    tracing::error!(sequence = record.sequence, %errno, "a write of the journal has no file any more");
-                }
-            }
-        }
-        if written + lost > 0 {
-            let flushed = self.flush_all().await;
-            tracing::warn!(
-                written,
-                lost,
-                ok = flushed.is_ok(),
-                "brought back what an earlier run of this mount had written"
-            );
-            if flushed.is_ok() {
-                self.discard(last.unwrap_or(0));
-            }
-        }
-    }
-
-    async fn replay_one(&self, record: &Record) -> Result<(), Errno> {
-        let object = number_at(&record.payload, 0).ok_or(Errno::EIO)?;
-        let length = record.payload.get(8..10).map(|two| usize::from(two[0]) << 8 | usize::from(two[1]));
-        let end = 10 + length.ok_or(Errno::EIO)?;
-        let key = record.payload.get(10..end).and_then(|key| std::str::from_utf8(key).ok()).ok_or(Errno::EIO)?;
-        let number = number_at(&record.payload, end).ok_or(Errno::EIO)?;
-        let ino = self.find_key(key, object).await?;
-        let file = self.hold(ino)?;
-        self.await_room().await?;
-        let mut state = file.state();
-        state.journaled = record.sequence;
-        let layer = state.layer(Instant::now());
-        let before = layer.bytes();
-        match record.kind {
-            RECORD_WRITE => layer.write(number, record.payload.get(end + 8..).unwrap_or_default()),
-            _ => layer.truncate(number),
-        }
-        let bytes = layer.bytes().saturating_sub(before);
-        self.dirty_bytes.fetch_add(bytes, Ordering::Relaxed);
-        state.mtime = Some(Time::now());
-        Ok(())
-    }
-
-    /// The inode of a key, looked up from the root on, when it is still this object.
-    async fn find_key(&self, key: &str, object: u64) -> Result<Ino, Errno> {
-        let path = key.strip_prefix(&self.options.prefix).ok_or(Errno::ENOENT)?;
-        let mut parent = crate::tree::ROOT;
-        let mut segments = path.split('/').peekable();
-        while let Some(text) = segments.next() {
-            let segment = Segment { text: text.to_owned(), directory: segments.peek().is_some() };
-            parent = self.find_segment(parent, segment).await?;
-        }
-        let found = self.tree().get(parent).map(|inode| inode.node.object.0);
-        if found == Some(object) { Ok(parent) } else { Err(Errno::ESTALE) }
-    }
 }
 
 /// Failures of a file that a handle has told its process.
@@ -745,7 +636,25 @@ fn whole_blob(file: &FileRef, base: &Base) -> [u8; 16] {
     blob
 }
 
-fn journal_errno(error: &crate::journal::Error) -> Errno {
+/// What is about to be changed, as the journal records it.
+struct Change<'d> {
+    kind: u8,
+    /// Offset, or size.
+    number: u64,
+    data: &'d [u8],
+}
+
+/// The start of a record of the journal: whose bytes, over which generation, and where.
+fn journal_head(key: &str, state: &State, number: u64) -> Vec<u8> {
+    let mut head = state.object.0.to_be_bytes().to_vec();
+    head.extend((key.len() as u16).to_be_bytes());
+    head.extend(key.as_bytes());
+    head.extend(state.generation.to_be_bytes());
+    head.extend(number.to_be_bytes());
+    head
+}
+
+pub(super) fn journal_errno(error: &crate::journal::Error) -> Errno {
     if error.is_disk_full() { Errno::ENOSPC } else { Errno::EIO }
 }
 
