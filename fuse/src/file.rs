@@ -62,8 +62,8 @@ pub struct State {
     pub written: u64,
     /// Of which so many are in the repository, or will never be, as `failed` says.
     pub committed: u64,
-    /// The session was lost since the dirty layer was begun: it goes only to what the file was.
-    pub guarded: bool,
+    /// The session was lost since the dirty layer was begun: it goes only to this generation, which the file was then.
+    pub guarded: Option<Revision>,
     /// What could not be written, and how often that happened: each handle reports what came after it was opened.
     pub failed: Option<(Errno, u64)>,
     /// It was written since a version was last cut, since then.
@@ -198,7 +198,7 @@ impl File {
             mtime: None,
             written: 0,
             committed: 0,
-            guarded: false,
+            guarded: None,
             failed: None,
             uncut_since: None,
             lock_lost: false,
@@ -284,7 +284,7 @@ impl State {
     pub fn is_through(&mut self) {
         if let Some(flushing) = self.flushing.take() {
             self.committed = self.committed.max(flushing.upto);
-            self.guarded = false;
+            self.guarded = None;
         }
     }
 
@@ -341,7 +341,7 @@ impl State {
         self.put_back();
         self.fail(errno);
         self.committed = self.written;
-        (self.dirty_since, self.mtime, self.uncut_since, self.guarded, self.first_record) = (None, None, None, false, 0);
+        (self.dirty_since, self.mtime, self.uncut_since, self.guarded, self.first_record) = (None, None, None, None, 0);
         self.stale = true;
         self.dirty.take()
     }

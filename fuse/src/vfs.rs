@@ -22,6 +22,8 @@ mod names;
 mod replay;
 mod session;
 mod ship;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use super::Options;
 use super::peers::{Mount, S3FS, Side};
 use super::report::{Figure, Goal, Unit};
-use super::sheet::{Seat, Wanted, play, seats};
+use super::sheet::{Seat, Wanted, end_all, play, seats};
 use super::stack::Stack;
 use super::store::Store;
 use super::work::{Content, Luck, PAGE, overwrite_stored, write_stored};
@@ -34,7 +34,7 @@ struct Player {
 pub(super) fn run(stack: &mut Stack, options: &Options) -> Result<Vec<Figure>> {
     let mut players: Vec<Seat<Player>> = seats(Side::ALL.len());
     let sides = Side::ALL.map(Side::name).to_vec();
-    let figures = play(stack, (wanted(options), sides, options.rounds), |stack, turn| {
+    let mut figures = play(stack, (wanted(options), sides, options.rounds), |stack, turn| {
         let (side, length) = (Side::ALL[turn.at], options.big_bytes);
         let player = players[turn.at].take(|| sit_down(stack, side, length))?;
         let store = stack.store(side);
@@ -59,9 +59,10 @@ pub(super) fn run(stack: &mut Stack, options: &Options) -> Result<Vec<Figure>> {
         }
         Ok(())
     })?;
-    for player in players.into_iter().filter_map(Seat::leave) {
-        let (side, key) = (player.mount.side(), player.key);
-        player.mount.end()?;
+    let players: Vec<Player> = players.into_iter().filter_map(Seat::leave).collect();
+    let files: Vec<(Side, String)> = players.iter().map(|player| (player.mount.side(), player.key.clone())).collect();
+    end_all(&mut figures, players.into_iter().map(|player| (player.mount.side().name(), player.mount)));
+    for (side, key) in files {
         stack.store(side).delete(&key)?;
     }
     Ok(figures)

@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 use super::Options;
 use super::peers::Mount;
 use super::report::{Figure, Goal, LOCAL, MACHINE, Unit};
-use super::sheet::{Seat, Wanted, play};
+use super::sheet::{Seat, Wanted, end_all, play};
 use super::stack::Stack;
 use super::work::{Luck, PAGE, STEP};
 use crate::stats::ms;
@@ -59,9 +59,7 @@ pub(super) fn run(stack: &mut Stack, options: &Options) -> Result<Vec<Figure>> {
             }
             Ok(())
         })?;
-    if let Some(mount) = mount.leave() {
-        mount.end()?;
-    }
+    end_all(&mut figures, mount.leave().into_iter().map(|mount| (MACHINE, mount)));
     fs::remove_dir_all(&local)?;
     Ok(figures)
 }

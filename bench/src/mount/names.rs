@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use super::Options;
 use super::peers::{Mount, S3FS, Side};
 use super::report::{Figure, Goal, Unit};
-use super::sheet::{Seat, Turn, Wanted, play, seats};
+use super::sheet::{Seat, Turn, Wanted, end_all, play, seats};
 use super::stack::Stack;
 use super::store::{Count, Store};
 use crate::stats::rate;
@@ -36,7 +36,7 @@ pub(super) fn run(stack: &mut Stack, options: &Options) -> Result<Vec<Figure>> {
         }
     }
     let sides = Side::CLIENTS.map(Side::name).to_vec();
-    let figures = play(stack, (wanted, sides, options.rounds), |stack, turn| {
+    let mut figures = play(stack, (wanted, sides, options.rounds), |stack, turn| {
         let side = Side::CLIENTS[turn.at];
         let mount = mounts[turn.at].take(|| stack.mount(side))?;
         for (which, threads) in THREADS.into_iter().enumerate() {
@@ -46,9 +46,8 @@ pub(super) fn run(stack: &mut Stack, options: &Options) -> Result<Vec<Figure>> {
         }
         Ok(())
     })?;
-    for mount in mounts.into_iter().filter_map(Seat::leave) {
-        mount.end()?;
-    }
+    let mounts = mounts.into_iter().filter_map(Seat::leave);
+    end_all(&mut figures, mounts.map(|mount| (mount.side().name(), mount)));
     Ok(figures)
 }
 

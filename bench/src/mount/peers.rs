@@ -183,6 +183,7 @@ impl Mount {
     /// When something still uses it, or it does not end; of holdfast-mount also when it ends with an error, for then
     /// something was not stored.
     pub fn end(mut self) -> Result<()> {
+        ensure!(self.process.is_running()?, "its process has ended before");
         // A program that looks at every new mount may have it open for a moment.
         wait_until("the unmount", UNMOUNT_WITHIN, || Ok(unmount(&self.point, false)))?;
         let status = self.process.wait(END_WITHIN).with_context(|| self.printed())?;

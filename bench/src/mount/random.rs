@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use super::Options;
 use super::peers::{Mount, S3FS, Side};
 use super::report::{Figure, Goal, Unit};
-use super::sheet::{Seat, Wanted, play, seats};
+use super::sheet::{Seat, Wanted, end_all, play, seats};
 use super::stack::Stack;
 use super::work::{Content, Luck, PAGE, write_stored};
 use crate::stats::rate;
@@ -38,7 +38,7 @@ pub(super) fn run(stack: &mut Stack, options: &Options) -> Result<Vec<Figure>> {
     let what = format!("random writes of 4 KiB in {} MiB, each synced", length >> 20);
     let wanted = vec![Wanted::new(what, Unit::PerS).goal(goal)];
     let sides = Side::CLIENTS.map(Side::name).to_vec();
-    let figures = play(stack, (wanted, sides, options.rounds), |stack, turn| {
+    let mut figures = play(stack, (wanted, sides, options.rounds), |stack, turn| {
         let side = Side::CLIENTS[turn.at];
         let mount = mounts[turn.at].take(|| {
             let mount = stack.mount(side)?;
@@ -59,11 +59,8 @@ pub(super) fn run(stack: &mut Stack, options: &Options) -> Result<Vec<Figure>> {
         }
         Ok(())
     })?;
-    for mount in mounts.into_iter().filter_map(Seat::leave) {
-        let side = mount.side();
-        mount.end()?;
-        stack.store(side).delete(KEY)?;
-    }
+    let mounts = mounts.into_iter().filter_map(Seat::leave);
+    end_all(&mut figures, mounts.map(|mount| (mount.side().name(), mount)));
     Ok(figures)
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, anyhow};
 
+use super::peers::Mount;
 use super::report::{Figure, Goal, Row, Unit, verdict};
 use super::stack::Stack;
 use crate::stats::Spread;
@@ -57,7 +58,17 @@ impl Sheet {
     fn fail(&mut self, figure: usize, at: usize, error: &anyhow::Error) {
         let text = format!("{error:#}").replace(&self.hidden, "DIR").replace('\n', "; ");
         eprintln!("{}: {}: {text}", self.wanted[figure].what, self.sides[at]);
-        self.cells[figure][at].error = Some(text.chars().take(ERROR_CHARS).collect());
+        self.cells[figure][at].error.get_or_insert_with(|| text.chars().take(ERROR_CHARS).collect());
+    }
+
+    /// The error of a turn is that of every figure that it has not come to, or of the last when it came to all.
+    fn fail_turn(&mut self, at: usize, round: usize, error: &anyhow::Error) {
+        let open = |cells: &Vec<Cell>| cells[at].rounds[round].is_none() && cells[at].error.is_none();
+        let figures: Vec<usize> = (0..self.cells.len()).filter(|figure| open(&self.cells[*figure])).collect();
+        let last = self.cells.len().saturating_sub(1);
+        for figure in if figures.is_empty() { vec![last] } else { figures } {
+            self.fail(figure, at, error);
+        }
     }
 
     fn finish(self) -> Vec<Figure> {
@@ -128,12 +139,7 @@ pub fn play(
             eprintln!("  round {}: {}", round + 1, sheet.sides[at]);
             let done = turn(stack, &mut Turn { sheet: &mut sheet, at, round });
             if let Err(error) = done {
-                for figure in 0..sheet.wanted.len() {
-                    let cell = &sheet.cells[figure][at];
-                    if cell.rounds[round].is_none() && cell.error.is_none() {
-                        sheet.fail(figure, at, &error);
-                    }
-                }
+                sheet.fail_turn(at, round, &error);
             }
             stack.check()?;
         }
@@ -173,6 +179,19 @@ impl<T> Seat<T> {
     }
 }
 
+/// Ends mounts that stayed. An error then is one of the last of their figures, in the row `name`.
+pub fn end_all(figures: &mut [Figure], mounts: impl Iterator<Item = (&'static str, Mount)>) {
+    for (name, mount) in mounts {
+        let Err(error) = mount.end() else { continue };
+        eprintln!("{name}, at its end: {error:#}");
+        let rows = figures.last_mut().into_iter().flat_map(|figure| &mut figure.rows);
+        for row in rows.filter(|row| row.side == name) {
+            // The output of the mount may name paths; it has been shown above.
+            row.error.get_or_insert_with(|| format!("at its end: {error}"));
+        }
+    }
+}
+
 /// An empty seat for each of `count` sides.
 #[must_use]
 pub fn seats<T>(count: usize) -> Vec<Seat<T>> {
@@ -196,5 +215,19 @@ mod tests {
         assert_eq!(figures[0].rows[1].spread, None);
         assert_eq!(figures[1].rows[1].rounds, [Some(2.0), None]);
         assert!(figures[1].rows[0].error.is_none());
+    }
+
+    #[test]
+    fn the_error_of_a_turn_is_never_lost() {
+        let wanted = vec![Wanted::new("a", Unit::Ms), Wanted::new("b", Unit::Ms)];
+        let mut sheet = Sheet::new(wanted, vec!["x"], 2, "/secret".to_owned());
+        for figure in [0, 1] {
+            Turn { sheet: &mut sheet, at: 0, round: 0 }.put(figure, 1.0);
+        }
+        sheet.fail_turn(0, 0, &anyhow!("at the end"));
+        sheet.fail_turn(0, 1, &anyhow!("at the start"));
+        let figures = sheet.finish();
+        let error = |figure: usize| figures[figure].rows[0].error.as_deref();
+        assert_eq!((error(0), error(1)), (Some("at the start"), Some("at the end")));
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use super::Options;
 use super::peers::{Mount, Side};
 use super::report::{Figure, Goal, Unit};
-use super::sheet::{Seat, Wanted, play, seats};
+use super::sheet::{Seat, Wanted, end_all, play, seats};
 use super::stack::Stack;
 use super::store::{Count, Store};
 use crate::stats::ms;
@@ -23,7 +23,7 @@ pub(super) fn rename(stack: &mut Stack, options: &Options) -> Result<Vec<Figure>
     let goal = Goal::AtMost { side: Side::Mount.name(), value: 50.0 };
     let wanted = vec![Wanted::new(format!("rename of a directory of {files} files"), Unit::Ms).goal(goal)];
     let sides = Side::CLIENTS.map(Side::name).to_vec();
-    let figures = play(stack, (wanted, sides, options.rounds), |stack, turn| {
+    let mut figures = play(stack, (wanted, sides, options.rounds), |stack, turn| {
         let side = Side::CLIENTS[turn.at];
         let mount = mounts[turn.at].take(|| {
             stack.store(side).fill("tree-0", files)?;
@@ -34,9 +34,8 @@ pub(super) fn rename(stack: &mut Stack, options: &Options) -> Result<Vec<Figure>
         turn.put(0, took);
         Ok(())
     })?;
-    for mount in mounts.into_iter().filter_map(Seat::leave) {
-        mount.end()?;
-    }
+    let mounts = mounts.into_iter().filter_map(Seat::leave);
+    end_all(&mut figures, mounts.map(|mount| (mount.side().name(), mount)));
     Ok(figures)
 }
 

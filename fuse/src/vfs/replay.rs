@@ -146,9 +146,8 @@ impl Vfs {
     fn put_over(&self, ino: Ino, generation: Revision, layer: Layer) {
         let Ok(file) = self.hold(ino) else { return };
         let mut state = file.state();
-        state.generation = generation;
         *state.layer(Instant::now(), None) = layer;
-        state.guarded = true;
+        state.guarded = Some(generation);
         state.mtime = Some(Time::now());
     }
 

@@ -55,6 +55,15 @@ enum Failure {
     Fenced(Vec<Ino>),
 }
 
+/// What is known of a commit that was sent.
+#[derive(Clone, Copy, Default)]
+struct Fate {
+    /// It may have been applied.
+    in_doubt: bool,
+    /// It was applied, and only its answer is missing.
+    is_done: bool,
+}
+
 /// What is done about a commit that did not get through.
 enum Next {
     Again,
@@ -113,7 +122,7 @@ impl Vfs {
     async fn send(&self, batch: &Batch) -> Result<(Vec<StepOutcome>, Revision), Failure> {
         let (id, mut number) = (rand::random(), self.last_number() + 1);
         self.assign(batch, number)?;
-        let (mut carried, mut doubt) = (None, false);
+        let (mut carried, mut fate) = (None, Fate::default());
         loop {
             let sent = match carried.take() {
                 Some(ready) => Ok(ready),
@@ -130,8 +139,8 @@ impl Vfs {
                 }
                 Err(error) => error,
             };
-            doubt |= error.is_unknown();
-            if matches!(self.consider(batch, error, (&mut number, &mut doubt)).await?, Next::Anew) {
+            fate.in_doubt |= error.is_unknown();
+            if matches!(self.consider(batch, error, (&mut number, &mut fate)).await?, Next::Anew) {
                 carried = None;
             }
         }
@@ -219,30 +228,32 @@ impl Vfs {
         &self,
         batch: &Batch,
         error: Error,
-        (number, doubt): (&mut u64, &mut bool),
+        (number, fate): (&mut u64, &mut Fate),
     ) -> Result<Next, Failure> {
         if error.is_staging_lost() {
             *self.stream.upload.lock().unwrap_or_else(PoisonError::into_inner) = None;
             tokio::time::sleep(AGAIN_AFTER).await;
             return Ok(Next::Anew);
         }
-        if error.is_unknown() {
+        if error.is_unknown() || fate.is_done {
             tracing::warn!(%error, "a commit did not get through; it is sent again");
             tokio::time::sleep(AGAIN_AFTER).await;
             return Ok(Next::Again);
         }
-        let lost = error.is_session_lost();
-        if lost || *doubt {
+        // The number is another commit's.
+        let taken = matches!(error, Error::Changed);
+        let lost = error.is_session_lost() || taken;
+        if lost || fate.in_doubt {
             tracing::warn!(%error, "the session of the mount is opened again");
             match self.reopen().await {
                 Ok(applied) => {
-                    let done = applied >= *number;
+                    let done = applied >= *number && !taken;
                     if !done && *number != applied + 1 {
                         *number = applied + 1;
                         self.assign(batch, *number)?;
                     }
                     self.set_number(*number - 1);
-                    *doubt = false;
+                    *fate = Fate { in_doubt: false, is_done: done };
                     if done || lost {
                         return Ok(Next::Again);
                     }
@@ -267,7 +278,10 @@ impl Vfs {
         self.counters.sessions_lost.fetch_add(1, Ordering::Relaxed);
         for file in self.files().values() {
             let mut state = file.state();
-            state.guarded |= !state.is_clean();
+            if !state.is_clean() {
+                let generation = state.generation;
+                state.guarded.get_or_insert(generation);
+            }
         }
         self.locks_are_lost();
         self.session.reopen(&*self.remote, self.client).await
@@ -489,7 +503,7 @@ impl Vfs {
     async fn has_moved(&self, file: &Arc<File>, sent_as: &FileRef) -> bool {
         /// A rename by another mount is told by the feed a moment later.
         const MOMENT: Duration = Duration::from_millis(200);
-        if file.state().guarded {
+        if file.state().guarded.is_some() {
             // It may have been anybody's while the session was lost.
             return false;
         }
@@ -542,7 +556,7 @@ impl Vfs {
     /// now on, as after an unlink here. Only while the feed tells that it was not renamed.
     async fn goes_to_what_it_was(&self, file: &Arc<File>, sent_as: &FileRef) -> bool {
         let open = self.tree().get(file.ino).is_some_and(|inode| inode.opens > 0);
-        if !open || sent_as.key.is_none() || !self.is_live() || file.state().guarded {
+        if !open || sent_as.key.is_none() || !self.is_live() || file.state().guarded.is_some() {
             return false;
         }
         let outcome = match self.send_alone(Step::Adopt(sent_as.clone()), Bytes::new()).await {
@@ -585,11 +599,8 @@ fn answer(asked: Asked, told: Result<Vec<StepOutcome>, Errno>) -> bool {
 
 /// Others may have written since the session was lost: a patch is applied only to what the file still is.
 fn guard(step: &mut Step, file: &File) {
-    let state = file.state();
-    if let Step::Patch(patch) = step
-        && state.guarded
-    {
-        patch.base = Some(state.generation);
+    if let Step::Patch(patch) = step {
+        patch.base = file.state().guarded;
     }
 }
 

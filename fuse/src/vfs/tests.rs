@@ -1,0 +1,350 @@
+//! The file system without a kernel, over the rules themselves in memory: random operations against a model of plain bytes,
+//! while answers, calls and sessions are lost, and lives that end without a word.
+
+#![allow(clippy::unwrap_used)]
+
+mod memory;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use holdfast_core::command::mount::Onto;
+use holdfast_core::mount::MountId;
+use tokio::runtime::Runtime;
+use tokio::time::Instant;
+
+use self::memory::{Dice, Faults, Memory};
+use super::content::{AtomicFailures, Window};
+use super::names::Make;
+use super::{Options, Parts, Profile, Sync, Vfs};
+use crate::attributes::{Attributes, Defaults, Kind, Time};
+use crate::cache::{self, BlockCache};
+use crate::error::Errno;
+use crate::journal::{Journal, Limits};
+use crate::tree::{Ino, ROOT};
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+async fn start(memory: &Arc<Memory>, dir: &Path, sync: Sync) -> Arc<Vfs> {
+    let limits = Limits { bytes_max: 64 << 20, segment_bytes: 8 << 20 };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    // The life before may still be ending.
+    let (journal, replay) = loop {
+        match Journal::open(dir, limits) {
+            Ok(opened) => break opened,
+            Err(error) if Instant::now() > deadline => panic!("{error}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    let client = MountId(journal.client());
+    let cache = cache::Options { dir: None, disk_bytes: 0, memory_bytes: 8 << 20, free_floor_bytes: 0 };
+    let options = Options {
+        bucket: "data".into(),
+        prefix: String::new(),
+        profile: Profile::Shared,
+        sync,
+        loss_time: Duration::from_secs(1),
+        loss_bytes: 1 << 20,
+        defaults: Defaults::of(0, 0),
+        read_only: false,
+    };
+    let parts = Parts {
+        remote: Arc::clone(memory) as _,
+        cache: BlockCache::open(cache).unwrap(),
+        journal: Some(journal),
+        journals: sync == Sync::Journal,
+        client,
+        owner: "test".into(),
+    };
+    Vfs::start(options, parts, replay).await.unwrap()
+}
+
+/// An open file, and what it must read as.
+struct Open {
+    ino: Ino,
+    name: Option<String>,
+    bytes: Vec<u8>,
+}
+
+/// A process that does this and that, and knows what must come of it.
+struct Process {
+    vfs: Arc<Vfs>,
+    dice: Dice,
+    open: Vec<Open>,
+    /// Closed files.
+    closed: BTreeMap<String, Vec<u8>>,
+    unlinks_open: bool,
+}
+
+impl Process {
+    fn new(vfs: Arc<Vfs>, seed: u64, unlinks_open: bool) -> Self {
+        Self { vfs, dice: Dice(seed), open: Vec::new(), closed: BTreeMap::new(), unlinks_open }
+    }
+
+    async fn create(&mut self, name: String) -> Result<(), Errno> {
+        let attributes = Attributes::new(Kind::File, 0o644, (0, 0), Time::now());
+        let attr = self.vfs.make(ROOT, OsStr::new(&name), Make { attributes, target: None }).await?;
+        self.vfs.open_new(attr.ino).await?;
+        self.open.push(Open { ino: attr.ino, name: Some(name), bytes: Vec::new() });
+        Ok(())
+    }
+
+    async fn write(&mut self, at: usize) -> Result<(), Errno> {
+        // Seldom so much that it travels as parts.
+        let most = if self.dice.below(40) == 0 { 900 << 10 } else { 9_000 };
+        let (offset, length) = (self.dice.below(60_000), 1 + self.dice.below(most));
+        let data = vec![self.dice.number() as u8; length as usize];
+        let file = &mut self.open[at];
+        self.vfs.write(file.ino, offset, &data).await?;
+        let end = offset as usize + data.len();
+        file.bytes.resize(file.bytes.len().max(end), 0);
+        file.bytes[offset as usize..end].copy_from_slice(&data);
+        Ok(())
+    }
+
+    async fn truncate(&mut self, at: usize) -> Result<(), Errno> {
+        let size = self.dice.below(70_000);
+        let file = &mut self.open[at];
+        self.vfs.truncate(file.ino, size).await?;
+        file.bytes.resize(size as usize, 0);
+        Ok(())
+    }
+
+    async fn check(&self, at: usize) {
+        let file = &self.open[at];
+        let window = Mutex::new(Window::default());
+        let read = self.vfs.read(file.ino, 0, 2 << 20, &window).await.unwrap();
+        assert_eq!(read.len(), file.bytes.len(), "size of {:?}", file.name);
+        let differs = read.iter().zip(&file.bytes).position(|(read, wanted)| read != wanted);
+        assert_eq!(differs, None, "first wrong byte of {:?}", file.name);
+    }
+
+    async fn close(&mut self, at: usize) -> Result<(), Errno> {
+        let seen = AtomicFailures::default();
+        self.vfs.close(self.open[at].ino, &seen).await?;
+        let file = self.open.swap_remove(at);
+        self.vfs.release(file.ino).await;
+        self.vfs.forget(file.ino, 1);
+        if let Some(name) = file.name {
+            self.closed.insert(name, file.bytes);
+        }
+        Ok(())
+    }
+
+    async fn reopen(&mut self) -> Result<(), Errno> {
+        let Some(name) = self.closed.keys().next().cloned() else { return Ok(()) };
+        let attr = self.vfs.lookup(ROOT, OsStr::new(&name)).await?;
+        self.vfs.open(attr.ino, false).await?;
+        let bytes = self.closed.remove(&name).unwrap();
+        self.open.push(Open { ino: attr.ino, name: Some(name), bytes });
+        Ok(())
+    }
+
+    async fn rename(&mut self, at: usize, to: String) -> Result<(), Errno> {
+        let Some(from) = self.open[at].name.clone() else { return Ok(()) };
+        let over = self.open.iter().position(|file| file.name.as_ref() == Some(&to));
+        if over.is_some_and(|over| over != at) && !self.unlinks_open {
+            return Ok(());
+        }
+        self.vfs.rename((ROOT, OsStr::new(&from)), (ROOT, OsStr::new(&to)), Onto::Any).await?;
+        if from != to {
+            self.closed.remove(&to);
+            if let Some(over) = over {
+                self.open[over].name = None;
+            }
+            self.open[at].name = Some(to);
+        }
+        Ok(())
+    }
+
+    async fn unlink(&mut self, at: usize) -> Result<(), Errno> {
+        let Some(name) = self.open[at].name.clone().filter(|_| self.unlinks_open) else { return Ok(()) };
+        self.vfs.unlink(ROOT, OsStr::new(&name)).await?;
+        self.open[at].name = None;
+        Ok(())
+    }
+
+    async fn sync(&self, at: usize) -> Result<(), Errno> {
+        self.vfs.sync(self.open[at].ino, &AtomicFailures::default()).await
+    }
+
+    /// One operation; one that fails changes nothing, but for bytes that are still to come through.
+    async fn step(&mut self) {
+        let name = format!("f{}", self.dice.below(6));
+        let taken = self.open.iter().any(|file| file.name.as_ref() == Some(&name)) || self.closed.contains_key(&name);
+        if self.open.is_empty() || self.dice.below(12) == 0 && self.open.len() < 8 {
+            let _ = if taken { self.reopen().await } else { self.create(name).await };
+            return;
+        }
+        let at = self.dice.below(self.open.len() as u64) as usize;
+        let _ = match self.dice.below(14) {
+            0..=5 => self.write(at).await,
+            6 => self.truncate(at).await,
+            7 | 8 => {
+                self.check(at).await;
+                Ok(())
+            }
+            9 => self.sync(at).await,
+            10 => self.close(at).await,
+            11 => self.rename(at, name).await,
+            12 => self.unlink(at).await,
+            _ => self.reopen().await,
+        };
+    }
+}
+
+/// Runs a history, and compares the repository with the model when all is through.
+fn history(seed: u64, sync: Sync, faults: Faults, unlinks_open: bool) {
+    let (memory, runtime, dir) = (Memory::new(seed), runtime(), tempfile::tempdir().unwrap());
+    runtime.block_on(async {
+        let vfs = start(&memory, dir.path(), sync).await;
+        let mut process = Process::new(Arc::clone(&vfs), seed, unlinks_open);
+        *memory.faults.lock().unwrap() = faults;
+        for _ in 0..250 {
+            process.step().await;
+        }
+        *memory.faults.lock().unwrap() = Faults::default();
+        for at in 0..process.open.len() {
+            process.check(at).await;
+        }
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while vfs.unsynced().0 > 0 && Instant::now() < deadline {
+            let _ = vfs.flush_all().await;
+        }
+        assert_eq!(vfs.stop(deadline).await, 0, "bytes remain");
+        let mut model = process.closed;
+        model.extend(process.open.into_iter().filter_map(|file| Some((file.name?, file.bytes))));
+        for (name, bytes) in &model {
+            assert!(memory.get(name).as_ref() == Some(bytes), "seed {seed}: {name} is another in the repository");
+        }
+        assert_eq!(memory.keys(), model.into_keys().collect::<Vec<_>>(), "seed {seed}");
+    });
+}
+
+fn seeds() -> u64 {
+    std::env::var("HOLDFAST_MOUNT_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(12)
+}
+
+#[test]
+fn random_operations_read_as_the_model_and_come_through() {
+    for seed in 0..seeds() {
+        for sync in [Sync::Store, Sync::Journal, Sync::Async] {
+            history(seed, sync, Faults::default(), true);
+        }
+    }
+}
+
+#[test]
+fn lost_answers_and_calls_change_nothing() {
+    for seed in 0..seeds() {
+        let faults = Faults { lost_answers: 10, lost_calls: 5, ..Faults::default() };
+        history(seed, Sync::Journal, faults, true);
+        history(seed, Sync::Store, faults, true);
+    }
+}
+
+#[test]
+fn lost_sessions_and_refusals_lose_no_byte() {
+    for seed in 0..seeds() {
+        let faults = Faults { lost_sessions: 5, lost_answers: 5, refusals: 5, ..Faults::default() };
+        history(seed, Sync::Journal, faults, false);
+        history(seed, Sync::Store, faults, false);
+    }
+}
+
+/// What was synced to the journal is in the repository after the next start, whenever the life before ended.
+#[test]
+fn what_was_synced_to_the_journal_outlives_the_process() {
+    for seed in 0..seeds() {
+        let (memory, dir) = (Memory::new(seed), tempfile::tempdir().unwrap());
+        let mut dice = Dice(seed);
+        // For each file, what it may be: what was synced last, and all that came after.
+        let mut may_be: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+        for _life in 0..4 {
+            let runtime = runtime();
+            runtime.block_on(async {
+                let vfs = start(&memory, dir.path(), Sync::Journal).await;
+                check_what_came_back(&memory, &mut may_be);
+                let mut process = Process::new(vfs, dice.number(), false);
+                for name in ["a", "b", "c"] {
+                    live(&mut process, name, &may_be).await;
+                }
+                *memory.faults.lock().unwrap() = Faults { lost_answers: 10, lost_calls: 10, ..Faults::default() };
+                for _ in 0..40 + dice.below(60) {
+                    let at = dice.below(3) as usize;
+                    let _ = match dice.below(8) {
+                        0 => process.truncate(at).await,
+                        _ => process.write(at).await,
+                    };
+                    let states = may_be.entry(process.open[at].name.clone().unwrap()).or_default();
+                    states.push(process.open[at].bytes.clone());
+                    if dice.below(10) == 0 && process.sync(at).await.is_ok() {
+                        states.drain(..states.len() - 1);
+                    }
+                }
+                // Nothing gets through any more, and then it ends.
+                *memory.faults.lock().unwrap() = Faults { lost_calls: 100, ..Faults::default() };
+            });
+            runtime.shutdown_timeout(Duration::from_secs(5));
+            *memory.faults.lock().unwrap() = Faults::default();
+        }
+        let runtime = runtime();
+        runtime.block_on(async {
+            let vfs = start(&memory, dir.path(), Sync::Journal).await;
+            check_what_came_back(&memory, &mut may_be);
+            assert_eq!(vfs.stop(Instant::now() + Duration::from_secs(60)).await, 0);
+        });
+    }
+}
+
+/// Opens a file of an earlier life, or makes it.
+async fn live(process: &mut Process, name: &str, may_be: &BTreeMap<String, Vec<Vec<u8>>>) {
+    match may_be.get(name) {
+        Some(states) => {
+            process.closed = BTreeMap::from([(name.to_owned(), states[0].clone())]);
+            process.reopen().await.unwrap();
+        }
+        None => process.create(name.to_owned()).await.unwrap(),
+    }
+}
+
+fn check_what_came_back(memory: &Memory, may_be: &mut BTreeMap<String, Vec<Vec<u8>>>) {
+    for (name, states) in may_be {
+        let there = memory.get(name).unwrap_or_default();
+        assert!(states.contains(&there), "{name} is none of the {} states that it may be", states.len());
+        *states = vec![there];
+    }
+    assert!(!memory.keys().iter().any(|key| key.contains("conflict")), "{:?}", memory.keys());
+}
+
+/// What is written here while another client replaces the file after the session was lost goes to a copy.
+#[test]
+fn what_was_not_committed_when_the_session_was_lost_overwrites_nobody() {
+    let (memory, runtime, dir) = (Memory::new(1), runtime(), tempfile::tempdir().unwrap());
+    runtime.block_on(async {
+        let vfs = start(&memory, dir.path(), Sync::Async).await;
+        let mut process = Process::new(Arc::clone(&vfs), 1, false);
+        process.create("a".into()).await.unwrap();
+        vfs.write(process.open[0].ino, 0, b"first").await.unwrap();
+        vfs.flush_all().await.unwrap();
+        vfs.write(process.open[0].ino, 0, b"mine").await.unwrap();
+        *memory.faults.lock().unwrap() = Faults { lost_sessions: 100, lost_calls: 0, ..Faults::default() };
+        memory.put("a", b"theirs");
+        let flushed = vfs.flush_all();
+        let calm = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            *memory.faults.lock().unwrap() = Faults::default();
+        };
+        let (flushed, ()) = tokio::join!(flushed, calm);
+        assert_eq!(flushed, Err(Errno::EIO));
+        assert_eq!(memory.get("a").as_deref(), Some(b"theirs".as_slice()));
+        let copy = memory.keys().into_iter().find(|key| key.starts_with("a.conflict-")).unwrap();
+        assert_eq!(memory.get(&copy).as_deref(), Some(b"mine".as_slice()));
+        vfs.stop(Instant::now() + Duration::from_secs(10)).await;
+    });
+}
