@@ -243,9 +243,15 @@ impl<'a> Txn<'a> {
         self.state.now_ms
     }
 
-    /// Writes so far, to one key again counted again: the measure of a job's work.
+    /// Writes so far, to one key again counted again, and rows that [`Txn::looked_at`] was told of: the measure of a job's
+    /// work.
     pub(crate) fn writes(&self) -> u64 {
         self.writes
+    }
+
+    /// Rows were read to find those that are written.
+    pub(crate) fn looked_at(&mut self, rows: u64) {
+        self.writes += rows;
     }
 
     pub(crate) fn put<R: Record>(&mut self, keyspace: Keyspace, key: Vec<u8>, row: &R) {

@@ -18,7 +18,7 @@ use minicbor::{Decode, Encode};
 
 use crate::error::Error;
 use crate::id::{BlobId, BucketId, BucketName, Millis, ObjectKey, Place, RequestId, Revision, UploadId, VersionId};
-use crate::record::{Attributes, Checksum, ChecksumAlgorithm, ChecksumType, ContentId, known, record};
+use crate::record::{Attributes, Checksum, ChecksumAlgorithm, ChecksumType, ContentId, Extent, known, record};
 
 pub use self::bucket::{CreateBucket, Document, SetDocument, SetSettings, SetVersioning};
 pub use self::index::{
@@ -780,12 +780,15 @@ pub struct Join {
     /// Whose blobs.
     #[n(0)]
     pub content: ContentId,
-    /// The blobs that were joined, in order of their extents.
+    /// All its extents as they were read, in order.
     #[n(1)]
-    pub joined: Vec<BlobId>,
-    /// The one in their place; holds the content's bytes from first to last.
+    pub joined: Vec<Extent>,
+    /// The blob in their place; holds the content's bytes from first to last.
     #[n(2)]
     pub blob: NewBlob,
+    /// Its bytes.
+    #[n(3)]
+    pub size: u64,
 }
 
 /// See [`Op::SetDigest`].

@@ -514,11 +514,24 @@ pub struct ContentRow {
 }
 
 impl ContentRow {
+    /// Whether it is worth joining after a mount wrote to it: it is small, or in short pieces.
+    #[must_use]
+    pub fn joins_when_patched(&self) -> bool {
+        joins_when_patched(self.size, u64::from(self.extents))
+    }
+
     /// Whether it has so many extents that what a mount writes to it may soon be refused.
     #[must_use]
     pub fn has_many_extents(&self) -> bool {
         self.extents as usize > crate::rules::PATCHED_EXTENTS_MAX / 2
     }
+}
+
+/// Whether a content of so many bytes and extents is worth joining after a mount wrote to it.
+#[must_use]
+pub fn joins_when_patched(size: u64, extents: u64) -> bool {
+    use crate::rules::{PATCHED_JOIN_BYTES, PATCHED_JOIN_EXTENT_BYTES};
+    size <= PATCHED_JOIN_BYTES || size / extents.max(1) < PATCHED_JOIN_EXTENT_BYTES
 }
 
 /// A page of extents. Key: object id, page number, revision descending.

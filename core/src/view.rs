@@ -190,7 +190,8 @@ impl<'a> View<'a> {
     ///
     /// # Errors
     /// [`Error::NoSuchBucket`], [`Error::NoSuchKey`] when the key has no row at all, [`Error::NoSuchVersion`],
-    /// [`Error::Changed`] when the history window does not hold `at` any more, or [`Stop`] when the engine fails.
+    /// [`Error::Changed`] when the history window does not hold `at` any more, or a mount has changed the version's bytes
+    /// since, or [`Stop`] when the engine fails.
     pub fn find(&self, permit: &Permit, version: Option<VersionId>, at: Option<Revision>) -> Result<Found, Stop> {
         const READS: [Action; 4] =
             [Action::GetObject, Action::GetObjectVersion, Action::GetObjectTagging, Action::PutObjectTagging];
@@ -212,6 +213,7 @@ impl<'a> View<'a> {
         };
         let missing = if version.is_some() { Error::NoSuchVersion } else { Error::NoSuchKey };
         let (place, row) = row.ok_or(missing)?;
+        check_unpatched(&row, at)?;
         let is_latest = match &name {
             Some(name) => name.place == place,
             None => self.reader.newest(id, object, None)?.is_some_and(|(newest, _)| newest == place),
@@ -223,7 +225,8 @@ impl<'a> View<'a> {
     /// `may_read` gives a permit to get.
     ///
     /// # Errors
-    /// As [`View::list`], and [`Error::Changed`] when the history window does not hold `at` any more.
+    /// As [`View::list`], and [`Error::Changed`] when the history window does not hold `at` any more, or a mount has changed
+    /// the bytes of one of the versions since.
     pub fn find_under(
         &self,
         permit: &Permit,
@@ -246,6 +249,7 @@ impl<'a> View<'a> {
                 return Err(Error::Denied.into());
             }
             let Some(row) = self.reader.history(bucket.row.id, &object, name.place)? else { continue };
+            check_unpatched(&row, at)?;
             let bucket = bucket.clone();
             found.push(Found { bucket, key: object, place: name.place, row, is_latest: at.is_none() });
         }
@@ -307,6 +311,12 @@ impl<'a> View<'a> {
         }
         Ok(boundaries)
     }
+}
+
+/// Refuses a version that has other bytes than it had at a revision: those are nowhere any more.
+fn check_unpatched(row: &HistoryRow, at: Option<Revision>) -> Result<(), Error> {
+    let patched = row.version.as_ref().and_then(|version| version.patched);
+    if at.zip(patched).is_some_and(|(at, patched)| patched > at) { Err(Error::Changed) } else { Ok(()) }
 }
 
 /// See [`View::extents`].

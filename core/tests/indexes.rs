@@ -489,6 +489,8 @@ fn a_strict_bucket_refuses_what_does_not_parse() {
     assert!(world.names().iter().all(|name| name != "a/2"));
     assert!(matches!(world.put("a/1", "1", "x", false), Reply::Written(_)));
     assert_eq!(world.index("tree").unparsed, 0);
+    // A gateway that has not heard of the index has read nothing for it.
+    assert_eq!(refused(world.put("a/3", "!", "x", true)), Error::Changed);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! touches. A handler without a check does not compile. Today root may do everything, jobs may do what jobs do, and
 //! nobody else may do anything.
 
-use crate::command::mount::{FileWrite, MountCommit, Origin, Step, UnlinkFile};
+use crate::command::mount::{FileWrite, MountCommit, Onto, Origin, Step, UnlinkFile};
 use crate::command::{DeleteEntry, DeleteObjects, Op, Source};
 use crate::error::Error;
 use crate::id::{BucketName, ObjectKey};
@@ -272,6 +272,11 @@ fn mounted(op: &MountCommit) -> Vec<(Action, Resource)> {
             Step::Unlink(UnlinkFile { file, .. }) | Step::RemoveDirectory(file) => {
                 needed.extend(file.key.iter().map(|key| on(Action::DeleteObject, key)));
             }
+            Step::Rename(step) if step.onto == Onto::Exchange => {
+                let both = step.file.key.iter().chain([&step.to]);
+                let actions = [Action::GetObject, Action::DeleteObject, Action::PutObject];
+                needed.extend(both.flat_map(|key| actions.map(|action| on(action, key))));
+            }
             Step::Rename(step) => {
                 needed.extend(
                     step.file.key.iter().flat_map(|key| [on(Action::GetObject, key), on(Action::DeleteObject, key)]),
@@ -279,7 +284,9 @@ fn mounted(op: &MountCommit) -> Vec<(Action, Resource)> {
                 needed.push(on(Action::PutObject, &step.to));
             }
             Step::Link(step) => {
-                needed.extend(step.file.key.iter().map(|key| on(Action::GetObject, key)));
+                // What is written under the new name is written under the old one, too.
+                let source = step.file.key.iter();
+                needed.extend(source.flat_map(|key| [on(Action::GetObject, key), on(Action::PutObject, key)]));
                 needed.push(on(Action::PutObject, &step.to));
             }
             Step::Patch(step) => {

@@ -16,11 +16,11 @@ use crate::keyspace::{Keyspace, key, key::Queue};
 use crate::kv::{Direction, KeyRange};
 use crate::record::{
     BlobRow, Body, BoundariesRow, Boundary, Checksum, ContentId, ContentRow, Envelope, Extent, Location, PageRow,
-    PartsRef, Record, Version,
+    PartsRef, Version,
 };
 use crate::rules::{
-    BASE_DEPTH_MAX, BLOB_AGE_MS_MAX, BLOCK_BYTES, BLOCKS_PER_PAGE, COMPACT_EXTENTS, EXTENTS_MAX, EXTENTS_PER_PAGE_MAX,
-    PART_BYTES_MAX, PARTS_PER_PAGE, digest,
+    BASE_DEPTH_MAX, BLOB_AGE_MS_MAX, BLOCK_BYTES, BLOCKS_PER_PAGE, EXTENTS_MAX, EXTENTS_PER_PAGE_MAX, PART_BYTES_MAX,
+    PARTS_PER_PAGE, digest,
 };
 use crate::state::Stop;
 use crate::view::page_number;
@@ -212,7 +212,7 @@ fn queue_join(txn: &mut Txn<'_>, id: ContentId, row: &ContentRow) {
     }
 }
 
-/// A mount is done with writing a content for now: queues it as a new one would be.
+/// A mount is done with writing a content for now: queues it as a new one would be, if that is worth it.
 pub(crate) fn queue_written(
     txn: &mut Txn<'_>,
     id: ContentId,
@@ -220,7 +220,7 @@ pub(crate) fn queue_written(
     object: &ObjectKey,
 ) -> Result<(), Stop> {
     let row = load_content(txn, id)?;
-    if row.extents > 1 {
+    if row.extents > 1 && row.joins_when_patched() {
         queue_join(txn, id, &row);
         name_join(txn, id, bucket, object)?;
     }
@@ -318,17 +318,14 @@ fn release_content(txn: &mut Txn<'_>, id: ContentId) -> Result<(), Stop> {
         drop_pages(txn, id)?;
         txn.delete(Keyspace::Objects, key::content(id));
         txn.delete(Keyspace::Queues, key::queued_content(id));
-        unqueue_pages(txn, id, &row)?;
+        unqueue_pages(txn, id)?;
         next = row.base;
     }
     Ok(())
 }
 
-/// No page of the content is to be compacted any more. Only one of many extents may have such pages.
-fn unqueue_pages(txn: &mut Txn<'_>, id: ContentId, row: &ContentRow) -> Result<(), Stop> {
-    if row.extents as usize <= COMPACT_EXTENTS {
-        return Ok(());
-    }
+/// No page of the content is to be compacted any more.
+fn unqueue_pages(txn: &mut Txn<'_>, id: ContentId) -> Result<(), Stop> {
     let mut queued = Vec::new();
     for page in txn.reader().rows(Keyspace::Queues, KeyRange::prefix(&key::queued_pages(id))) {
         queued.push(page?.0.to_vec());
@@ -378,33 +375,30 @@ pub(crate) fn has_contents(txn: &Txn<'_>, object: ObjectId) -> Result<bool, Stop
     Ok(false)
 }
 
-/// The page rows of an object: page number, revision, page.
-fn pages_of(txn: &Txn<'_>, object: ObjectId) -> Result<Vec<(u32, Revision, PageRow)>, Stop> {
-    let mut pages = Vec::new();
-    for row in txn.reader().rows(Keyspace::Extents, KeyRange::prefix(&key::pages_of(object))) {
-        let (row_key, value) = row?;
-        let (number, revision) = key::page_parts(&row_key).ok_or_else(|| corrupt("extent page", "its key is cut"))?;
-        pages.push((number, revision, PageRow::decode(&value)?));
-    }
-    Ok(pages)
-}
-
 /// Deletes the page rows that only `id` sees: of each page the newest row not above it, unless the content right below
-/// sees the same row or the one right above has no newer one.
+/// sees the same row or the one right above has no newer one. No other row is decoded, nor held.
 fn drop_pages(txn: &mut Txn<'_>, id: ContentId) -> Result<(), Stop> {
     let (below, above) = neighbours(txn, id)?;
-    let pages = pages_of(txn, id.object)?;
-    for (at, (number, revision, page)) in pages.iter().enumerate() {
+    let (mut own, mut before, mut looked) = (Vec::new(), None, 0);
+    for row in txn.reader().rows(Keyspace::Extents, KeyRange::prefix(&key::pages_of(id.object))) {
+        let (row_key, _) = row?;
+        let (number, revision) = key::page_parts(&row_key).ok_or_else(|| corrupt("extent page", "its key is cut"))?;
+        looked += 1;
         // Rows of a page are newest first, so the row before this one is the next newer one of the same page.
-        let newer = at.checked_sub(1).map(|at| &pages[at]).filter(|newer| newer.0 == *number).map(|newer| newer.1);
-        let seen = *revision <= id.revision && newer.is_none_or(|newer| newer > id.revision);
-        let seen_below = below.is_some_and(|below| *revision <= below);
+        let newer = before.replace((number, revision)).filter(|(page, _)| *page == number).map(|(_, newer)| newer);
+        let seen = revision <= id.revision && newer.is_none_or(|newer| newer > id.revision);
+        let seen_below = below.is_some_and(|below| revision <= below);
         let seen_above = above.is_some_and(|above| newer.is_none_or(|newer| newer > above));
         if seen && !seen_below && !seen_above {
-            txn.delete(Keyspace::Extents, key::page(ContentId { object: id.object, revision: *revision }, *number));
-            for extent in &page.extents {
-                release_blob(txn, extent.blob)?;
-            }
+            own.push(row_key);
+        }
+    }
+    txn.looked_at(looked);
+    for row_key in own {
+        let Some(page) = txn.reader().row::<PageRow>(Keyspace::Extents, &row_key)? else { continue };
+        txn.delete(Keyspace::Extents, row_key.to_vec());
+        for extent in &page.extents {
+            release_blob(txn, extent.blob)?;
         }
     }
     Ok(())
@@ -471,7 +465,7 @@ pub(crate) fn replace_pages(txn: &mut Txn<'_>, id: ContentId, extent: Extent) ->
         release_content(txn, base)?;
     }
     put_page(txn, id, 0, &PageRow { extents: vec![extent] })?;
-    unqueue_pages(txn, id, &row)?;
+    unqueue_pages(txn, id)?;
     row.depth = 0;
     row.extents = 1;
     row.hole_bytes = None;

@@ -202,15 +202,28 @@ fn each(
     Ok(())
 }
 
+/// A name is about to get bytes that come with the command. In a strict bucket they must have been read for each index, in
+/// case they do not parse: whoever sent them without had not heard of it.
+pub(crate) fn check_read(txn: &mut Txn<'_>, bucket: &BucketRow, object: &ObjectKey) -> Result<(), Stop> {
+    if bucket.settings.on_parse_error != Some(OnParseError::Strict) {
+        return Ok(());
+    }
+    each(txn, bucket, object, |txn, index| {
+        let covers = is_of_content(&index.row) && index.row.state.covers(object.as_str());
+        let is_read = txn.extracted.iter().any(|extracted| extracted.index == index.row.id);
+        if covers && !is_read { Err(Error::Changed.into()) } else { Ok(()) }
+    })
+}
+
 /// A name got this version.
 pub(crate) fn named(txn: &mut Txn<'_>, bucket: &BucketRow, name: Named<'_>) -> Result<(), Stop> {
     each(txn, bucket, name.object, |txn, index| {
         if !index.row.state.covers(name.object.as_str()) {
             return remove(txn, index, name.object);
         }
+        let strict = bucket.settings.on_parse_error == Some(OnParseError::Strict);
         let outcome = outcome_of(txn, index, name)?;
         remove(txn, index, name.object)?;
-        let strict = bucket.settings.on_parse_error == Some(OnParseError::Strict);
         store(txn, index, name, &outcome, strict)
     })
 }

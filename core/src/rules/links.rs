@@ -65,24 +65,26 @@ pub(crate) fn started(txn: &mut Txn<'_>, bucket: BucketId, object: ObjectId, nam
     Ok(())
 }
 
-/// A name does not refer to an object any more. With one name left the object needs no rows.
-pub(crate) fn stopped(txn: &mut Txn<'_>, object: ObjectId, name: &ObjectKey) -> Result<(), Stop> {
-    let Some(row) = object_row(txn.reader(), object)?.filter(|row| row.orphan.is_none()) else { return Ok(()) };
+/// A name does not refer to an object any more. With one name left the object needs no rows. Gives a name that it still
+/// has, if it had several.
+pub(crate) fn stopped(txn: &mut Txn<'_>, object: ObjectId, name: &ObjectKey) -> Result<Option<ObjectKey>, Stop> {
+    let Some(row) = object_row(txn.reader(), object)?.filter(|row| row.orphan.is_none()) else { return Ok(None) };
     let (gone, left): (Vec<_>, Vec<_>) =
         rows(txn.reader(), object)?.into_iter().partition(|(_, link)| link.key == name.as_str());
     if gone.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
+    let other = left.first().and_then(|(_, link)| link.key.parse().ok());
     for (row_key, _) in gone {
         txn.delete(Keyspace::Links, row_key);
     }
     if left.len() > 1 {
         txn.put(Keyspace::Objects, key::object(object), &ObjectRow { links: left.len() as u32, ..row });
-        return Ok(());
+        return Ok(other);
     }
     for (row_key, _) in left {
         txn.delete(Keyspace::Links, row_key);
     }
     txn.delete(Keyspace::Objects, key::object(object));
-    Ok(())
+    Ok(other)
 }

@@ -152,11 +152,15 @@ fn raise_floor(txn: &mut Txn<'_>, bucket: BucketId, ended: u64) -> Result<(), St
 pub(crate) fn join(txn: &mut Txn<'_>, op: &Join) -> Result<Reply, Stop> {
     let row = txn.reader().content(op.content)?.ok_or(Error::Changed)?;
     let (below, above) = content::neighbours(txn, op.content)?;
+    if row.size != op.size || row.extents as usize != op.joined.len() {
+        return Err(Error::Changed.into());
+    }
     if row.refs != 1 || row.extents == 0 || row.hole_bytes.is_some() || below.is_some() || above.is_some() {
         return Err(Error::Changed.into());
     }
     let extents = crate::view::content_extents(txn.reader(), op.content, 0..row.size)?;
-    if !extents.iter().map(|extent| extent.blob).eq(op.joined.iter().copied()) {
+    // A mount may have changed which part of a blob is where, and nothing else.
+    if extents != op.joined {
         return Err(Error::Changed.into());
     }
     content::bring_in_blob(txn, &op.blob, row.size)?;

@@ -19,8 +19,7 @@ use crate::record::{
 };
 use crate::rules::object::{self, Draft};
 use crate::rules::{
-    EXTENTS_MAX, EXTENTS_PER_PAGE_MAX, FINISHED_MS, OBJECT_BYTES_MAX, PART_BYTES_MAX, PART_BYTES_MIN, PARTS_MAX,
-    bucket, content, digest,
+    EXTENTS_MAX, FINISHED_MS, OBJECT_BYTES_MAX, PART_BYTES_MAX, PART_BYTES_MIN, PARTS_MAX, bucket, content, digest,
 };
 use crate::state::Stop;
 use crate::view::{self, shown_version};
@@ -97,7 +96,8 @@ pub(crate) fn copy_part(txn: &mut Txn<'_>, op: &CopyPart) -> Result<Reply, Stop>
     let Some(version) = &row.version else { return Err(Error::IsDeleteMarker.into()) };
     let end = op.offset.checked_add(op.length).ok_or(Error::InvalidRange)?;
     let mut extents = view::extents(txn.reader(), version, op.offset..end)?;
-    if extents.len() > EXTENTS_PER_PAGE_MAX {
+    // Before so many references are counted; the upload's own bound is on all its parts.
+    if extents.len() > EXTENTS_MAX {
         return Err(Error::TooManyExtents.into());
     }
     for extent in &mut extents {

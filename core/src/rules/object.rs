@@ -40,6 +40,7 @@ pub(crate) fn put(txn: &mut Txn<'_>, op: &PutObject) -> Result<Reply, Stop> {
     version.size = op.content.size;
     version.body = extent.map_or(Body::Empty, Body::Single);
     describe(&mut version, &op.content.digests);
+    index::check_read(txn, &bucket, &op.target.key)?;
     let written = write(txn, &mut bucket, &op.target.key, name, Draft::new(txn, op.nonce, version))?;
     bucket::save(txn, &op.target.bucket, &bucket);
     tell(txn, EventKind::Put, &op.target, &written);
@@ -317,11 +318,23 @@ pub(crate) fn delete_name(
 }
 
 fn remove_name(txn: &mut Txn<'_>, bucket: &mut BucketRow, object: &ObjectKey, name: &NameRow) -> Result<(), Stop> {
-    links::stopped(txn, name.object, object)?;
+    unlink(txn, bucket, object, name)?;
     txn.delete(Keyspace::Names, key::name(bucket.id, object.as_str()));
     bucket.usage.objects -= 1;
     bucket.changed = txn.revision();
     index::unnamed(txn, bucket, object)
+}
+
+/// A name does not refer to its object any more. A digest that may have waited under it waits under one that is left.
+fn unlink(txn: &mut Txn<'_>, bucket: &BucketRow, object: &ObjectKey, name: &NameRow) -> Result<(), Stop> {
+    let Some(other) = links::stopped(txn, name.object, object)? else { return Ok(()) };
+    let Some(left) = txn.reader().name(bucket.id, &other)? else { return Ok(()) };
+    let row = txn.reader().history(bucket.id, &other, left.place)?;
+    let pending = |version: &Version| version.sha256.is_none() || version.crc_pending == Some(true);
+    if row.and_then(|row| row.version).is_some_and(|version| pending(&version) && !version.is_open()) {
+        queue_digest(txn, bucket, &other, left.place);
+    }
+    Ok(())
 }
 
 /// Deletes one version or marker for good; what is below it may become the latest.
@@ -346,7 +359,7 @@ fn delete_version(
     let promoted = newest.and_then(|(place, row)| Some((name_of(&row, place)?, row)));
     match (&name, &promoted) {
         (Some(name), None) => remove_name(txn, bucket, object, name)?,
-        (Some(name), Some(_)) => links::stopped(txn, name.object, object)?,
+        (Some(name), Some(_)) => unlink(txn, bucket, object, name)?,
         (None, Some(_)) => bucket.usage.objects += 1,
         (None, None) => {}
     }
@@ -457,7 +470,7 @@ pub(crate) fn write(
     }
     let null = make_way(txn, bucket, object, name.as_ref())?;
     if let Some(name) = name.as_ref().filter(|name| name.object != version.object) {
-        links::stopped(txn, name.object, object)?;
+        unlink(txn, bucket, object, name)?;
     }
     bucket.usage.objects += u64::from(name.is_none());
     bucket.usage.versions += 1;

@@ -615,14 +615,15 @@ impl Generator {
             let range = extent.blob_offset..extent.blob_offset + extent.length;
             bytes.extend(&self.uploaded[&extent.blob].slice(range));
         }
-        let mut joined: Vec<BlobId> = extents.iter().map(|extent| extent.blob).collect();
+        let mut joined = extents.clone();
         if self.dice.once_in(10) {
             joined.pop();
         }
+        let size = extents.iter().map(|extent| extent.length).sum();
         let id = self.nonce();
         self.uploaded.insert(id, bytes.clone());
         let blob = NewBlob { id, place: NewPlace::Path(format!("partitions/{id}")), crcs: crcs(bytes.len()) };
-        Op::Join(Join { content, joined, blob })
+        Op::Join(Join { content, joined, blob, size })
     }
 
     fn set_digest(&mut self, view: &MemView) -> Op {

@@ -426,11 +426,11 @@ impl Random {
         let permit = maintain_permit().unwrap();
         for waiting in view.to_join(&permit, None, 100).unwrap() {
             let Some(fragmented) = view.fragmented(&permit, waiting.content).unwrap() else { continue };
-            let joined = fragmented.extents.iter().map(|extent| extent.blob).collect();
             let id = world.machine.blob_id();
             let blob = NewBlob { id, place: NewPlace::Path("joined".into()), crcs: crcs(fragmented.size) };
             let runs = Runs::from_extents(&fragmented.extents, &world.known);
-            let op = Join { content: waiting.content, joined, blob };
+            let (joined, size) = (fragmented.extents, fragmented.size);
+            let op = Join { content: waiting.content, joined, blob, size };
             if world.run(Op::Join(op)) == Reply::Done {
                 world.known.insert(id, runs);
             }

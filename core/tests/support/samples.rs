@@ -259,7 +259,7 @@ fn records_of_content() -> Vec<Sample> {
                 crc64nvme: 77,
                 checksum: Some(checksum()),
                 modified_ms: 1_700_000_000_001,
-                crc_pending: None,
+                crc_pending: Some(true),
             },
         ),
         sample(
@@ -510,7 +510,7 @@ fn upload_and_job_ops() -> Vec<(&'static str, Op)> {
                 offset: 10,
                 length: 20,
                 digests: digests(),
-                crc_pending: None,
+                crc_pending: Some(true),
             }),
         ),
         (
@@ -529,7 +529,7 @@ fn upload_and_job_ops() -> Vec<(&'static str, Op)> {
         ("condemn", Op::Condemn(Blobs { blobs: vec![blob(4), blob(5)] })),
         ("forget", Op::Forget(Blobs { blobs: vec![blob(4)] })),
         ("trim", Op::Trim(Trim { rows: 1000 })),
-        ("join", Op::Join(Join { content: CONTENT, joined: vec![blob(1), blob(2)], blob: joined })),
+        ("join", Op::Join(Join { content: CONTENT, joined: vec![extent(1), extent(2)], blob: joined, size: 600 })),
         (
             "set-digest-patched",
             Op::SetDigest(SetDigest { generation: Some(300), crc64nvme: Some(77), ..digest.clone() }),

@@ -98,6 +98,8 @@ impl Blobs {
     /// [`Error::Refused`] when the range passes the end, it is a delete marker, or the version's bytes went since it was
     /// found ([`super::Kind::Changed`]: find it again); [`Error::State`] when the state cannot be read.
     pub fn plan(&self, view: &View<'_>, found: &Found, range: Range<u64>) -> Result<ReadPlan, Error> {
+        // Found in an older view perhaps: its pages may be of other bytes by now.
+        let found = &view.again(found)?;
         let extents = view.extents(found, range.clone())?;
         if let Some(bytes) = self.cached_whole(&extents) {
             return Ok(ReadPlan::at_hand(bytes));

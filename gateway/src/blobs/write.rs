@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream};
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use holdfast_core::command::{Digests, NewBlob, NewContent, NewPlace};
 use holdfast_core::id::{BlobId, BucketName, ObjectKey};
 use holdfast_core::path::blob_path;
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::guard::InFlightGuard;
 use super::{Blobs, Error};
-use crate::backend::{Body, BoxError, DeleteOptions, ObjectPath, PutOptions};
+use crate::backend::{Body, BoxError, DeleteOptions, GetOptions, ObjectPath, PutOptions};
 
 /// How long the clean-up of one failed or refused upload may take. What it leaves is found by the orphan sweep.
 pub const DISCARD_PATIENCE: Duration = Duration::from_secs(30);
@@ -210,6 +210,24 @@ impl Blobs {
         let guard = self.in_flight().enter(blob);
         let path = ObjectPath::new(name(blob)).map_err(|error| Error::backend("name", blob, error))?;
         Ok(Upload { blob, path, _guard: guard })
+    }
+
+    /// Reads a blob that no row names yet, whole: one that was written just now, which its writer has not given up.
+    ///
+    /// # Errors
+    /// [`Error::Backend`], and [`Error::Mismatch`] when it is not what was written.
+    pub(crate) async fn read_back(&self, blob: BlobId, path: &str, crcs: &[u8]) -> Result<Bytes, Error> {
+        let failed = |error| Error::backend("read back", blob, error);
+        let path = ObjectPath::new(path).map_err(failed)?;
+        let fetched = self.backend().get(&path, GetOptions::default()).await.map_err(failed)?;
+        let pieces: Vec<Bytes> = fetched.stream.try_collect().await.map_err(failed)?;
+        let length = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let bytes = concat(pieces, length);
+        let found: Vec<u32> = bytes.chunks(BLOCK_BYTES as usize).map(crc32c::crc32c).collect();
+        if crc_bytes(&found) != crcs {
+            return Err(Error::Mismatch { blob, what: "is not what was written" });
+        }
+        Ok(bytes)
     }
 
     /// Deletes a blob that no row names and no command can name, in the background.

@@ -2,7 +2,8 @@
 //! wrote.
 //!
 //! Where the content is of many blobs that can be joined, they are joined first and the one blob is read, so that one pass
-//! gives the digest and proves the joined bytes. Clients come first: work waits for quiet, but not for ever. The command
+//! gives the digest and proves the joined bytes. What a mount wrote is joined only where that is cheap or wanted, and read
+//! once it has rested: it may be written to again. Clients come first: work waits for quiet, but not for ever. The command
 //! names the generation that was read, so that what a mount has changed meanwhile keeps no digest of older bytes.
 
 use std::sync::atomic::Ordering;
@@ -11,9 +12,9 @@ use std::time::Duration;
 use futures::{Stream, StreamExt as _};
 use holdfast_core::command::{Op, SetDigest};
 use holdfast_core::effect::Effect;
-use holdfast_core::id::BlobId;
+use holdfast_core::id::{BlobId, Millis};
 use holdfast_core::queue::PendingDigest;
-use holdfast_core::record::{Body, Version};
+use holdfast_core::record::{Body, Version, joins_when_patched};
 use holdfast_core::rules::BLOCK_BYTES;
 use holdfast_core::view::Found;
 use tokio::time::Instant;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 use super::join::{self, Joined};
 use super::{Context, Error, Job, Kind, Round};
 use crate::blobs::{self, BodyStream};
+use crate::clock::now_ms;
 
 /// Versions of one round.
 const DIGEST_PAGE: usize = 64;
@@ -71,8 +73,16 @@ impl Job for Digest {
 
 /// Computes and commits the digest of one version.
 async fn settle(context: &Context, pending: PendingDigest) -> Result<(), Error> {
-    let asked = pending.clone();
-    let found = context.look(move |view, permit| view.find_pending(permit, &asked)).await?;
+    let (asked, clock_ms) = (pending.clone(), now_ms());
+    let look = context.look(move |view, permit| {
+        let found = view.find_pending(permit, &asked)?;
+        Ok((found, view.now_ms()?.max(clock_ms)))
+    });
+    let (found, at_ms) = look.await?;
+    if found.as_ref().is_some_and(|found| rests(found, context.config.patched_rest, at_ms)) {
+        // Still in the queue: a later pass finds it.
+        return Ok(());
+    }
     let version = found.as_ref().and_then(|found| found.row.version.as_ref());
     if version.is_some_and(|version| version.open == Some(true)) {
         // A mount is at it: the cut that ends this puts it into the queue again.
@@ -82,7 +92,7 @@ async fn settle(context: &Context, pending: PendingDigest) -> Result<(), Error> 
         // Gone: the row of the queue goes too.
         (None, _) | (_, None) => None,
         (Some(_), Some(version)) if version.sha256.is_some() && version.crc_pending != Some(true) => None,
-        (Some(found), Some(version)) => digest(context, found, version.body).await?,
+        (Some(found), Some(version)) => digest(context, found, version).await?,
     };
     let op = SetDigest {
         bucket: pending.bucket,
@@ -97,6 +107,13 @@ async fn settle(context: &Context, pending: PendingDigest) -> Result<(), Error> 
     Ok(())
 }
 
+/// Whether a mount wrote to a version so short a time ago that it may do so again.
+fn rests(found: &Found, rest: Duration, at_ms: Millis) -> bool {
+    let patched = found.row.version.as_ref().is_some_and(|version| version.patched.is_some());
+    let rest_ms = u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
+    patched && at_ms < found.row.modified_ms.saturating_add(rest_ms)
+}
+
 /// What a version lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lacking {
@@ -105,17 +122,20 @@ pub(super) struct Lacking {
 }
 
 /// Reads a version for its digests; `None` when it is not worth it: it is nearly all holes.
-async fn digest(context: &Context, found: &Found, body: Body) -> Result<Option<Lacking>, Error> {
+async fn digest(context: &Context, found: &Found, version: &Version) -> Result<Option<Lacking>, Error> {
     let asked = found.clone();
-    let holes = context.look(move |view, _| {
-        let extents = view.extents(&asked, 0..asked.row.size())?;
-        Ok(extents.iter().filter(|extent| extent.blob == BlobId::HOLE).map(|extent| extent.length).sum::<u64>())
+    let look = context.look(move |view, _| {
+        let extents = view.extents(&view.again(&asked)?, 0..asked.row.size())?;
+        let holes = extents.iter().filter(|extent| extent.blob == BlobId::HOLE).map(|extent| extent.length);
+        Ok((holes.sum::<u64>(), extents.len() as u64))
     });
-    if holes.await? > HOLE_BYTES_MAX {
+    let (holes, extents) = look.await?;
+    if holes > HOLE_BYTES_MAX {
         return Ok(None);
     }
-    if let Body::Pages(content) = body
+    if let Body::Pages(content) = version.body
         && context.config.join
+        && (version.patched.is_none() || joins_when_patched(version.size, extents))
     {
         match join::join(context, content, Some((&found.bucket.name, &found.key))).await {
             Ok(Joined::Yes(digests)) => return Ok(Some(digests)),

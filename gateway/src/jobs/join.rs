@@ -20,7 +20,7 @@ use holdfast_core::effect::Effect;
 use holdfast_core::id::{BlobId, BucketName, ObjectKey};
 use holdfast_core::path::{blob_path, sibling_path};
 use holdfast_core::queue::{Fragmented, ToJoin};
-use holdfast_core::record::{BlobRow, ContentId, Location};
+use holdfast_core::record::{BlobRow, ContentId, Extent, Location};
 use holdfast_core::rules::BLOCK_BYTES;
 use tokio::time::Instant;
 
@@ -32,6 +32,8 @@ use crate::blobs::write::{Upload, crc_bytes};
 
 /// Contents longer than this stay in pieces.
 pub const JOIN_BYTES_MAX: u64 = 16 << 30;
+/// Contents of more extents stay in pieces: a job holds what it knows of each, and the command names each.
+pub const JOIN_EXTENTS_MAX: usize = 20_000;
 /// Contents of inline blobs up to this many bytes become one inline blob.
 pub const INLINE_JOIN_BYTES_MAX: u64 = 64 << 10;
 /// How long one join may take in the backend.
@@ -48,7 +50,7 @@ pub(super) enum Joined {
     Yes(Lacking),
     /// It is gone, or something shares it.
     NotNow,
-    /// It is too long, has holes, or nothing tells its name.
+    /// It is too long, of too many extents, has holes, or nothing tells its name.
     Never,
 }
 
@@ -95,11 +97,26 @@ impl Job for Join {
 /// Everything about a content that joining needs.
 struct Sources {
     content: Fragmented,
-    /// Row and inline bytes of each extent's blob.
-    blobs: Vec<(BlobRow, Option<Bytes>)>,
+    /// The blob of each extent.
+    blobs: Vec<Source>,
     /// CRC-32C of all blobs after one another, from the checksums of their blocks.
     crc: u32,
     _guard: ReadGuard,
+}
+
+/// What joining needs to know of a blob.
+struct Source {
+    length: u64,
+    /// Its file, if it has one.
+    path: Option<String>,
+    is_inline: bool,
+}
+
+impl From<BlobRow> for Source {
+    fn from(row: BlobRow) -> Self {
+        let path = row.locations.iter().find_map(path_text).map(str::to_owned);
+        Self { length: row.length, path, is_inline: row.locations.contains(&Location::Inline) }
+    }
 }
 
 /// Joins a content. The new blob is named by `name`, else as the first source that has a file.
@@ -111,15 +128,11 @@ pub(super) async fn join(
     let sources = match sources(context, content).await? {
         Looked::Sources(sources) => sources,
         Looked::NotNow => return Ok(Joined::NotNow),
-        Looked::Holes => return Ok(Joined::Never),
+        Looked::Never => return Ok(Joined::Never),
     };
     let size = sources.content.size;
-    if size > JOIN_BYTES_MAX.min(context.blobs.backend().capabilities().blob_bytes_max) {
-        return Ok(Joined::Never);
-    }
-    let joined: Vec<BlobId> = sources.content.extents.iter().map(|extent| extent.blob).collect();
-    if size <= INLINE_JOIN_BYTES_MAX && sources.blobs.iter().all(|(_, inline)| inline.is_some()) {
-        return join_inline(context, content, sources, joined).await;
+    if size <= INLINE_JOIN_BYTES_MAX && sources.blobs.iter().all(|blob| blob.is_inline) {
+        return join_inline(context, content, sources).await;
     }
     let Some(named) = namer(&sources, name) else { return Ok(Joined::Never) };
     let upload = context.blobs.new_upload(named)?;
@@ -132,7 +145,8 @@ pub(super) async fn join(
     };
     let place = NewPlace::Path(upload.path.as_str().to_owned());
     let blob = NewBlob { id: upload.blob, place, crcs: crc_bytes(&hashed.crcs) };
-    match context.commit(Op::Join(JoinOp { content, joined, blob })).await {
+    let joined: Vec<Extent> = sources.content.extents.clone();
+    match context.commit(Op::Join(JoinOp { content, joined, blob, size })).await {
         Ok(_) => {}
         // It may be applied: the new blob stays, or is found by the sweep.
         Err(error @ Error::UnknownOutcome(_)) => return Err(error),
@@ -150,25 +164,28 @@ pub(super) async fn join(
 enum Looked {
     Sources(Sources),
     NotNow,
-    /// A blob in place of them would take up space.
-    Holes,
+    /// It is too much, or has holes: a blob in place of them would take up space.
+    Never,
 }
 
 async fn sources(context: &Context, id: ContentId) -> Result<Looked, Error> {
     let readers = context.blobs.readers().clone();
+    let bytes_max = JOIN_BYTES_MAX.min(context.blobs.backend().capabilities().blob_bytes_max);
     let sources = context.look(move |view, permit| {
         // Entered before the view was taken would be as good: it holds back what any later state condemns.
         let Some(guard) = readers.enter(view.revision()) else { return Ok(Looked::NotNow) };
         let Some(content) = view.fragmented(permit, id)? else { return Ok(Looked::NotNow) };
-        if content.extents.iter().any(|extent| extent.blob == BlobId::HOLE) {
-            return Ok(Looked::Holes);
+        // Before anything is read of each extent.
+        let is_too_much = content.size > bytes_max || content.extents.len() > JOIN_EXTENTS_MAX;
+        if is_too_much || content.extents.iter().any(|extent| extent.blob == BlobId::HOLE) {
+            return Ok(Looked::Never);
         }
         let (mut blobs, mut crc) = (Vec::new(), 0);
         for extent in &content.extents {
             let source = view.blob(extent)?;
             let blocks = 0..source.row.length.div_ceil(BLOCK_BYTES);
             crc = combine(crc, &view.block_checksums(extent, &source.row, blocks)?, source.row.length);
-            blobs.push((source.row, source.inline));
+            blobs.push(Source::from(source.row));
         }
         Ok(Looked::Sources(Sources { content, blobs, crc, _guard: guard }))
     });
@@ -183,7 +200,7 @@ fn namer<'a>(
     if let Some((bucket, key)) = name {
         return Some(Box::new(move |blob| blob_path(bucket, key, blob)));
     }
-    let path = sources.blobs.iter().flat_map(|(row, _)| &row.locations).find_map(path_text)?;
+    let path = sources.blobs.iter().find_map(|blob| blob.path.as_deref())?;
     sibling_path(path, BlobId::default())?;
     Some(Box::new(move |blob| sibling_path(path, blob).expect("it was one for another blob just now")))
 }
@@ -195,12 +212,7 @@ fn path_text(location: &Location) -> Option<&str> {
     }
 }
 
-async fn join_inline(
-    context: &Context,
-    content: ContentId,
-    sources: Sources,
-    joined: Vec<BlobId>,
-) -> Result<Joined, Error> {
+async fn join_inline(context: &Context, content: ContentId, sources: Sources) -> Result<Joined, Error> {
     let mut bytes = BytesMut::new();
     let stream = open(context, content, &sources).await?;
     let pieces: Vec<Bytes> = stream.try_collect().await?;
@@ -209,7 +221,8 @@ async fn join_inline(
     let hashed = hash_pieces(futures::stream::iter([Ok(bytes.clone())])).await?;
     let id = context.blobs.mint();
     let blob = NewBlob { id, place: NewPlace::Inline(bytes), crcs: crc_bytes(&hashed.crcs) };
-    context.commit(Op::Join(JoinOp { content, joined, blob })).await?;
+    let (joined, size) = (sources.content.extents, sources.content.size);
+    context.commit(Op::Join(JoinOp { content, joined, blob, size })).await?;
     context.stats.contents_joined.fetch_add(1, Ordering::Relaxed);
     Ok(Joined::Yes(hashed.lacking()))
 }
@@ -236,13 +249,12 @@ async fn make(context: &Context, content: ContentId, sources: &Sources, upload: 
 /// The sources as files to join, when each extent is all of a blob that has a file.
 fn whole_sources(sources: &Sources) -> Result<Option<Vec<JoinSource>>, Error> {
     let mut whole = Vec::new();
-    for (extent, (row, _)) in sources.content.extents.iter().zip(&sources.blobs) {
-        let path = row.locations.iter().find_map(path_text);
-        let (Some(path), true) = (path, extent.blob_offset == 0 && extent.length == row.length) else {
+    for (extent, blob) in sources.content.extents.iter().zip(&sources.blobs) {
+        let (Some(path), true) = (&blob.path, extent.blob_offset == 0 && extent.length == blob.length) else {
             return Ok(None);
         };
         let path = ObjectPath::new(path).map_err(|source| Error::Backend { doing: "name a blob", source })?;
-        whole.push(JoinSource { path, length: row.length });
+        whole.push(JoinSource { path, length: blob.length });
     }
     Ok(Some(whole))
 }

@@ -77,6 +77,8 @@ pub struct JobsConfig {
     pub quiet: Duration,
     /// How long a digest waits for that.
     pub quiet_patience: Duration,
+    /// How long a version that a mount wrote to rests before it is read for its digest: it may be written to again soon.
+    pub patched_rest: Duration,
     /// How long a condemned blob is kept for reads of other nodes; zero where there are none. A longer read may be cut.
     pub peers_read_max: Duration,
     /// How long events are kept, and how many bytes of them.
@@ -94,6 +96,7 @@ impl Default for JobsConfig {
             join: true,
             quiet: Duration::from_secs(1),
             quiet_patience: Duration::from_secs(60),
+            patched_rest: Duration::from_secs(60),
             peers_read_max: Duration::ZERO,
             events_keep: (day, 1 << 30),
             index_head_bytes: 32 << 20,

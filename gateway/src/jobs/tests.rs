@@ -38,7 +38,8 @@ impl Ledger for MemState {
 
 fn context(world: &World) -> Context {
     // Whatever is found is old enough.
-    let config = JobsConfig { orphan_age: Duration::ZERO, quiet: Duration::ZERO, ..JobsConfig::default() };
+    let (orphan_age, quiet, patched_rest) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    let config = JobsConfig { orphan_age, quiet, patched_rest, ..JobsConfig::default() };
     Context { blobs: world.blobs.clone(), ledger: world.state.clone(), config, stats: Arc::default() }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt as _;
-use holdfast_core::command::{CreateIndex, DropIndex, Extracted, Op, Outcome};
+use holdfast_core::command::{CreateIndex, DropIndex, Extracted, NewContent, NewPlace, Op, Outcome};
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{BucketName, ObjectKey};
 use holdfast_core::index::{Aside, ContentIndex, Expression, IndexInfo, IndexKind};
@@ -196,6 +196,27 @@ impl Gateway {
             Ok(indexes.into_iter().map(|(_, index)| index).take(limit).collect())
         };
         tokio::task::spawn_blocking(look).await.map_err(|_| Error::Stopping)?
+    }
+
+    /// What indexes want to know of bytes that are written and have no name yet.
+    pub(super) async fn extracted_of_written(
+        &self,
+        content: &NewContent,
+        content_type: Option<&str>,
+        key: &ObjectKey,
+        indexes: Vec<ContentIndex>,
+    ) -> Result<Vec<Extracted>, Error> {
+        if indexes.is_empty() || content.size > READ_BYTES_MAX {
+            return Ok(unread(&indexes));
+        }
+        let bytes = match &content.blob {
+            None => Bytes::new(),
+            Some(blob) => match &blob.place {
+                NewPlace::Inline(bytes) => bytes.clone(),
+                NewPlace::Path(path) => self.blobs().read_back(blob.id, path, &blob.crcs).await?,
+            },
+        };
+        read_for(indexes, key, content_type, bytes).await
     }
 
     /// What [`unknown_indexes`] want to know of a version that is there; the caller's permit to get it was checked when it

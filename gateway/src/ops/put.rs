@@ -1,11 +1,11 @@
 //! Writes an object: bytes first, then one commit that makes them visible.
 //!
 //! What is asked before is answered by this node's own state, without a round to the others: whatever that does not know yet
-//! is decided where the command is applied. A bucket that was deleted and made again is looked up once more, and the same
-//! bytes are named by a second command. Conditions are the exception: what they refuse early must be true.
+//! is decided where the command is applied. A bucket that was deleted and made again, or an index that this node had not heard
+//! of, is looked up once more, and the same bytes are named by a second command. Conditions are the exception: what they refuse early must be true.
 
 use bytes::Bytes;
-use holdfast_core::command::{Conditions, Op, PutObject, Target, Written};
+use holdfast_core::command::{Conditions, Extracted, Op, PutObject, Target, Written};
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{BucketName, ObjectKey};
 use holdfast_core::index::ContentIndex;
@@ -48,7 +48,7 @@ pub(super) struct Begun {
 
 /// Refusals that a state which is behind may bring about.
 fn may_be_behind(refusal: &Refusal) -> bool {
-    matches!(refusal, Refusal::NoSuchBucket | Refusal::NotRead { .. })
+    matches!(refusal, Refusal::NoSuchBucket | Refusal::Changed)
 }
 
 /// Bytes that are there already, as a body.
@@ -83,7 +83,7 @@ impl Gateway {
             let bytes = self.blobs().write(&put.bucket, &put.key, body, options).await?;
             (bytes, extracted(indexes, &put.key, put.attributes.headers.content_type.as_deref(), kept).await?)
         };
-        let mut op = PutObject {
+        let op = PutObject {
             target: Target { bucket: bucket_ref(&bucket), key: put.key, conditions: put.conditions },
             content: bytes.content.clone(),
             attributes: put.attributes,
@@ -96,21 +96,30 @@ impl Gateway {
             Err(refused) => refused,
         };
         let Some(bytes) = refused.written else { return Err(refused.error) };
-        if !matches!(refused.error, Error::Refused(Refusal::NoSuchBucket)) {
-            // An index that this node had not heard of wants the bytes read: by then it has.
-            self.blobs().discard(bytes);
-            return Err(Refusal::Changed.into());
-        }
-        op.target.bucket = match self.bucket_for(&permit).await {
-            Ok(bucket) => bucket_ref(&bucket),
+        let (op, extracted) = match self.caught_up(&permit, op).await {
+            Ok(caught_up) => caught_up,
             Err(error) => {
                 self.blobs().discard(bytes);
                 return Err(error);
             }
         };
         let op = AuthorizedOp::new(Op::PutObject(op), &[permit])?;
-        // Indexes of the new bucket have not seen the bytes: they wait for the job that reads them.
-        written(self.commit_with(op, call.again().origin(), Some(bytes)).await?)
+        written(self.commit_with(op, call.again().origin_with(extracted), Some(bytes)).await?)
+    }
+
+    /// A write that this node's state was behind for, as the state of now has it: the bucket may be another of the same
+    /// name, and indexes that this node had not heard of want to know of the bytes, which are written already.
+    async fn caught_up(&self, permit: &Permit, mut op: PutObject) -> Result<(PutObject, Vec<Extracted>), Error> {
+        let indexes = {
+            let state = self.view(Consistency::Linearizable).await?;
+            let view = view_of(&state);
+            let bucket = view.bucket(permit)?;
+            op.target.bucket = bucket_ref(&bucket);
+            view.indexes_of_content(&bucket, &op.target.key)?
+        };
+        let content_type = op.attributes.headers.content_type.as_deref();
+        let extracted = self.extracted_of_written(&op.content, content_type, &op.target.key, indexes).await?;
+        Ok((op, extracted))
     }
 
     /// Finds the bucket of a write and its indexes, and refuses at once what cannot succeed, before any of its body is read.

@@ -174,14 +174,41 @@ pub(crate) fn apply_metadata(
 ) -> Result<(), Error> {
     for (name, value) in set {
         match value {
-            Some(value) => metadata.insert(name.clone(), value.clone()),
-            None => metadata.remove(name),
-        };
+            Some(value) => {
+                check_attribute(name, value)?;
+                metadata.insert(name.clone(), value.clone());
+            }
+            None => {
+                metadata.remove(name);
+            }
+        }
     }
-    check_metadata(metadata)
+    check_bytes(metadata)
 }
 
+/// Metadata of something new.
 pub(crate) fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), Error> {
+    metadata.iter().try_for_each(|(name, value)| check_attribute(name, value))?;
+    check_bytes(metadata)
+}
+
+/// Metadata are headers of S3's replies. Source: RFC 9110, sections 5.1 and 5.5.
+fn check_attribute(name: &str, value: &str) -> Result<(), Error> {
+    let token = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(token) {
+        return Err(Error::invalid("the name of an attribute is one that a header has, in lower case"));
+    }
+    check_header_value(value)
+}
+
+pub(crate) fn check_header_value(value: &str) -> Result<(), Error> {
+    match value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
+        true => Ok(()),
+        false => Err(Error::invalid("the value of an attribute is visible ASCII text")),
+    }
+}
+
+fn check_bytes(metadata: &BTreeMap<String, String>) -> Result<(), Error> {
     let bytes: usize = metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > METADATA_BYTES_MAX {
         return Err(Error::invalid("the metadata of a file has at most 65,536 bytes"));

@@ -31,6 +31,7 @@ pub(super) fn create(txn: &mut Txn<'_>, commit: &mut Commit<'_>, step: &CreateFi
         return Err(Error::FileExists.into());
     }
     files::check_metadata(&step.metadata)?;
+    step.content_type.iter().try_for_each(|value| files::check_header_value(value))?;
     let directory = files::is_directory(&step.key);
     if directory && !step.bytes.is_empty() {
         return Err(Error::invalid("a directory has no bytes").into());
@@ -224,18 +225,9 @@ pub(super) fn adopt(txn: &mut Txn<'_>, commit: &mut Commit<'_>, file: &FileRef) 
 /// Removes a name, as S3 does, and tells of it.
 fn remove(txn: &mut Txn<'_>, commit: &mut Commit<'_>, file: Named) -> Result<(), Stop> {
     let Named { key, name, version } = file;
-    let others = links::names(txn.reader(), version.object, &key)?;
     let deleted = object::delete_name(txn, &mut commit.state.bucket, &key, Some(name), commit.op.nonce)?;
     let kind = if deleted.delete_marker { EventKind::Marker } else { EventKind::Delete };
     txn.event(EventRow { version: deleted.version, ..commit.event(kind, &key, version.object) });
-    // The digest may have waited under the name that is gone.
-    if let Some(other) = others.iter().find(|other| **other != key)
-        && version.sha256.is_none()
-        && !version.is_open()
-        && let Some(name) = txn.reader().name(commit.state.bucket.id, other)?
-    {
-        object::queue_digest(txn, &commit.state.bucket, other, name.place);
-    }
     touch_parent(txn, commit, &key)
 }
 

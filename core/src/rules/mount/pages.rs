@@ -173,14 +173,7 @@ impl Editor {
         let (first, last) = (self.find(txn, from)?, page_number(to - 1)?);
         let mut numbers: BTreeSet<u32> = self.pages.range(first..=last).map(|(number, _)| *number).collect();
         if let Some(id) = self.source {
-            let past = key::page_revisions(id.object, last);
-            let range = KeyRange { from: key::page_revisions(id.object, first), to: crate::kv::successor(&past) };
-            for row in txn.reader().rows(Keyspace::Extents, range) {
-                let (number, revision) = key::page_parts(&row?.0).ok_or_else(corrupt)?;
-                if revision <= id.revision {
-                    numbers.insert(number);
-                }
-            }
+            numbers.extend(stored_pages(txn, id.object, first, last)?);
         }
         let mut tail = None;
         for number in numbers {
@@ -398,6 +391,20 @@ fn write_page(
         content::put_page(txn, id, number, &PageRow { extents: page.extents.clone() })?;
     }
     queue_page(txn, id, number, is_crowded(page.extents.len(), content), name)
+}
+
+/// Pages from `first` to `last` that have rows. One seek for each: a page may have very many rows of older contents.
+fn stored_pages(txn: &Txn<'_>, object: ObjectId, first: u32, last: u32) -> Result<Vec<u32>, Stop> {
+    let past = crate::kv::successor(&key::page_revisions(object, last));
+    let (mut found, mut next) = (Vec::new(), Some(first));
+    while let Some(from) = next {
+        let range = KeyRange { from: key::page_revisions(object, from), to: past.clone() };
+        let Some(row) = txn.reader().rows(Keyspace::Extents, range).next() else { break };
+        let (number, _) = key::page_parts(&row?.0).ok_or_else(corrupt)?;
+        found.push(number);
+        next = number.checked_add(1).filter(|next| *next <= last);
+    }
+    Ok(found)
 }
 
 /// Whether there is an older row of the same page that the content would see.

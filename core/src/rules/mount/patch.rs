@@ -28,8 +28,8 @@ pub(super) fn set_attributes(
     let mut version = file.version().clone();
     files::apply_metadata(&mut version.attributes.metadata, &step.set)?;
     rewrite(txn, commit, &file, &version, Change::Attributes)?;
-    if let File::Named(named) = &file {
-        txn.event(commit.event(EventKind::AttributesChanged, &named.key, version.object));
+    for object in told_names(txn, &file)? {
+        txn.event(commit.event(EventKind::AttributesChanged, &object, version.object));
     }
     outcome(txn, commit, &step.file)
 }
@@ -57,11 +57,11 @@ pub(super) fn patch(txn: &mut Txn<'_>, commit: &mut Commit<'_>, step: &PatchFile
         return Err(Error::Changed.into());
     }
     let patched = !step.writes.is_empty() || step.size.is_some_and(|size| size != old.size);
-    let names = places(txn, commit, &file)?;
+    let places = places(txn, commit, &file)?;
     let mut version = old.clone();
     if patched {
-        let kept = names.iter().filter(|(_, in_place)| !in_place).count() as u64;
-        let holders = Holders { new: names.len().max(1) as u64, kept };
+        let kept = places.iter().filter(|(_, in_place)| !in_place).count() as u64;
+        let holders = Holders { new: places.len().max(1) as u64, kept };
         let name = step.file.key.as_ref().map(|key| key::name(commit.state.bucket.id, key.as_str()));
         let editor = Editor::open(txn, &version, holders, name.unwrap_or_default())?;
         write_bytes(txn, commit, &mut version, editor, step.size, &step.writes)?;
@@ -77,15 +77,15 @@ pub(super) fn patch(txn: &mut Txn<'_>, commit: &mut Commit<'_>, step: &PatchFile
         let change = if patched { Change::Bytes } else { Change::Attributes };
         rewrite(txn, commit, &file, &version, change)?;
     }
-    if let File::Named(named) = &file {
+    if patched || !step.set.is_empty() {
         let kind = if patched { EventKind::Patched } else { EventKind::AttributesChanged };
-        if patched || !step.set.is_empty() {
-            let event = commit.event(kind, &named.key, version.object);
+        for object in told_names(txn, &file)? {
+            let event = commit.event(kind, &object, version.object);
             txn.event(EventRow { size: Some(version.size), etag: Some(version.etag.clone()), ..event });
         }
-        if cut {
-            finish_cut(txn, commit, &named.key)?;
-        }
+    }
+    if let (File::Named(named), true) = (&file, cut) {
+        finish_cut(txn, commit, &named.key)?;
     }
     outcome(txn, commit, &step.file)
 }
@@ -105,14 +105,29 @@ pub(super) fn cut(txn: &mut Txn<'_>, commit: &mut Commit<'_>, file: &FileRef) ->
 /// What was written is a version from now on: its digest is computed, its pieces may be joined, watchers are told.
 fn finish_cut(txn: &mut Txn<'_>, commit: &Commit<'_>, object: &ObjectKey) -> Result<(), Stop> {
     let bucket = &commit.state.bucket;
-    let Some(Named { name, version, .. }) = files::named(txn.reader(), bucket.id, object)? else { return Ok(()) };
+    let Some(named) = files::named(txn.reader(), bucket.id, object)? else { return Ok(()) };
+    let Named { name, version, .. } = &named;
     if version.sha256.is_none() {
         object::queue_digest(txn, bucket, object, name.place);
     }
     if let Body::Pages(id) = version.body {
         content::queue_written(txn, id, bucket.id, object)?;
     }
-    tell_put(txn, commit, object)
+    for object in told_names(txn, &File::Named(Box::new(named)))? {
+        tell_put(txn, commit, &object)?;
+    }
+    Ok(())
+}
+
+/// Work that an event of a file with many names counts for besides its row: a command has fewer than 65,536 of them.
+const EVENT_WORK: u64 = 4;
+
+/// The names of a file, each of which is told of.
+fn told_names(txn: &mut Txn<'_>, file: &File) -> Result<Vec<ObjectKey>, Stop> {
+    let File::Named(named) = file else { return Ok(Vec::new()) };
+    let names = links::names(txn.reader(), named.version.object, &named.key)?;
+    txn.looked_at(names.len() as u64 * EVENT_WORK);
+    Ok(names)
 }
 
 /// Tells of an object that was put, as of the version that its key has.
