@@ -23,6 +23,7 @@ use holdfast_core::mount::{Answer, Call, Commit, Node};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::session::{Flight, Flying};
 use super::{PATIENCE, Profile, Sync, Vfs};
 use crate::attributes::{Time, directory_metadata, time_changes};
 use crate::client::Error;
@@ -71,8 +72,8 @@ pub struct Stream {
     wake: Notify,
     number: Mutex<u64>,
     upload: Mutex<Option<Staging>>,
-    /// A commit is under way: events of the feed wait until its revision is known.
-    pub(super) under_way: tokio::sync::watch::Sender<bool>,
+    /// Commits under way: events of the feed wait until their revisions are known.
+    pub(super) flight: Flight,
     /// Revisions of the last commits.
     pub(super) own: Mutex<VecDeque<u64>>,
 }
@@ -95,7 +96,7 @@ impl Stream {
             wake: Notify::new(),
             number: Mutex::new(number),
             upload: Mutex::new(None),
-            under_way: tokio::sync::watch::Sender::new(false),
+            flight: Flight::new(),
             own: Mutex::new(VecDeque::new()),
         }
     }
@@ -398,23 +399,20 @@ impl Vfs {
             self.discard(batch.journaled);
             return;
         }
-        let _ = self.stream.under_way.send_replace(true);
         let outcome = self.send(&batch).await;
         match outcome {
-            Ok((outcomes, revision)) => {
-                self.stream.remember(revision);
+            Ok((outcomes, flying)) => {
                 self.counters.commits.fetch_add(1, Ordering::Relaxed);
                 self.counters.steps.fetch_add(batch.steps.len() as u64, Ordering::Relaxed);
                 self.counters.committed_bytes.fetch_add(batch.layered, Ordering::Relaxed);
-                self.settle(batch, outcomes).await;
+                self.settle(batch, outcomes, flying).await;
             }
             Err(errno) => self.give_up(batch, errno),
         }
-        let _ = self.stream.under_way.send_replace(false);
     }
 
     /// The outcomes of a batch's steps; an error only when the whole commit was refused for good.
-    async fn send(&self, batch: &Batch) -> Result<(Vec<StepOutcome>, u64), Errno> {
+    async fn send(&self, batch: &Batch) -> Result<(Vec<StepOutcome>, Flying<'_>), Errno> {
         let number = *self.stream.number.lock().unwrap_or_else(PoisonError::into_inner) + 1;
         if let Some(journal) = &self.journal
             && batch.journaled > 0
@@ -426,14 +424,17 @@ impl Vfs {
                 return Err(Errno::EIO);
             }
         }
-        let mut carried = None;
-        let outcome = loop {
+        let (mut carried, mut flying) = (None, None);
+        let (outcomes, revision) = loop {
             let sent = match carried.take() {
                 Some(ready) => Ok(ready),
                 None => self.carry(batch).await,
             };
             let sent = match sent {
-                Ok(ready) => self.send_once(batch, number, carried.insert(ready)).await,
+                Ok(ready) => {
+                    flying.get_or_insert_with(|| self.stream.flight.begin());
+                    self.send_once(batch, number, carried.insert(ready)).await
+                }
                 Err(error) => Err(error),
             };
             match sent {
@@ -447,7 +448,8 @@ impl Vfs {
             }
         };
         *self.stream.number.lock().unwrap_or_else(PoisonError::into_inner) = number;
-        Ok(outcome)
+        self.stream.remember(revision);
+        Ok((outcomes, flying.unwrap_or_else(|| self.stream.flight.begin())))
     }
 
     async fn send_once(
@@ -569,7 +571,7 @@ impl Vfs {
     }
 
     /// Tells everybody what became of a batch.
-    async fn settle(&self, mut batch: Batch, outcomes: Vec<StepOutcome>) {
+    async fn settle(&self, mut batch: Batch, outcomes: Vec<StepOutcome>, flying: Flying<'_>) {
         let mut moved = Vec::new();
         for ((owner, outcome), step) in batch.owners.iter().zip(outcomes).zip(&batch.steps) {
             match owner {
@@ -600,6 +602,8 @@ impl Vfs {
                 },
             }
         }
+        // The answer is learnt: the feed goes on, as what follows may wait for its news.
+        drop(flying);
         for (file, sent_as, refusal, _) in moved {
             self.not_written(&file, &sent_as, refusal).await;
         }
@@ -721,8 +725,7 @@ impl Vfs {
             sent,
             journaled: 0,
         };
-        let (outcomes, revision) = self.send(&batch).await?;
-        self.stream.remember(revision);
+        let (outcomes, _flying) = self.send(&batch).await?;
         outcomes.into_iter().next().ok_or(Errno::EIO)
     }
 

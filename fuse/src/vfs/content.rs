@@ -74,7 +74,7 @@ impl Vfs {
         if !self.is_alone() {
             self.look_again(ino).await?;
         }
-        self.lock_file(ino).await?;
+        let _turn = self.lock_file(ino).await?;
         let keep = {
             let mut files = self.files();
             let mut tree = self.tree();
