@@ -512,7 +512,7 @@ impl Filesystem for View {
                 Ok(Handle::Directory(_)) | Err(_) => Ok(()),
             };
             // A process that closes a file gives up all its ranges of it. Source: POSIX, close.
-            let unlocked = vfs.set_lock(ino.0, Wanted::nothing(owner.0), false).await;
+            let unlocked = vfs.set_lock(ino.0, Wanted::nothing(owner.0), None).await;
             match closed.and(unlocked) {
                 Ok(()) => reply.ok(),
                 Err(errno) => reply.error(raw(errno)),
@@ -537,7 +537,7 @@ impl Filesystem for View {
                 let lockers = std::mem::take(&mut *lockers.lock().unwrap_or_else(PoisonError::into_inner));
                 for owner in lockers {
                     // What is not unlocked now ends with the session.
-                    let _ = vfs.set_lock(ino.0, Wanted::nothing(owner), false).await;
+                    let _ = vfs.set_lock(ino.0, Wanted::nothing(owner), None).await;
                 }
             }
             vfs.release(ino.0).await;
@@ -691,7 +691,7 @@ impl Filesystem for View {
 
     fn setlk(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         owner: LockOwner,
@@ -702,6 +702,7 @@ impl Filesystem for View {
         sleep: bool,
         reply: ReplyEmpty,
     ) {
+        let waits = sleep.then(|| request.pid());
         let wanted = Wanted { owner: owner.0, pid, start, end: last_byte(end), exclusive: exclusive(typ) };
         if wanted.exclusive.is_some()
             && let Ok(handle) = self.handles.get(fh)
@@ -709,7 +710,7 @@ impl Filesystem for View {
         {
             lockers.lock().unwrap_or_else(PoisonError::into_inner).insert(owner.0);
         }
-        answer!(self, reply, |vfs| vfs.set_lock(ino.0, wanted, sleep), |()| reply.ok());
+        answer!(self, reply, |vfs| vfs.set_lock(ino.0, wanted, waits), |()| reply.ok());
     }
 
     fn fallocate(

@@ -21,8 +21,9 @@
 //! where TLS protects them, or to this machine itself; over plain HTTP through a network they are always hashed, and
 //! everywhere when [`Options::signs_all`] is set.
 //!
-//! **Bounds.** At most [`REQUESTS_MAX`] requests are under way, and [`WAITS_MAX`] that wait for a lock; the feed has its own
-//! connection. Answers are bounded by what was asked for.
+//! **Bounds.** At most [`REQUESTS_MAX`] requests are under way, [`URGENT_MAX`] commits, locks and ranges, [`RENEWALS_MAX`]
+//! renewals, and [`WAITS_MAX`] that wait for a lock: each kind has its own queue, so that a lease does not end behind reads
+//! of much. The feed has its own connection. Answers are bounded by what was asked for.
 
 mod coordination;
 mod error;
@@ -49,7 +50,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use self::request::{Endpoint, Outgoing};
+use self::request::{Endpoint, Lane, Outgoing};
 use self::sign::Keys;
 use self::transport::{Payload, Reply, Transport};
 use crate::remote::Told;
@@ -64,6 +65,10 @@ pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:9900";
 pub const SIGNED_BYTES_MAX: usize = 256 << 10;
 /// Requests that are under way at once; more wait for one to end.
 pub const REQUESTS_MAX: usize = 64;
+/// Commits, locks and ranges that are under way at once, in addition.
+pub const URGENT_MAX: usize = 32;
+/// Renewals of leases that are under way at once, in addition.
+pub const RENEWALS_MAX: usize = 8;
 /// Requests that wait for a lock at once.
 pub const WAITS_MAX: usize = 512;
 /// Most bytes of an answer that is not the bytes of a file.
@@ -125,8 +130,35 @@ struct Inner {
     keys: Keys,
     signs_all: bool,
     transport: Transport,
-    requests: Semaphore,
+    rooms: Rooms,
+}
+
+/// How many requests of each kind may be under way.
+struct Rooms {
+    bulk: Semaphore,
+    urgent: Semaphore,
+    renewals: Semaphore,
     waits: Semaphore,
+}
+
+impl Rooms {
+    fn new() -> Self {
+        Self {
+            bulk: Semaphore::new(REQUESTS_MAX),
+            urgent: Semaphore::new(URGENT_MAX),
+            renewals: Semaphore::new(RENEWALS_MAX),
+            waits: Semaphore::new(WAITS_MAX),
+        }
+    }
+
+    fn of(&self, ask: &Outgoing) -> &Semaphore {
+        match ask.lane {
+            _ if !ask.wait.is_zero() => &self.waits,
+            Lane::Bulk => &self.bulk,
+            Lane::Urgent => &self.urgent,
+            Lane::Renewal => &self.renewals,
+        }
+    }
 }
 
 impl Client {
@@ -147,8 +179,7 @@ impl Client {
             keys: Keys::new(options.credentials, options.region),
             signs_all: options.signs_all,
             transport,
-            requests: Semaphore::new(REQUESTS_MAX),
-            waits: Semaphore::new(WAITS_MAX),
+            rooms: Rooms::new(),
         })))
     }
 
@@ -180,6 +211,9 @@ impl Client {
         let path = format!("/_holdfast/v1/mount/{bucket}");
         let mut ask = Outgoing::new(Method::POST, path).answer_bytes_max(longest.min(ANSWER_BYTES_MAX));
         ask.payload = Payload::new(frame(call, &[]).into(), raw);
+        if matches!(call, Call::Open(_) | Call::Commit(_)) {
+            ask.lane = Lane::Urgent;
+        }
         ask.set(header::CONTENT_TYPE, "application/octet-stream")?;
         for fence in fences {
             ask.fence(fence)?;
@@ -302,7 +336,7 @@ impl Client {
     async fn attempt(&self, ask: &Outgoing, endpoint: &Endpoint, deadline: Instant) -> Result<Reply, Error> {
         let bytes = (ask.payload.len() + ask.expects) as u64;
         let until = deadline.min(Instant::now() + ATTEMPT + ask.wait + Duration::from_secs(bytes / SLOWEST));
-        let room = if ask.wait.is_zero() { &self.0.requests } else { &self.0.waits };
+        let room = self.0.rooms.of(ask);
         let attempt = async {
             let _permit = room.acquire().await.map_err(|closed| endpoint.unreachable(closed))?;
             let request = self.signed(ask, endpoint).await?;

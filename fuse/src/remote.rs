@@ -17,6 +17,9 @@ use tokio::time::Instant;
 
 use crate::client::Error;
 
+/// Longest name of an owner of leases. Source: docs/coordination.md.
+pub const OWNER_BYTES_MAX: usize = 256;
+
 /// An answer.
 #[derive(Clone, Debug)]
 pub struct Told {
@@ -96,6 +99,12 @@ pub trait Remote: Send + Sync + 'static {
     /// # Errors
     /// [`Error`].
     async fn test_range(&self, range: &RangeLock, deadline: Instant) -> Result<Option<Holder>, Error>;
+
+    /// Gives up a wait for a range, which its ticket names; whether the range was granted before.
+    ///
+    /// # Errors
+    /// [`Error`].
+    async fn cancel_range(&self, range: &RangeLock, deadline: Instant) -> Result<bool, Error>;
 
     /// Follows the feed of changes under the prefix from after a revision on, until it breaks. A mark comes at least every
     /// `mark`.

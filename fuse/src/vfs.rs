@@ -140,8 +140,6 @@ pub struct Vfs {
     stream: Stream,
     kernel: OnceLock<Arc<dyn Kernel>>,
     locked: locks::Locked,
-    /// Held while the lock on a file is taken or given up.
-    file_locks: tokio::sync::Mutex<()>,
     /// Writers hold it shared while they write a layer and its journal; a commit holds it alone while it takes all layers.
     order: RwLock<()>,
     dirty_bytes: AtomicU64,
@@ -228,7 +226,6 @@ impl Vfs {
             stream,
             kernel: OnceLock::new(),
             locked: locks::Locked::default(),
-            file_locks: tokio::sync::Mutex::default(),
             order: RwLock::new(()),
             dirty_bytes: AtomicU64::new(0),
             dirty_pieces: AtomicUsize::new(0),

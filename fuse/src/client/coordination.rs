@@ -9,13 +9,13 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::error::Error;
-use super::request::{Outgoing, in_path};
+use super::request::{Lane, Outgoing, in_path};
 use super::transport::Reply;
 use super::{ANSWER_BYTES_MAX, Client};
-use crate::remote::{Grant, Holder, RangeLock};
+use crate::remote::{Grant, Holder, OWNER_BYTES_MAX, RangeLock};
 
-/// Longest owner of a lease, without what makes it this one's. Source: docs/coordination.md.
-const OWNER_BYTES_MAX: usize = 256 - 20;
+/// What makes an owner this one: a space and sixteen digits.
+const SUFFIX_BYTES: usize = 17;
 
 /// A lock that is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +37,7 @@ impl Client {
     /// [`Error::is_session_lost`] when it has ended.
     pub async fn renew(&self, lease: Revision, ttl: Option<Duration>, deadline: Instant) -> Result<Duration, Error> {
         let mut ask = Outgoing::new(Method::POST, format!("/_holdfast/v1/leases/{lease}"));
+        ask.lane = Lane::Renewal;
         if let Some(ttl) = ttl {
             ask = ask.query("ttl", &duration(ttl));
         }
@@ -49,7 +50,8 @@ impl Client {
     /// # Errors
     /// [`Error`].
     pub async fn release(&self, lease: Revision, deadline: Instant) -> Result<(), Error> {
-        let ask = Outgoing::new(Method::DELETE, format!("/_holdfast/v1/leases/{lease}"));
+        let mut ask = Outgoing::new(Method::DELETE, format!("/_holdfast/v1/leases/{lease}"));
+        ask.lane = Lane::Urgent;
         match self.json(&ask, deadline).await {
             Err(error) if error.is_session_lost() => Ok(()),
             answered => answered.map(drop),
@@ -63,13 +65,14 @@ impl Client {
     pub async fn lock(&self, wanted: LockWanted<'_>, deadline: Instant) -> Result<Grant, Error> {
         let LockWanted { name, owner, ttl, wait } = wanted;
         // Whose answer was lost finds the lock held by itself: it is known by what nobody else has.
-        let owner = format!("{} {:016x}", &owner[..owner.floor_char_boundary(OWNER_BYTES_MAX)], rand::random::<u64>());
+        let most = OWNER_BYTES_MAX - SUFFIX_BYTES;
+        let owner = format!("{} {:016x}", &owner[..owner.floor_char_boundary(most)], rand::random::<u64>());
         let mut ask = Outgoing::new(Method::PUT, format!("/_holdfast/v1/locks/{}", in_path(name)));
         ask = ask.query("mode", "exclusive").query("owner", &owner).query("ttl", &duration(ttl));
         if !wait.is_zero() {
             ask = ask.query("wait", &duration(wait));
         }
-        (ask.wait, ask.takes_conflicts) = (wait, true);
+        (ask.wait, ask.takes_conflicts, ask.lane) = (wait, true, Lane::Urgent);
         let reply = self.send(&ask, deadline).await?;
         let answer = self.document(&reply)?;
         let claim = if reply.status == StatusCode::CONFLICT {
@@ -155,6 +158,7 @@ impl Client {
 
 fn of_range(method: Method, range: &RangeLock) -> Outgoing {
     let mut ask = Outgoing::new(method, format!("/_holdfast/v1/ranges/{}", in_path(&range.file)));
+    ask.lane = Lane::Urgent;
     ask = ask.query("lease", &range.lease.to_string()).query("owner", &range.owner.to_string());
     if let Some(exclusive) = range.exclusive {
         ask = ask.query("mode", if exclusive { "exclusive" } else { "shared" });

@@ -83,6 +83,10 @@ impl Remote for Repository {
         self.client.test_range(range, deadline).await
     }
 
+    async fn cancel_range(&self, range: &RangeLock, deadline: Instant) -> Result<bool, Error> {
+        self.client.cancel_range(range, deadline).await
+    }
+
     async fn watch(
         &self,
         prefix: &str,

@@ -102,6 +102,17 @@ impl Endpoint {
     }
 }
 
+/// Which queue a request waits in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Reads, and bytes that commits will name.
+    Bulk,
+    /// What processes wait for, and what is small.
+    Urgent,
+    /// What must not come late.
+    Renewal,
+}
+
 /// A request, for whichever gateway.
 #[derive(Clone, Debug)]
 pub(super) struct Outgoing {
@@ -120,6 +131,8 @@ pub(super) struct Outgoing {
     pub(super) wait: Duration,
     /// An answer with 409 tells more than its code.
     pub(super) takes_conflicts: bool,
+    /// Which queue it waits in, unless the gateway is to wait.
+    pub(super) lane: Lane,
 }
 
 impl Outgoing {
@@ -134,6 +147,7 @@ impl Outgoing {
             expects: 0,
             wait: Duration::ZERO,
             takes_conflicts: false,
+            lane: Lane::Bulk,
         }
     }
 

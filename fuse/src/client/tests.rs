@@ -546,3 +546,30 @@ async fn waits_for_locks_do_not_keep_requests_from_being_sent() {
     client.release(1, soon()).await.unwrap();
     assert!(RELEASED.load(Ordering::SeqCst));
 }
+
+#[tokio::test]
+async fn reads_of_much_do_not_keep_leases_and_commits_waiting() {
+    let server = Server::start(|_, asked| match asked.method {
+        Method::GET => Does::Hangs,
+        _ if asked.target.contains("/leases/") => reply(200, r#"{"lease":4,"ttl_ms":15000}"#),
+        _ if asked.target.contains("/ranges/") => reply(200, "{}"),
+        _ => told(&Answer::Outcomes(vec![StepOutcome::Done]), b""),
+    })
+    .await;
+    let client = server.client();
+    let mut reads = JoinSet::new();
+    for _ in 0..(REQUESTS_MAX + 8) {
+        let client = client.clone();
+        let read = async move { client.get_range(&bucket(), &"k".parse().unwrap(), "e", 0..1, soon()).await };
+        reads.spawn(read);
+    }
+    while server.asked().len() < REQUESTS_MAX {
+        tokio::task::yield_now().await;
+    }
+    let range =
+        RangeLock { file: "f".into(), lease: 1, owner: 1, pid: 1, start: 0, end: 0, exclusive: None, ticket: 1 };
+    client.renew(4, None, soon()).await.unwrap();
+    client.set_range(&range, Duration::ZERO, soon()).await.unwrap();
+    client.call(&bucket(), &commit(), Bytes::new(), &[], soon()).await.unwrap();
+    assert_eq!(server.asked().len(), REQUESTS_MAX + 3, "and reads keep their bound");
+}

@@ -20,6 +20,7 @@ use holdfast_core::command::mount::{
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::session::Flight;
 use super::{PATIENCE, Profile, Sync, Vfs};
 use crate::attributes::time_changes;
 use crate::error::Errno;
@@ -68,8 +69,8 @@ pub struct Stream {
     /// Number of the last commit that was answered.
     pub(super) number: Mutex<u64>,
     pub(super) upload: Mutex<Option<Staging>>,
-    /// A commit is under way: events of the feed wait until its revision is known.
-    pub(super) under_way: tokio::sync::watch::Sender<bool>,
+    /// Commits under way: events of the feed wait until their revisions are known.
+    pub(super) flight: Flight,
     /// Revisions of the last commits.
     own: Mutex<VecDeque<u64>>,
     /// A writer waits for the next commit.
@@ -99,7 +100,7 @@ impl Stream {
             wake: Notify::new(),
             number: Mutex::new(number),
             upload: Mutex::new(None),
-            under_way: tokio::sync::watch::Sender::new(false),
+            flight: Flight::new(),
             own: Mutex::new(VecDeque::new()),
             urgent: AtomicBool::new(false),
             progress: AtomicU64::new(0),
@@ -524,13 +525,13 @@ impl Vfs {
         };
         for some in due.chunks(CUTS_AT_ONCE) {
             // What fails is tried again at the next look.
-            let _ = self.cut(some.to_vec()).await;
+            let _ = self.cut_files(some.to_vec()).await;
         }
         self.drop_clean_files();
     }
 
     /// Commits what is written, and cuts versions of files.
-    pub(super) async fn cut(&self, inos: Vec<Ino>) -> Result<(), Errno> {
+    pub(super) async fn cut_files(&self, inos: Vec<Ino>) -> Result<(), Errno> {
         let wanted = inos.clone();
         let outcomes = self.submit(move |tree| {
             let files = wanted.iter().filter_map(|ino| tree.file(*ino).filter(|file| file.key.is_some()));

@@ -74,7 +74,7 @@ impl Vfs {
         if !self.is_alone() {
             self.look_again(ino).await?;
         }
-        self.lock_file(ino).await?;
+        let _turn = self.lock_file(ino).await?;
         let keep = {
             let mut files = self.files();
             let mut tree = self.tree();
@@ -487,7 +487,7 @@ impl Vfs {
         if self.options.sync == Sync::Store && !file.state().is_clean() {
             // By the only handle: it may be the last close, and a version is cut along with it.
             if self.tree().get(ino).is_some_and(|inode| inode.opens == 1) {
-                done = self.cut(vec![ino]).await;
+                done = self.cut_files(vec![ino]).await;
             }
             done = done.and(self.flush_file(&file).await);
         }
@@ -513,7 +513,7 @@ impl Vfs {
         } else if self.options.sync == Sync::Store
             && self.open_file(ino).is_some_and(|file| file.state().uncut_since.is_some())
         {
-            let _ = self.cut(vec![ino]).await;
+            let _ = self.cut_files(vec![ino]).await;
         }
         self.unlock_file(ino).await;
         self.drop_clean_files();

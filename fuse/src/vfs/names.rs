@@ -409,7 +409,7 @@ impl Vfs {
     /// # Errors
     /// `ESTALE`.
     pub async fn open_new(&self, ino: Ino) -> Result<(), Errno> {
-        self.lock_file(ino).await?;
+        let _turn = self.lock_file(ino).await?;
         let mut files = self.files();
         let mut tree = self.tree();
         let inode = tree.get_mut(ino).ok_or(Errno::ESTALE)?;

@@ -163,11 +163,11 @@ impl Vfs {
         let own = self.session.last_revision();
         let is_own = Some(node.generation) == own || self.stream.is_own(node.generation);
         let same = node.object.0 == object && (node.generation == generation || is_own);
-        if !same || self.lock_file(ino).await.is_err() {
-            self.forget(ino, 1);
-            return Ok(Err(node.metadata));
+        if same && self.lock_file(ino).await.is_ok() {
+            return Ok(Ok((ino, node.generation)));
         }
-        Ok(Ok((ino, node.generation)))
+        self.forget(ino, 1);
+        Ok(Err(node.metadata))
     }
 
     /// What has a key now; asks until it is told.

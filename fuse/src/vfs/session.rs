@@ -1,56 +1,70 @@
-//! The session: the lease that commits live by, and the feed that says what others changed.
+//! The session: the lease that commits live by, and what keeps it.
 //!
-//! The lease is renewed three times as often as it must be. When it ends all the same, the session is opened again: locks are
-//! lost, and what was written and not committed is only written to files that are still what they were.
+//! ```text
+//! renew        the session's lease, every 5 s, each time with 5 s to succeed: 10 s of silence are survived
+//! renew_locks  the leases of locks, as often
+//! recover      opens the session again when it has ended and no commit does
+//! cut, give_back   versions of what is open for long; locks of what is closed and clean
+//! follow ─▶ hear   the feed of changes (session/feed.rs)
+//! ```
+//! Each is a task of its own: none waits for another, and all end with the mount.
 //!
-//! The feed is *live* while a mark or change came within [`SILENCE_MAX`]. While it is, the tree answers; the kernel itself
-//! keeps an attribute for [`super::session::KERNEL_TTL`] at most. So within a second after the feed is lost nobody is told
-//! anything that was not asked for.
+//! When the lease ends all the same, the session is opened again: locks are lost, and what was written and not committed is
+//! only written to files that are still what they were. A commit that finds it ended does that, as it knows what it carries;
+//! without one it is done here.
+
+mod feed;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::stream::{self, StreamExt as _};
 use holdfast_core::command::Fence;
 use holdfast_core::id::Revision;
 use holdfast_core::mount::{Answer, Call, MountId, Open, PROTOCOL};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Vfs;
 use crate::client::Error;
-use crate::names;
-use crate::remote::{Grant, News, Remote};
+use crate::remote::{Grant, OWNER_BYTES_MAX, Remote};
 use crate::tree::{Ino, ROOT};
+
+pub use self::feed::KERNEL_TTL;
+pub(super) use self::feed::{Flight, Flying};
 
 /// How long the session lives without renewal.
 const LEASE: Duration = Duration::from_secs(15);
-/// How often it is renewed.
+/// How often it is renewed, and how long that may take.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
-/// How often the feed says that it lives.
-const MARK_EVERY: Duration = Duration::from_millis(250);
-/// A feed that is silent for so long is lost.
-const SILENCE_MAX: Duration = Duration::from_millis(800);
-/// How long the kernel keeps names and attributes while the feed is live; the tree answers it then.
-pub const KERNEL_TTL: Duration = Duration::from_millis(200);
-/// Pause before the feed is followed again.
-const AGAIN_AFTER: Duration = Duration::from_millis(200);
-/// News that wait to be looked at.
-const NEWS_MAX: usize = 4_096;
-/// How long news wait for an own commit whose revision is not known yet.
-const OWN_WAIT: Duration = Duration::from_secs(5);
+/// Leases of locks that are renewed at a time.
+const RENEWALS_AT_ONCE: usize = 6;
+/// How often versions and locks are looked at.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Debug)]
 pub struct Session {
     lease: AtomicU64,
     applied: u64,
+    revision: Option<Revision>,
     versioned: AtomicBool,
     owner: String,
     /// Locks that are renewed with the session: of the prefix, and of files by their inode.
     grants: Mutex<HashMap<Ino, Grant>>,
+    /// Held by whoever opens the session again.
+    opening: tokio::sync::Mutex<()>,
+    /// Told when there is a new lease: it is renewed at once.
+    opened: Notify,
+    /// The last lease that was found to have ended.
+    ended: watch::Sender<Revision>,
+    feed: feed::Connection,
 }
 
 impl Session {
@@ -59,25 +73,38 @@ impl Session {
     /// # Errors
     /// [`Error`]; [`Error::TooOld`] from a gateway that does not speak the protocol.
     pub async fn open(remote: &dyn Remote, client: MountId, owner: String) -> Result<Self, Error> {
+        let owner = presentable(&owner);
         let opened = ask(remote, client, &owner).await?;
         Ok(Self {
             lease: AtomicU64::new(opened.lease),
             applied: opened.applied,
+            revision: opened.revision,
             versioned: AtomicBool::new(opened.versioned),
             owner,
             grants: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+            opened: Notify::new(),
+            ended: watch::Sender::new(0),
+            feed: feed::Connection::default(),
         })
     }
 
-    /// Opens it again after its lease ended.
+    /// Opens it again after its lease ended; the number of the last commit that was applied.
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn reopen(&self, remote: &dyn Remote, client: MountId) -> Result<(), Error> {
+    pub async fn reopen(&self, remote: &dyn Remote, client: MountId) -> Result<u64, Error> {
+        let _turn = self.opening.lock().await;
+        self.open_anew(remote, client).await
+    }
+
+    /// As [`Session::reopen`], for whose turn it is.
+    async fn open_anew(&self, remote: &dyn Remote, client: MountId) -> Result<u64, Error> {
         let opened = ask(remote, client, &self.owner).await?;
         self.lease.store(opened.lease, Ordering::Release);
         self.versioned.store(opened.versioned, Ordering::Release);
-        Ok(())
+        self.opened.notify_one();
+        Ok(opened.applied)
     }
 
     /// Its lease.
@@ -92,6 +119,12 @@ impl Session {
         self.applied
     }
 
+    /// Revision of that commit.
+    #[must_use]
+    pub fn last_revision(&self) -> Option<Revision> {
+        self.revision
+    }
+
     /// Whether the bucket was ever versioned.
     #[must_use]
     pub fn is_versioned(&self) -> bool {
@@ -104,31 +137,51 @@ impl Session {
         &self.owner
     }
 
+    fn grants(&self) -> MutexGuard<'_, HashMap<Ino, Grant>> {
+        self.grants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What a commit that writes these files is fenced by: their locks, and that of the prefix.
     pub fn fences(&self, inos: impl Iterator<Item = Ino>) -> Vec<Fence> {
-        let grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
+        let grants = self.grants();
         let inos: BTreeSet<Ino> = inos.chain([ROOT]).collect();
         inos.iter().filter_map(|ino| grants.get(ino)).map(|grant| grant.fence.clone()).collect()
     }
 
+    /// The locks of inodes, of those that have one.
+    pub(super) fn granted(&self, inos: impl Iterator<Item = Ino>) -> Vec<(Ino, Grant)> {
+        let grants = self.grants();
+        let inos: BTreeSet<Ino> = inos.collect();
+        inos.into_iter().filter_map(|ino| Some((ino, grants.get(&ino)?.clone()))).collect()
+    }
+
     /// A lock was taken for an inode: commits are fenced by it from now on.
     pub(super) fn holds(&self, ino: Ino, grant: Grant) {
-        self.grants.lock().unwrap_or_else(PoisonError::into_inner).insert(ino, grant);
+        self.grants().insert(ino, grant);
     }
 
     /// Whether a lock is held for an inode.
     pub(super) fn is_held(&self, ino: Ino) -> bool {
-        self.grants.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&ino)
+        self.grants().contains_key(&ino)
     }
 
     /// The lock of an inode is given up.
     pub(super) fn gives_up(&self, ino: Ino) -> Option<Grant> {
-        self.grants.lock().unwrap_or_else(PoisonError::into_inner).remove(&ino)
+        self.grants().remove(&ino)
+    }
+
+    /// Files whose locks are held.
+    pub(super) fn held_files(&self) -> Vec<Ino> {
+        self.grants().keys().copied().filter(|ino| *ino != ROOT).collect()
     }
 
     fn leases(&self) -> Vec<Revision> {
-        let grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
-        grants.values().map(|grant| grant.lease).collect()
+        self.grants().values().map(|grant| grant.lease).collect()
+    }
+
+    /// The inode whose lock is held by a lease. One that is on its way back is not.
+    fn held_by(&self, lease: Revision) -> Option<Ino> {
+        self.grants().iter().find(|(_, grant)| grant.lease == lease).map(|(ino, _)| *ino)
     }
 
     /// Gives everything up.
@@ -138,6 +191,12 @@ impl Session {
             let _ = remote.release(lease, deadline).await;
         }
     }
+}
+
+/// Who mounts, as the owner of a lease may be named.
+fn presentable(owner: &str) -> String {
+    let plain: String = owner.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    plain[..plain.floor_char_boundary(OWNER_BYTES_MAX)].to_owned()
 }
 
 async fn ask(remote: &dyn Remote, client: MountId, owner: &str) -> Result<holdfast_core::mount::Opened, Error> {
@@ -153,171 +212,128 @@ async fn ask(remote: &dyn Remote, client: MountId, owner: &str) -> Result<holdfa
 impl Vfs {
     /// Keeps the session and follows the feed until the mount ends.
     pub(super) async fn keep_session(self: Arc<Self>) {
-        let feed = Arc::clone(&self);
-        let follow = async move { feed.follow().await };
-        let keep = Arc::clone(&self);
-        let renew = async move { keep.renew().await };
-        tokio::select! {
-            () = follow => {}
-            () = renew => {}
-            () = self.stopping.cancelled() => {}
+        let (tell, heard) = mpsc::channel(feed::NEWS_MAX);
+        let mut tasks = JoinSet::new();
+        let own = || Arc::clone(&self);
+        let vfs = own();
+        tasks.spawn(async move { vfs.follow(tell).await });
+        let vfs = own();
+        tasks.spawn(async move { vfs.hear(heard).await });
+        let vfs = own();
+        tasks.spawn(async move { vfs.renew().await });
+        let vfs = own();
+        tasks.spawn(async move { vfs.renew_locks().await });
+        let vfs = own();
+        tasks.spawn(async move { vfs.recover().await });
+        let vfs = own();
+        tasks.spawn(async move { vfs.cut().await });
+        let vfs = own();
+        tasks.spawn(async move { vfs.give_back().await });
+        // None of them ends by itself; all end with this one.
+        while let Some(Some(ended)) = self.stopping.run_until_cancelled(tasks.join_next()).await {
+            tracing::error!(?ended, "a task of the session has ended: mount again");
+            self.set_live(false);
         }
     }
 
+    /// Renews the session's lease. What failed is tried again at once, so that each attempt has a whole interval.
     async fn renew(&self) {
-        let mut renewed = Instant::now();
+        let mut next = Instant::now() + RENEW_EVERY;
         loop {
-            tokio::time::sleep(RENEW_EVERY).await;
-            self.cut_versions().await;
-            let until = renewed + LEASE;
-            for lease in self.session.leases() {
-                if let Err(error) = self.remote.renew(lease, until).await
-                    && !error.is_unknown()
-                {
-                    self.fenced.store(true, Ordering::Release);
-                    tracing::error!(%error, "the lock that this mount holds has ended: it changes nothing any more; mount again");
-                }
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = self.session.opened.notified() => {}
             }
-            match self.remote.renew(self.session.lease(), until).await {
-                Ok(()) => renewed = Instant::now(),
-                // The next commit opens it again, and knows what to do then; without one it is opened here.
+            next = Instant::now() + RENEW_EVERY;
+            let lease = self.session.lease();
+            match self.remote.renew(lease, next).await {
+                Ok(()) => {}
                 Err(error) if error.is_session_lost() => {
                     tracing::warn!(%error, "the session of the mount has ended");
-                    let _ = self.flush_all().await;
-                    self.open_again_if_idle(error).await;
+                    self.session.ended.send_replace(lease);
                 }
                 Err(error) => tracing::warn!(%error, "the session could not be renewed"),
             }
         }
     }
 
-    async fn open_again_if_idle(&self, error: Error) {
-        let lease = self.session.lease();
-        if self.remote.renew(lease, Vfs::deadline()).await.is_ok() {
-            return;
-        }
-        self.counters.sessions_lost.fetch_add(1, Ordering::Relaxed);
-        self.locks_are_lost();
-        if let Err(again) = self.session.reopen(&*self.remote, self.client).await {
-            tracing::error!(%error, %again, "the session could not be opened again");
-        }
-    }
-
-    /// Follows the feed, and says whether it is live.
-    async fn follow(&self) {
-        let mut from = None;
+    async fn renew_locks(&self) {
+        let mut next = Instant::now() + RENEW_EVERY;
         loop {
-            let (tell, mut news) = mpsc::channel(NEWS_MAX);
-            let watch = self.remote.watch(&self.options.prefix, from, MARK_EVERY, tell);
-            tokio::pin!(watch);
-            let mut lost = None;
-            while lost.is_none() {
-                tokio::select! {
-                    ended = &mut watch => lost = Some(ended.err()),
-                    next = timeout(SILENCE_MAX, news.recv()) => match next {
-                        Ok(Some(news)) => {
-                            from = Some(self.hear(news).await.max(from.unwrap_or(0)));
-                            self.set_live(true);
-                        }
-                        Ok(None) | Err(_) => lost = Some(None),
-                    },
+            sleep_until(next).await;
+            next = Instant::now() + RENEW_EVERY;
+            let leases = self.session.leases();
+            stream::iter(leases).for_each_concurrent(RENEWALS_AT_ONCE, |lease| self.renew_lock(lease)).await;
+        }
+    }
+
+    async fn renew_lock(&self, lease: Revision) {
+        match self.remote.renew(lease, Instant::now() + RENEW_EVERY).await {
+            Ok(()) => {}
+            Err(error) if error.is_session_lost() => match self.session.held_by(lease) {
+                // It was given back meanwhile.
+                None => {}
+                Some(ROOT) => {
+                    self.fenced.store(true, Ordering::Release);
+                    tracing::error!(%error, "the lock that this mount holds has ended: it changes nothing any more; mount again");
                 }
-            }
-            self.set_live(false);
-            if let Some(Some(error)) = lost {
-                tracing::debug!(%error, "the feed is lost");
-                if error.is_compacted() {
-                    from = None;
+                // It stays in the commits of the file, which are refused by it.
+                Some(ino) => {
+                    if let Some(file) = self.open_file(ino) {
+                        file.state().lock_lost = true;
+                    }
+                    tracing::error!(%error, ino, "the lock on an open file has ended: it answers EIO until it is closed");
                 }
+            },
+            Err(error) => tracing::debug!(%error, "a lock could not be renewed"),
+        }
+    }
+
+    /// Opens the session again when it has ended and nothing is committed.
+    async fn recover(&self) {
+        let mut ended = self.session.ended.subscribe();
+        while ended.changed().await.is_ok() {
+            let lost = *ended.borrow_and_update();
+            if lost != self.session.lease() {
+                continue;
             }
-            tokio::time::sleep(AGAIN_AFTER).await;
-        }
-    }
-
-    /// Takes news; the revision up to which everything is known.
-    async fn hear(&self, news: News) -> Revision {
-        let (revision, kind, key, source) = match news {
-            News::Mark(revision) => return revision,
-            News::Change { revision, kind, key, source } => (revision, kind, key, source),
-        };
-        // The answer to an own commit may come after its events.
-        let mut under_way = self.stream.under_way.subscribe();
-        let _ = timeout(OWN_WAIT, under_way.wait_for(|under_way| !under_way)).await;
-        if !self.stream.is_own(revision) {
-            self.changed(&kind, &key, source.as_deref());
-        }
-        revision.saturating_sub(1)
-    }
-
-    /// Another client changed something.
-    fn changed(&self, kind: &str, key: &str, source: Option<&str>) {
-        match kind.trim_start_matches("s3:") {
-            "ObjectAttributes:Put" | "ObjectTagging:Put" | "ObjectTagging:Delete" => self.expire(key, false),
-            "ObjectPatched:Patch" | "ObjectCreated:Append" => self.expire(key, true),
-            // The new name is told before the old one: an inode that moved is found under the new one.
-            "ObjectPrefix:Renamed" | "ObjectCreated:Rename" => {
-                source.into_iter().for_each(|source| self.follow_rename(source, key));
-                self.lose(key);
+            // A commit that is refused opens it again, and knows what to do with what it carries. Where that is not through
+            // yet, the next renewal finds the session ended once more.
+            let _ = self.flush_all().await;
+            if self.stream.flight.is_busy() || self.unsynced().0 > 0 {
+                continue;
             }
-            _ => self.lose(key),
+            if let Err(error) = self.open_again(lost).await {
+                tracing::error!(%error, "the session could not be opened again");
+            }
         }
     }
 
-    /// What is known of a file counts no more.
-    fn expire(&self, key: &str, content: bool) {
-        let found = self.tree().find(key).and_then(|(_, _, ino)| ino);
-        let Some(ino) = found else { return };
-        self.tree().expire(ino);
-        if content {
-            self.content_changed(ino);
+    /// Opens the session again after a lease of it was found to have ended, unless somebody has by now.
+    pub(super) async fn open_again(&self, lost: Revision) -> Result<(), Error> {
+        let _turn = self.session.opening.lock().await;
+        if self.session.lease() != lost {
+            return Ok(());
         }
-        if let Some(kernel) = self.kernel.get() {
-            kernel.forget_content(ino);
+        // Before there is a new lease: whoever has asked for a range meanwhile sees that it is lost.
+        self.guard_files();
+        self.locks_are_lost();
+        self.session.open_anew(&*self.remote, self.client).await?;
+        self.counters.sessions_lost.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn cut(&self) {
+        loop {
+            sleep(TIDY_EVERY).await;
+            self.cut_versions().await;
         }
     }
 
-    fn content_changed(&self, ino: Ino) {
-        if let Some(file) = self.open_file(ino) {
-            file.state().stale = true;
-        }
-        if let Some(inode) = self.tree().get_mut(ino) {
-            inode.cached = None;
-        }
-    }
-
-    /// What a name leads to is not known any more: it may be gone, or something else.
-    fn lose(&self, key: &str) {
-        let found = self.tree().find(key);
-        let Some((parent, segment, ino)) = found else { return };
-        {
-            let mut tree = self.tree();
-            tree.expire(parent);
-            ino.into_iter().for_each(|ino| tree.expire(ino));
-        }
-        if let Some(ino) = ino {
-            self.content_changed(ino);
-        }
-        let Some(kernel) = self.kernel.get() else { return };
-        for alias in [false, true] {
-            kernel.forget_name(parent, &names::show(&segment.text, alias));
-        }
-        kernel.forget_content(parent);
-        ino.into_iter().for_each(|ino| kernel.forget_content(ino));
-    }
-
-    /// A file or directory that is known here was renamed elsewhere: it is the same one.
-    fn follow_rename(&self, from: &str, to: &str) {
-        let (old, new) = {
-            let tree = self.tree();
-            (tree.find(from), tree.find(to))
-        };
-        let Some((parent, segment, Some(ino))) = old else { return };
-        if let Some((new_parent, new_segment, _)) = new {
-            self.tree().moved((parent, &segment), (new_parent, &new_segment));
-        }
-        self.tree().expire(ino);
-        if let Some(kernel) = self.kernel.get() {
-            kernel.forget_name(parent, &names::show(&segment.text, false));
+    async fn give_back(&self) {
+        loop {
+            sleep(TIDY_EVERY).await;
+            self.unlock_what_is_clean().await;
         }
     }
 

@@ -24,6 +24,7 @@ use holdfast_core::mount::{Answer, Call, Commit, Node};
 use super::Vfs;
 use super::commit::{Asked, Batch, Patch, Staging};
 use super::content::{RECORD_ASSIGNED, RECORD_REFUSED};
+use super::session::Flying;
 use crate::attributes::{Time, directory_metadata};
 use crate::client::Error;
 use crate::error::{Errno, errno_of_refusal};
@@ -45,6 +46,14 @@ struct Carried {
     raw: Bytes,
     /// The upload that has them, and the number of the first part.
     staged: Option<(MountUpload, u16)>,
+}
+
+/// What became of a batch that was committed.
+struct Sent<'a> {
+    outcomes: Vec<StepOutcome>,
+    revision: Revision,
+    /// News of the feed wait until the outcomes are known here.
+    flying: Option<Flying<'a>>,
 }
 
 /// Why a batch was not committed.
@@ -75,14 +84,12 @@ impl Vfs {
     /// Sends a batch until it is answered, and tells everybody.
     pub(super) async fn ship(&self, batch: Batch) {
         if batch.patches.is_empty() && batch.asked.iter().all(|asked| asked.steps.is_empty()) {
-            self.discard(batch.journaled);
-            self.settle(batch, Vec::new(), 0).await;
-            return;
+            return self.settle(batch, Sent { outcomes: Vec::new(), revision: 0, flying: None }).await;
         }
         let mut batch = batch;
         loop {
-            match self.send_announced(&batch).await {
-                Ok((outcomes, revision)) => return self.settle(batch, outcomes, revision).await,
+            match self.send(&batch).await {
+                Ok(sent) => return self.settle(batch, sent).await,
                 Err(Failure::Fenced(lost)) => {
                     self.without(&mut batch, &lost).await;
                     if batch.members() == 0 {
@@ -94,8 +101,8 @@ impl Vfs {
             }
         }
         for one in batch.split() {
-            match self.send_announced(&one).await {
-                Ok((outcomes, revision)) => self.settle(one, outcomes, revision).await,
+            match self.send(&one).await {
+                Ok(sent) => self.settle(one, sent).await,
                 Err(Failure::Refused(errno)) => self.refused(one, errno),
                 Err(Failure::Fenced(lost)) => {
                     let mut one = one;
@@ -106,36 +113,29 @@ impl Vfs {
         }
     }
 
-    /// As [`Vfs::send`]; news of the feed wait for it.
-    async fn send_announced(&self, batch: &Batch) -> Result<(Vec<StepOutcome>, Revision), Failure> {
-        let _ = self.stream.under_way.send_replace(true);
-        let sent = self.send(batch).await;
-        if let Ok((_, revision)) = &sent {
-            self.stream.remember(*revision);
-            self.stream.progressed();
-        }
-        let _ = self.stream.under_way.send_replace(false);
-        sent
-    }
-
     /// The outcomes of a batch's steps.
-    async fn send(&self, batch: &Batch) -> Result<(Vec<StepOutcome>, Revision), Failure> {
+    async fn send(&self, batch: &Batch) -> Result<Sent<'_>, Failure> {
         let (id, mut number) = (rand::random(), self.last_number() + 1);
         self.assign(batch, number)?;
-        let (mut carried, mut fate) = (None, Fate::default());
+        let (mut carried, mut fate, mut flying) = (None, Fate::default(), None);
         loop {
             let sent = match carried.take() {
                 Some(ready) => Ok(ready),
                 None => self.carry(batch).await,
             };
             let sent = match sent {
-                Ok(ready) => self.send_once(batch, (number, id), carried.insert(ready)).await,
+                Ok(ready) => {
+                    flying.get_or_insert_with(|| self.stream.flight.begin());
+                    self.send_once(batch, (number, id), carried.insert(ready)).await
+                }
                 Err(error) => Err(error),
             };
             let error = match sent {
-                Ok(outcome) => {
+                Ok((outcomes, revision)) => {
                     self.set_number(number);
-                    return Ok(outcome);
+                    self.stream.remember(revision);
+                    self.stream.progressed();
+                    return Ok(Sent { outcomes, revision, flying });
                 }
                 Err(error) => error,
             };
@@ -276,6 +276,13 @@ impl Vfs {
     /// the last commit that was applied.
     pub(super) async fn reopen(&self) -> Result<u64, Error> {
         self.counters.sessions_lost.fetch_add(1, Ordering::Relaxed);
+        self.guard_files();
+        self.locks_are_lost();
+        self.session.reopen(&*self.remote, self.client).await
+    }
+
+    /// What is dirty goes only to what files are now.
+    pub(super) fn guard_files(&self) {
         for file in self.files().values() {
             let mut state = file.state();
             if !state.is_clean() {
@@ -283,8 +290,6 @@ impl Vfs {
                 state.guarded.get_or_insert(generation);
             }
         }
-        self.locks_are_lost();
-        self.session.reopen(&*self.remote, self.client).await
     }
 
     /// Which locks of a batch are another's by now.
@@ -292,7 +297,7 @@ impl Vfs {
         let mut lost = Vec::new();
         let asked = self.asked_of(batch);
         let inos = batch.patches.iter().map(|patch| patch.file.ino).chain(asked).chain([ROOT]);
-        for (ino, grant) in self.session.grants(inos) {
+        for (ino, grant) in self.session.granted(inos) {
             if let Err(error) = self.remote.renew(grant.lease, Vfs::deadline()).await
                 && !error.is_unknown()
             {
@@ -386,7 +391,8 @@ impl Vfs {
     }
 
     /// Tells everybody what became of a batch.
-    async fn settle(&self, batch: Batch, outcomes: Vec<StepOutcome>, revision: Revision) {
+    async fn settle(&self, batch: Batch, sent: Sent<'_>) {
+        let Sent { outcomes, revision, flying } = sent;
         let mut outcomes = outcomes.into_iter();
         let mut refused = Vec::new();
         for patch in batch.patches {
@@ -406,6 +412,8 @@ impl Vfs {
             }
             answers.push((asked, told));
         }
+        // The answer is learnt: the feed goes on, as what follows may wait for its news.
+        drop(flying);
         for (patch, refusal) in refused {
             let Patch { file, sent_as, layer, .. } = patch;
             // The layer goes back into the file.
@@ -545,8 +553,8 @@ impl Vfs {
     async fn send_alone(&self, step: Step, bytes: Bytes) -> Result<StepOutcome, Errno> {
         let asked = vec![Asked { reply: None, steps: vec![step], bytes }];
         let batch = Batch { asked, fences: self.session.fences(std::iter::empty()), ..Batch::default() };
-        match self.send_announced(&batch).await {
-            Ok((outcomes, _)) => outcomes.into_iter().next().ok_or(Errno::EIO),
+        match self.send(&batch).await {
+            Ok(sent) => sent.outcomes.into_iter().next().ok_or(Errno::EIO),
             Err(Failure::Refused(errno)) => Err(errno),
             Err(Failure::Fenced(_)) => Err(Errno::EIO),
         }
