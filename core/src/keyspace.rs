@@ -121,7 +121,9 @@ pub mod key {
     use crate::record::DecodeError;
 
     mod mount;
-    pub use mount::{mount, mount_client, mount_of_lease, mount_orphan, mount_orphan_object, mount_orphans, mounts};
+    pub use mount::{
+        mount, mount_client, mount_of_lease, mount_orphan, mount_orphan_object, mount_orphans, mount_reply, mounts,
+    };
     mod range;
     pub use range::{
         range, range_count, range_count_of, range_count_resource, range_parts, range_wait, range_wait_of,

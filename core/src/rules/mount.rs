@@ -1,7 +1,8 @@
 //! The mount: sessions, and commits of files and directories.
 //!
-//! A commit is one entry of an ordered stream: it names its session, the lease that the session lives by, and its number.
-//! The last number again gives the stored reply; so a commit is applied once, however often and late it is sent. Its steps
+//! A commit is one entry of an ordered stream: it names its session, the lease that the session lives by, its number and its
+//! id. The last commit again, by number and id, gives the stored reply, before anything else is asked ([`answered`]); so a
+//! commit is applied once, however often and late it is sent, and a refusal of a commit says that it never was. Its steps
 //! are applied in order, each in a savepoint: a refused step writes nothing, and the others go on.
 //!
 //! ```text
@@ -42,12 +43,12 @@ use crate::error::Error;
 use crate::event::{EventKind, EventRow};
 use crate::id::{ObjectId, ObjectKey};
 use crate::keyspace::{Keyspace, key};
-use crate::record::{BucketRow, Extent, PageRow, Record as _};
+use crate::record::{BucketRow, Extent, PageRow};
 use crate::rules::{bucket, content, multipart};
 use crate::state::Stop;
 
 pub(crate) use self::compact::compact;
-pub(crate) use self::session::open;
+pub(crate) use self::session::{answered, open};
 
 /// Rows that a commit may have written before a further step is refused: names, extents and links multiply.
 const COMMIT_WRITES_MAX: u64 = 200_000;
@@ -92,15 +93,7 @@ impl Commit<'_> {
 pub(crate) fn commit(txn: &mut Txn<'_>, op: &MountCommit) -> Result<Reply, Stop> {
     let bucket = bucket::load(txn, &op.bucket)?;
     let session = session::load(txn, op, bucket.id)?;
-    if op.number == 0 || op.number > session.applied.saturating_add(1) {
-        return Err(Error::invalid("the number of a commit is one more than that of the last").into());
-    }
-    if op.number == session.applied {
-        return Ok(Reply::decode(&session.reply)?);
-    }
-    if op.number < session.applied {
-        return Err(Error::Expired.into());
-    }
+    check_number(op.number, session.applied)?;
     check_bounds(op)?;
     txn.unread = true;
     let sent = match &op.sent {
@@ -134,6 +127,14 @@ pub(crate) fn commit(txn: &mut Txn<'_>, op: &MountCommit) -> Result<Reply, Stop>
     let reply = Reply::Mounted(outcomes);
     session::applied(txn, op, session, commit.state.orphans, &reply);
     Ok(reply)
+}
+
+/// Whether a commit of this number is the next one. That the last one came again was found out before.
+fn check_number(number: u64, applied: u64) -> Result<(), Error> {
+    if number == 0 || number > applied.saturating_add(1) {
+        return Err(Error::invalid("the number of a commit is one more than that of the last"));
+    }
+    if number <= applied { Err(Error::Changed) } else { Ok(()) }
 }
 
 fn check_bounds(op: &MountCommit) -> Result<(), Error> {

@@ -115,11 +115,55 @@ fn a_commit_is_applied_once_and_in_order() {
     world.machine.now_ms += 2 * DAY_MS;
     assert_eq!(world.run(Op::MountCommit(first.clone())), reply);
     let older = MountCommit { number: 1, ..first.clone() };
-    assert_eq!(world.run(Op::MountCommit(older)), Reply::Refused(Error::Expired));
+    assert_eq!(world.run(Op::MountCommit(older)), Reply::Refused(Error::Changed));
     for number in [0, 4, u64::MAX] {
         let gap = world.run(Op::MountCommit(MountCommit { number, ..first.clone() }));
         assert!(matches!(gap, Reply::Refused(Error::InvalidArgument { .. })), "{gap:?}");
     }
+}
+
+#[test]
+fn a_number_is_of_one_commit() {
+    let mut world = World::new();
+    let first = world.commit_op(vec![create("a")], None);
+    let reply = world.run(Op::MountCommit(first.clone()));
+    let at = world.machine.revision;
+    // The client believes that it was refused for good, and gives the number to another.
+    let other = MountCommit { id: first.id + 1, steps: vec![create("b")], ..first.clone() };
+    assert_eq!(world.run(Op::MountCommit(other)), Reply::Refused(Error::Changed));
+    // The same one, with steps that are guarded by now.
+    let again = MountCommit { steps: vec![create("c")], ..first };
+    assert_eq!(world.run(Op::MountCommit(again)), reply);
+    let names: Vec<_> = rows(&world.view(), Keyspace::Names).map(|(row_key, _)| row_key).collect();
+    assert_eq!(names.len(), 1);
+    let open = OpenMount { bucket: world.bucket.clone(), client: CLIENT, owner: "again".into(), ttl_ms: 30_000 };
+    let reply = world.run(Op::OpenMount(open));
+    assert!(
+        matches!(&reply, Reply::MountOpened(opened) if (opened.applied, opened.revision) == (1, Some(at))),
+        "{reply:?}"
+    );
+}
+
+#[test]
+fn what_was_done_is_told_whatever_became_of_lease_and_fences() {
+    let mut world = World::new();
+    let first = world.commit_op(vec![create("a")], None);
+    let reply = world.run(Op::MountCommit(first.clone()));
+    let fence = Fence { name: "gone".into(), token: 7 };
+    let fenced = |world: &mut World, op: &MountCommit| {
+        let mut command = world.machine.command(Op::MountCommit(op.clone()));
+        command.fences = Some(vec![fence.clone()]);
+        world.machine.apply(&command).reply
+    };
+    assert_eq!(fenced(&mut world, &first), reply);
+    let end = ExpireLease { lease: world.lease, renewals: 0 };
+    assert_eq!(world.run(Op::ExpireLease(end)), Reply::Done);
+    assert_eq!(fenced(&mut world, &first), reply);
+    assert_eq!(world.run(Op::MountCommit(first.clone())), reply);
+    // Nothing was done of what is refused.
+    let next = MountCommit { number: 2, id: 99, ..first };
+    assert_eq!(world.run(Op::MountCommit(next.clone())), Reply::Refused(Error::NoSuchLease));
+    assert_eq!(fenced(&mut world, &next), Reply::Refused(Error::FencingTokenStale { name: "gone".into() }));
 }
 
 #[test]

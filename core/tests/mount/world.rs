@@ -118,6 +118,7 @@ impl World {
             nonce,
             directory: [("mode".to_owned(), "16877".to_owned())].into(),
             now: format!("17000.{}", self.ticks),
+            id: self.ticks * 1_000_003,
         }
     }
 

@@ -8,6 +8,7 @@ use crate::record::DecodeError;
 const SESSION: u8 = 10;
 const OF_LEASE: u8 = 11;
 const ORPHAN: u8 = 12;
+const REPLY: u8 = 13;
 
 /// `locks`: start of the sessions.
 #[must_use]
@@ -31,6 +32,12 @@ pub fn mount_client(key: &[u8]) -> Option<MountId> {
 #[must_use]
 pub fn mount_of_lease(lease: u64) -> Vec<u8> {
     Key::new().u8(OF_LEASE).u64(lease).0
+}
+
+/// `locks`: the reply to the last commit of a client's session.
+#[must_use]
+pub fn mount_reply(client: MountId) -> Vec<u8> {
+    Key::new().u8(REPLY).bytes(&client.0).0
 }
 
 /// `locks`: start of the files without a name that a session holds.

@@ -44,10 +44,11 @@ pub(crate) fn open(txn: &mut Txn<'_>, op: &OpenMount) -> Result<Reply, Stop> {
         owner: op.owner.clone(),
         lease,
         applied: 0,
-        reply: Vec::new(),
+        id: 0,
         seen_ms: txn.now_ms(),
         orphans: 0,
         due_ms: None,
+        applied_at: None,
     };
     let row = match txn.reader().mount(op.client)? {
         None => {
@@ -59,7 +60,8 @@ pub(crate) fn open(txn: &mut Txn<'_>, op: &OpenMount) -> Result<Reply, Stop> {
         }
         Some(old) if old.bucket == bucket.id => {
             take_over(txn, op.client, &old)?;
-            MountRow { applied: old.applied, reply: old.reply, orphans: old.orphans, ..fresh }
+            let MountRow { applied, id, orphans, applied_at, .. } = old;
+            MountRow { applied, id, orphans, applied_at, ..fresh }
         }
         Some(old) if is_there(txn.reader(), old.bucket)? => {
             return Err(Error::invalid("the client has a session of another bucket").into());
@@ -67,6 +69,7 @@ pub(crate) fn open(txn: &mut Txn<'_>, op: &OpenMount) -> Result<Reply, Stop> {
         Some(mut old) => {
             take_over(txn, op.client, &old)?;
             release_all(txn, op.client, &mut old, u64::MAX)?;
+            txn.delete(Keyspace::Locks, key::mount_reply(op.client));
             fresh
         }
     };
@@ -74,7 +77,7 @@ pub(crate) fn open(txn: &mut Txn<'_>, op: &OpenMount) -> Result<Reply, Stop> {
     txn.put_bytes(Keyspace::Locks, key::mount_of_lease(lease), op.client.0.to_vec());
     let granted = LeaseRow { owner: op.owner.clone(), ttl_ms: op.ttl_ms, renewals: 0, lock: None, keys: 0 };
     lock::save_lease(txn, lease, &granted);
-    Ok(Reply::MountOpened(MountOpened { lease, applied: row.applied }))
+    Ok(Reply::MountOpened(MountOpened { lease, applied: row.applied, revision: row.applied_at }))
 }
 
 /// Whether a bucket of this id is there. Buckets are few and this is asked once in a client's life.
@@ -111,8 +114,20 @@ pub(super) fn load(txn: &Txn<'_>, op: &MountCommit, bucket: BucketId) -> Result<
 
 /// Remembers what a commit came to.
 pub(super) fn applied(txn: &mut Txn<'_>, op: &MountCommit, row: MountRow, orphans: u32, reply: &Reply) {
-    let (reply, seen_ms) = (reply.encode(), txn.now_ms());
-    save(txn, op.client, &MountRow { applied: op.number, reply, seen_ms, orphans, ..row });
+    let (seen_ms, applied_at) = (txn.now_ms(), Some(txn.revision()));
+    txn.put(Keyspace::Locks, key::mount_reply(op.client), reply);
+    save(txn, op.client, &MountRow { applied: op.number, id: op.id, applied_at, seen_ms, orphans, ..row });
+}
+
+/// The reply to a commit that is the last one of its session, come again: whatever has become of its lease.
+pub(crate) fn answered(reader: Reader<'_>, op: &MountCommit) -> Result<Option<Reply>, Stop> {
+    let is_last = |row: &MountRow| {
+        row.bucket == op.bucket.id && row.applied_at.is_some() && (row.applied, row.id) == (op.number, op.id)
+    };
+    match reader.mount(op.client)?.filter(is_last) {
+        Some(_) => reader.row(Keyspace::Locks, &key::mount_reply(op.client)),
+        None => Ok(None),
+    }
 }
 
 /// A lease has ended: if a session lived by it, so has that.
@@ -147,6 +162,7 @@ pub(crate) fn trim(txn: &mut Txn<'_>, client: MountId, due_ms: Millis) -> Result
         queue(txn, client, row, forgotten_ms);
     } else {
         txn.delete(Keyspace::Locks, key::mount(client));
+        txn.delete(Keyspace::Locks, key::mount_reply(client));
     }
     Ok(())
 }

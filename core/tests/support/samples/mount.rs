@@ -48,10 +48,11 @@ pub fn records() -> Vec<Sample> {
         owner: "host-1".into(),
         lease: 258,
         applied: 3,
-        reply: Reply::Done.encode(),
+        id: 77,
         seen_ms: 1_700_000_000_000,
         orphans: 2,
         due_ms: Some(1_700_000_000_009),
+        applied_at: Some(257),
     };
     let mut samples = vec![
         sample("record-mount", row.clone()),
@@ -74,6 +75,7 @@ fn calls() -> Vec<Sample> {
         upload: Some(upload()),
         directory: text_map(&[("mode", "16877")]),
         now: "1700000000.000000001".into(),
+        id: 77,
     };
     let calls = [
         ("open", Call::Open(Open { protocol: 1, client: CLIENT, owner: "host-1".into(), ttl_ms: 30_000 })),
@@ -89,7 +91,8 @@ fn calls() -> Vec<Sample> {
 
 fn answers() -> Vec<Sample> {
     let hole = Extent { offset: 310, length: 10, blob: BlobId::HOLE, blob_offset: 0 };
-    let opened = Opened { lease: 258, applied: 3, protocol: 1, sent_bytes_max: 16 << 20, versioned: true };
+    let (sent_bytes_max, revision) = (16 << 20, Some(257));
+    let opened = Opened { lease: 258, applied: 3, protocol: 1, sent_bytes_max, versioned: true, revision };
     let answers = [
         ("opened", Answer::Opened(opened)),
         ("entries", Answer::Entries(vec![Entry { file: Some(node()), directory: None }])),
@@ -153,6 +156,7 @@ pub fn ops() -> Vec<(&'static str, Op)> {
         nonce: blob(1),
         directory: text_map(&[("mode", "16877")]),
         now: "1700000000.000000001".into(),
+        id: 77,
     };
     let (client, owner) = (CLIENT, "host-1".into());
     let blob = far().blob.unwrap();
@@ -165,7 +169,7 @@ pub fn ops() -> Vec<(&'static str, Op)> {
 
 pub fn replies() -> Vec<Sample> {
     vec![
-        sample("reply-mount-opened", Reply::MountOpened(MountOpened { lease: 258, applied: 3 })),
+        sample("reply-mount-opened", Reply::MountOpened(MountOpened { lease: 258, applied: 3, revision: Some(257) })),
         sample("reply-mounted", Reply::Mounted(outcomes())),
     ]
 }
@@ -185,6 +189,7 @@ pub fn keys() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("key-mount", key::mount(CLIENT)),
         ("key-mount-of-lease", key::mount_of_lease(258)),
+        ("key-mount-reply", key::mount_reply(CLIENT)),
         ("key-mount-orphan", key::mount_orphan(CLIENT, ObjectId(7))),
         ("key-queue-compact", key::queued_page(CONTENT, 9)),
         ("key-queue-session", key::queued_session(1_700_000_000_000, CLIENT)),
