@@ -122,7 +122,8 @@ pub mod key {
 
     mod mount;
     pub use mount::{
-        mount, mount_client, mount_of_lease, mount_orphan, mount_orphan_object, mount_orphans, mount_reply, mounts,
+        mount, mount_client, mount_count, mount_of_lease, mount_open_file, mount_open_file_key, mount_open_files,
+        mount_orphan, mount_orphan_object, mount_orphans, mount_reply,
     };
     mod range;
     pub use range::{

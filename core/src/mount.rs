@@ -340,7 +340,7 @@ pub struct Opened {
 pub struct MountRow {
     /// The bucket.
     #[n(0)]
-    pub bucket: crate::id::BucketId,
+    pub bucket: crate::command::BucketRef,
     /// Shown to operators.
     #[n(1)]
     pub owner: String,
@@ -365,6 +365,12 @@ pub struct MountRow {
     /// Revision of its last commit.
     #[n(8)]
     pub applied_at: Option<Revision>,
+    /// The upload that its commits named last, as long as it is to be aborted with the session.
+    #[n(9)]
+    pub upload: Option<MountUpload>,
+    /// Its lease was given back: it is forgotten as soon as it holds nothing.
+    #[n(10)]
+    pub released: Option<bool>,
 }
 
 /// A file without a name that a session holds. Part of [`crate::record::ObjectRow`].

@@ -21,40 +21,40 @@ use crate::support::cbor::Tree;
 use crate::support::*;
 use crate::world::{CLIENT, World};
 
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+pub const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
-fn object_key(text: &str) -> ObjectKey {
+pub fn object_key(text: &str) -> ObjectKey {
     text.parse().unwrap()
 }
 
-fn create(text: &str) -> Step {
+pub fn create(text: &str) -> Step {
     let (metadata, bytes) = (BTreeMap::new(), Vec::new());
     Step::Create(CreateFile { key: object_key(text), metadata, content_type: None, bytes })
 }
 
-fn write(offset: u64, length: u64, from: Origin) -> FileWrite {
+pub fn write(offset: u64, length: u64, from: Origin) -> FileWrite {
     FileWrite { offset, length, from }
 }
 
-fn patch(file: FileRef, size: Option<u64>, writes: Vec<FileWrite>) -> PatchFile {
+pub fn patch(file: FileRef, size: Option<u64>, writes: Vec<FileWrite>) -> PatchFile {
     PatchFile { file, size, writes, set: BTreeMap::new(), cut: false, base: None }
 }
 
-fn unlink(file: FileRef, keep: bool) -> Step {
+pub fn unlink(file: FileRef, keep: bool) -> Step {
     Step::Unlink(UnlinkFile { file, keep, set: BTreeMap::new() })
 }
 
-fn link(file: FileRef, to: &str) -> Step {
+pub fn link(file: FileRef, to: &str) -> Step {
     Step::Link(LinkFile { file, to: object_key(to), set: BTreeMap::new() })
 }
 
-fn rename(file: FileRef, to: &str, onto: Onto) -> Step {
+pub fn rename(file: FileRef, to: &str, onto: Onto) -> Step {
     Step::Rename(RenameFile { file, to: object_key(to), onto, keep: false, set: BTreeMap::new() })
 }
 
 impl World {
     /// Steps that are all done, and leave everything as the model says.
-    fn done(&mut self, steps: Vec<Step>) -> Vec<StepOutcome> {
+    pub fn done(&mut self, steps: Vec<Step>) -> Vec<StepOutcome> {
         let outcomes = self.commit(steps, None).unwrap();
         self.check().unwrap();
         for outcome in &outcomes {
@@ -64,14 +64,14 @@ impl World {
     }
 
     /// Steps of what the model does not know.
-    fn unmodelled(&mut self, steps: Vec<Step>) -> Vec<StepOutcome> {
+    pub fn unmodelled(&mut self, steps: Vec<Step>) -> Vec<StepOutcome> {
         let op = self.commit_op(steps, None);
         let Reply::Mounted(outcomes) = self.run(Op::MountCommit(op)) else { panic!("the commit was refused") };
         self.number += 1;
         outcomes
     }
 
-    fn refused(&mut self, step: Step) -> Error {
+    pub fn refused(&mut self, step: Step) -> Error {
         let outcomes = self.commit(vec![step], None).unwrap();
         self.check().unwrap();
         match &outcomes[..] {
@@ -81,7 +81,7 @@ impl World {
     }
 
     /// Writes `length` new bytes at `offset`.
-    fn written(&mut self, key: &str, offset: u64, length: u64) -> Node {
+    pub fn written(&mut self, key: &str, offset: u64, length: u64) -> Node {
         let sent = self.machine.content(length);
         let step = Step::Patch(patch(self.file(key), None, vec![write(offset, length, Origin::Sent(0))]));
         let outcomes = self.commit(vec![step], Some(sent)).unwrap();
@@ -92,12 +92,12 @@ impl World {
         }
     }
 
-    fn version(&self, key: &str) -> Version {
+    pub fn version(&self, key: &str) -> Version {
         self.machine.find(&self.bucket, key, None).row.version.unwrap()
     }
 }
 
-fn node(outcome: &StepOutcome) -> &Node {
+pub fn node(outcome: &StepOutcome) -> &Node {
     match outcome {
         StepOutcome::Node(node) => node,
         outcome => panic!("{outcome:?}"),
@@ -479,7 +479,7 @@ fn a_patch_changes_bytes_where_they_are() {
     assert_eq!((second.size, second.allocated), (2010, 1010));
     assert!(second.etag.contains('-') && second.generation > first.generation);
     let version = world.version("a");
-    assert_eq!((version.sha256, version.crc_pending, version.open), (None, Some(true), Some(true)));
+    assert_eq!((version.sha256, version.crc_pending, version.open), (None, Some(true), Some(CLIENT)));
     assert_eq!(version.shown_checksum(), None);
     assert_eq!(world.machine.find(&world.bucket, "a", None).place, place, "it is no new version");
     assert_eq!(rows(&world.view(), Keyspace::History).count(), 1);

@@ -74,7 +74,7 @@ async fn settle(context: &Context, pending: PendingDigest) -> Result<(), Error> 
     let asked = pending.clone();
     let found = context.look(move |view, permit| view.find_pending(permit, &asked)).await?;
     let version = found.as_ref().and_then(|found| found.row.version.as_ref());
-    if version.is_some_and(|version| version.open == Some(true)) {
+    if version.is_some_and(Version::is_open) {
         // A mount is at it: the cut that ends this puts it into the queue again.
         return Ok(());
     }

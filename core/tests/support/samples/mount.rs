@@ -19,7 +19,7 @@ fn key_of(text: &str) -> ObjectKey {
 }
 
 pub fn patched() -> Version {
-    Version { patched: Some(300), open: Some(true), crc_pending: Some(true), ..version() }
+    Version { patched: Some(300), open: Some(CLIENT), crc_pending: Some(true), ..version() }
 }
 
 pub fn orphan() -> Orphan {
@@ -44,7 +44,7 @@ pub fn node() -> Node {
 
 pub fn records() -> Vec<Sample> {
     let row = MountRow {
-        bucket: BucketId(5),
+        bucket: bucket(),
         owner: "host-1".into(),
         lease: 258,
         applied: 3,
@@ -53,10 +53,12 @@ pub fn records() -> Vec<Sample> {
         orphans: 2,
         due_ms: Some(1_700_000_000_009),
         applied_at: Some(257),
+        upload: Some(upload()),
+        released: Some(true),
     };
     let mut samples = vec![
         sample("record-mount", row.clone()),
-        sample("record-mount-plain", MountRow { due_ms: None, ..row }),
+        sample("record-mount-plain", MountRow { due_ms: None, released: None, ..row }),
         sample("record-object", ObjectRow { links: 0, orphan: Some(orphan()) }),
         sample("record-object-plain", ObjectRow { links: 2, orphan: None }),
     ];
@@ -190,6 +192,8 @@ pub fn keys() -> Vec<(&'static str, Vec<u8>)> {
         ("key-mount", key::mount(CLIENT)),
         ("key-mount-of-lease", key::mount_of_lease(258)),
         ("key-mount-reply", key::mount_reply(CLIENT)),
+        ("key-mount-open-file", key::mount_open_file(CLIENT, "a/b")),
+        ("key-mount-count", key::mount_count()),
         ("key-mount-orphan", key::mount_orphan(CLIENT, ObjectId(7))),
         ("key-queue-compact", key::queued_page(CONTENT, 9)),
         ("key-queue-session", key::queued_session(1_700_000_000_000, CLIENT)),
