@@ -57,8 +57,7 @@ pub fn apply<'a>(view: &'a dyn KvRead, revision: Revision, command: &'a Command)
     state.now_ms = state.now_ms.max(command.stamp_ms);
     let extracted = command.extracted.as_deref().unwrap_or_default();
     let mut txn = Txn::new(view, revision, state, extracted);
-    let fenced = lock::check_fences(&txn, command.fences.as_deref().unwrap_or_default());
-    let reply = match fenced.and_then(|()| run(&mut txn, &command.op)) {
+    let reply = match decide(&mut txn, command) {
         Ok(reply) => reply,
         Err(Stop::Refused(refusal)) => {
             txn = Txn::new(view, revision, state, &[]);
@@ -76,10 +75,21 @@ fn unchanged(revision: Revision, reply: Reply) -> Applied {
     Applied { revision, reply, effects: Vec::new(), batch: Batch::default() }
 }
 
-fn run(txn: &mut Txn<'_>, op: &Op) -> Result<Reply, Stop> {
+fn decide(txn: &mut Txn<'_>, command: &Command) -> Result<Reply, Stop> {
     if txn.state.feature_level > FEATURE_LEVEL {
         return Err(Error::NotBuilt.into());
     }
+    // What was done is told, whatever has become of the fences and the lease since.
+    if let Op::MountCommit(op) = &command.op
+        && let Some(reply) = mount::answered(txn.reader(), op)?
+    {
+        return Ok(reply);
+    }
+    lock::check_fences(txn, command.fences.as_deref().unwrap_or_default())?;
+    run(txn, &command.op)
+}
+
+fn run(txn: &mut Txn<'_>, op: &Op) -> Result<Reply, Stop> {
     match op {
         Op::CreateBucket(op) => bucket::create(txn, op),
         Op::DeleteBucket(op) => bucket::delete(txn, op),

@@ -121,7 +121,10 @@ pub mod key {
     use crate::record::DecodeError;
 
     mod mount;
-    pub use mount::{mount, mount_client, mount_of_lease, mount_orphan, mount_orphan_object, mount_orphans, mounts};
+    pub use mount::{
+        mount, mount_client, mount_count, mount_of_lease, mount_open_file, mount_open_file_key, mount_open_files,
+        mount_orphan, mount_orphan_object, mount_orphans, mount_reply,
+    };
     mod range;
     pub use range::{
         range, range_count, range_count_of, range_count_resource, range_parts, range_wait, range_wait_of,

@@ -272,6 +272,9 @@ pub struct Commit {
     /// Time of the change.
     #[n(6)]
     pub now: String,
+    /// Random, the same whenever this commit is sent again.
+    #[n(7)]
+    pub id: u64,
 }
 
 /// What the gateway answers.
@@ -326,6 +329,9 @@ pub struct Opened {
     /// Whether the bucket was ever versioned: then a rename makes a file another object.
     #[n(4)]
     pub versioned: bool,
+    /// The revision of that commit; none before the first.
+    #[n(5)]
+    pub revision: Option<Revision>,
 }
 
 /// A session of a mount. Key: its client.
@@ -334,7 +340,7 @@ pub struct Opened {
 pub struct MountRow {
     /// The bucket.
     #[n(0)]
-    pub bucket: crate::id::BucketId,
+    pub bucket: crate::command::BucketRef,
     /// Shown to operators.
     #[n(1)]
     pub owner: String,
@@ -344,9 +350,9 @@ pub struct MountRow {
     /// Number of its last commit.
     #[n(3)]
     pub applied: u64,
-    /// Encoded reply to that commit.
-    #[cbor(n(4), with = "minicbor::bytes")]
-    pub reply: Vec<u8>,
+    /// Id of that commit. Its reply has a row of its own.
+    #[n(4)]
+    pub id: u64,
     /// State time of its last commit, or of its opening, or of the end of its lease.
     #[n(5)]
     pub seen_ms: Millis,
@@ -356,6 +362,15 @@ pub struct MountRow {
     /// When it is forgotten, once its lease has ended.
     #[n(7)]
     pub due_ms: Option<Millis>,
+    /// Revision of its last commit.
+    #[n(8)]
+    pub applied_at: Option<Revision>,
+    /// The upload that its commits named last, as long as it is to be aborted with the session.
+    #[n(9)]
+    pub upload: Option<MountUpload>,
+    /// Its lease was given back: it is forgotten as soon as it holds nothing.
+    #[n(10)]
+    pub released: Option<bool>,
 }
 
 /// A file without a name that a session holds. Part of [`crate::record::ObjectRow`].

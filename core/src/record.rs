@@ -423,9 +423,9 @@ pub struct Version {
     /// Revision of the last patch by a mount, which changes content where it is.
     #[n(11)]
     pub patched: Option<Revision>,
-    /// A mount is writing it: further patches change this version, which is none for S3 before it is cut.
+    /// The mount that is writing it: its further patches change this version, which is none for S3 before it is cut.
     #[n(12)]
-    pub open: Option<bool>,
+    pub open: Option<crate::mount::MountId>,
     /// The CRC-64/NVME is not that of the bytes: it follows with the SHA-256.
     #[n(13)]
     pub crc_pending: Option<bool>,
@@ -742,7 +742,7 @@ impl Version {
     /// Whether a mount is writing it: it may still change where it is.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.open == Some(true)
+        self.open.is_some()
     }
 
     /// The checksum that replies show: the declared one, else CRC-64/NVME; none while that is pending.

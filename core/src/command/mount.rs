@@ -1,7 +1,7 @@
 //! Commands of the mount: sessions, and commits of files and directories.
 //!
-//! A mount is one ordered stream of commits. Each names its session, the lease that the session lives by, and its number
-//! in the stream, so that a stalled mount can write nothing and a commit that is sent twice is applied once, however
+//! A mount is one ordered stream of commits. Each names its session, the lease that the session lives by, its number in the
+//! stream and an id, so that a stalled mount can write nothing and a commit that is sent twice is applied once, however
 //! much later. A commit is a list of steps: they take effect together, each is answered by itself, and a refused one
 //! writes nothing.
 
@@ -48,6 +48,9 @@ pub struct MountOpened {
     /// Number of the last commit that was applied; 0 before the first.
     #[n(1)]
     pub applied: u64,
+    /// The revision at which it was applied: what changed later was changed by others.
+    #[n(2)]
+    pub revision: Option<Revision>,
 }
 
 /// See [`super::Op::MountCommit`].
@@ -63,8 +66,9 @@ pub struct MountCommit {
     /// The session's lease: must live, and be the session's latest.
     #[n(2)]
     pub lease: Revision,
-    /// One more than the last commit of the session. The last one again gives the same outcomes; older ones are refused as
-    /// [`Error::Expired`], and one that leaves a gap as invalid.
+    /// One more than the last commit of the session. The last one again, by its number and its id, gives the same outcomes;
+    /// older ones, and others of a number that is taken, are refused as [`Error::Changed`], and one that leaves a gap as
+    /// invalid.
     #[n(3)]
     pub number: u64,
     /// At most [`MOUNT_STEPS_MAX`].
@@ -86,6 +90,10 @@ pub struct MountCommit {
     /// entries change.
     #[n(9)]
     pub now: String,
+    /// Random, the same whenever this commit is sent again, also with other steps: a number alone does not say which commit
+    /// has it.
+    #[n(10)]
+    pub id: u64,
 }
 
 /// An upload in progress that carries bytes of a mount.

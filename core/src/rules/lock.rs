@@ -167,7 +167,7 @@ pub(crate) fn end(txn: &mut Txn<'_>, lease: Revision, row: LeaseRow, kind: Event
         remove_key(txn, lease, &name);
     }
     range::end_of_lease(txn, lease)?;
-    mount::session::end_of_lease(txn, lease)?;
+    mount::session::end_of_lease(txn, lease, kind == EventKind::LockReleased)?;
     topic::group::end_claim(txn, lease)?;
     let Some(lock) = row.lock else { return Ok(()) };
     let mut state = txn.reader().lock(&lock.name)?;

@@ -28,6 +28,7 @@ use crate::record::{
     Attributes, Body, BucketRow, ContentId, HISTORY_MS_DEFAULT, HistoryRow, NameRow, NullRow, Version, Versioning,
 };
 use crate::rules::index::Named;
+use crate::rules::mount::open_files;
 use crate::rules::{DELETE_ENTRIES_MAX, OBJECT_BYTES_MAX, bucket, content, digest, index, links};
 use crate::state::Stop;
 use crate::view::{Condition, decide, shown_version};
@@ -388,6 +389,7 @@ pub(crate) fn end(txn: &mut Txn<'_>, bucket: &mut BucketRow, object: &ObjectKey,
     txn.put_bytes(Keyspace::Queues, key::ended(due_ms, bucket.id, object.as_str(), place), Vec::new());
     bucket.usage.versions -= 1;
     bucket.usage.bytes -= row.size();
+    open_files::changed(txn, object, row.version.and_then(|version| version.open), None);
     Ok(())
 }
 
@@ -422,8 +424,9 @@ fn make_way(
 fn seal(txn: &mut Txn<'_>, bucket: &BucketRow, object: &ObjectKey, place: Place) -> Result<(), Stop> {
     let Some(mut row) = txn.reader().history(bucket.id, object, place)? else { return Ok(()) };
     let Some(version) = row.version.as_mut().filter(|version| version.is_open()) else { return Ok(()) };
-    version.open = None;
-    if version.sha256.is_none() {
+    let pending = version.sha256.is_none();
+    open_files::changed(txn, object, version.open.take(), None);
+    if pending {
         queue_digest(txn, bucket, object, place);
     }
     txn.put(Keyspace::History, key::history(bucket.id, object.as_str(), place), &row);
@@ -486,6 +489,7 @@ pub(crate) fn write(
         content::name_join(txn, content, bucket.id, object)?;
     }
     let (etag, checksum, size) = (version.etag.clone(), version.shown_checksum(), version.size);
+    open_files::changed(txn, object, None, version.open);
     let row =
         HistoryRow { nonce: draft.nonce, null, modified_ms: draft.modified_ms, version: Some(version), ended: None };
     txn.put(Keyspace::History, key::history(bucket.id, object.as_str(), place), &row);

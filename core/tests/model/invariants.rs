@@ -407,7 +407,7 @@ fn links_are_names(rows: &Rows) -> Result<(), String> {
 fn sessions_hold_orphans(view: &MemView, rows: &Rows) -> Result<(), String> {
     use holdfast_core::mount::{MountId, MountRow};
     let (mut held, mut sessions) = (BTreeMap::<MountId, BTreeSet<ObjectId>>::new(), BTreeMap::new());
-    let mut leases = BTreeMap::new();
+    let (mut leases, mut replies, mut open, mut count) = (BTreeMap::new(), 0, BTreeSet::new(), 0);
     for (row_key, value) in crate::rows(view, Keyspace::Locks) {
         match row_key[2] {
             10 => drop(sessions.insert(key::mount_client(&row_key).unwrap(), decode::<MountRow>(&value))),
@@ -416,9 +416,19 @@ fn sessions_hold_orphans(view: &MemView, rows: &Rows) -> Result<(), String> {
                 let client = key::mount_client(&row_key).unwrap();
                 held.entry(client).or_default().insert(key::mount_orphan_object(&row_key).unwrap());
             }
+            13 => replies += 1,
+            14 => {
+                let name = key::mount_open_file_key(&row_key).unwrap().to_owned();
+                open.insert((key::mount_client(&row_key).unwrap(), name));
+            }
+            15 => count = u64::from_be_bytes(value.as_ref().try_into().unwrap()),
             _ => {}
         }
     }
+    ensure!(count == sessions.len() as u64, "{count} sessions are counted, {} are there", sessions.len());
+    let answered = sessions.values().filter(|row| row.applied_at.is_some()).count();
+    ensure!(replies == answered, "{replies} replies of {answered} sessions");
+    open_files_are_known(rows, &open, &sessions)?;
     let mut expected = BTreeMap::<MountId, BTreeSet<ObjectId>>::new();
     for (object, row) in &rows.objects {
         if let Some(orphan) = &row.orphan {
@@ -442,6 +452,24 @@ fn sessions_hold_orphans(view: &MemView, rows: &Rows) -> Result<(), String> {
     ensure!(queued == idle, "{queued} sessions are queued, {idle} have no lease");
     ensure!(leases.len() + idle == sessions.len(), "leases {leases:?} of {} sessions", sessions.len());
     ensure!(held.keys().all(|client| sessions.contains_key(client)), "orphans of no session");
+    Ok(())
+}
+
+/// Each name whose version is open is known to the session that writes it, and only such a one.
+fn open_files_are_known(
+    rows: &Rows,
+    known: &BTreeSet<(holdfast_core::mount::MountId, String)>,
+    sessions: &BTreeMap<holdfast_core::mount::MountId, holdfast_core::mount::MountRow>,
+) -> Result<(), String> {
+    let mut open = BTreeSet::new();
+    for ((bucket, key, place), row) in rows.history.iter().filter(|(_, row)| row.ended.is_none()) {
+        let Some(client) = row.version.as_ref().and_then(|version| version.open) else { continue };
+        let latest = rows.names.get(&(*bucket, key.clone())).is_some_and(|name| name.place == *place);
+        ensure!(latest, "{key:?} at {place:?} is open, and not the latest");
+        ensure!(sessions.get(&client).is_some_and(|row| row.bucket.id == *bucket), "{key:?} is open by {client:?}");
+        open.insert((client, key.clone()));
+    }
+    ensure!(open == *known, "open are {open:?}, known {known:?}");
     Ok(())
 }
 

@@ -9,6 +9,7 @@ mod invariants;
 mod naive;
 mod random;
 mod runs;
+mod sessions;
 #[path = "../support/mod.rs"]
 mod support;
 mod table;

@@ -247,10 +247,7 @@ impl Random {
                 world.open();
             }
             20 if self.dice.once_in(3) => {
-                let lease = world.lease;
-                let end = ReleaseLease { lease, name: None, unless_granted: false };
-                assert_eq!(world.run(Op::ReleaseLease(end)), Reply::Done);
-                world.naive.orphans.clear();
+                world.release();
                 world.check()?;
                 world.open();
             }

@@ -22,40 +22,40 @@ use crate::support::cbor::Tree;
 use crate::support::*;
 use crate::world::{CLIENT, World, object_permit};
 
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+pub const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
-fn object_key(text: &str) -> ObjectKey {
+pub fn object_key(text: &str) -> ObjectKey {
     text.parse().unwrap()
 }
 
-fn create(text: &str) -> Step {
+pub fn create(text: &str) -> Step {
     let (metadata, bytes) = (BTreeMap::new(), Vec::new());
     Step::Create(CreateFile { key: object_key(text), metadata, content_type: None, bytes })
 }
 
-fn write(offset: u64, length: u64, from: Origin) -> FileWrite {
+pub fn write(offset: u64, length: u64, from: Origin) -> FileWrite {
     FileWrite { offset, length, from }
 }
 
-fn patch(file: FileRef, size: Option<u64>, writes: Vec<FileWrite>) -> PatchFile {
+pub fn patch(file: FileRef, size: Option<u64>, writes: Vec<FileWrite>) -> PatchFile {
     PatchFile { file, size, writes, set: BTreeMap::new(), cut: false, base: None }
 }
 
-fn unlink(file: FileRef, keep: bool) -> Step {
+pub fn unlink(file: FileRef, keep: bool) -> Step {
     Step::Unlink(UnlinkFile { file, keep, set: BTreeMap::new() })
 }
 
-fn link(file: FileRef, to: &str) -> Step {
+pub fn link(file: FileRef, to: &str) -> Step {
     Step::Link(LinkFile { file, to: object_key(to), set: BTreeMap::new() })
 }
 
-fn rename(file: FileRef, to: &str, onto: Onto) -> Step {
+pub fn rename(file: FileRef, to: &str, onto: Onto) -> Step {
     Step::Rename(RenameFile { file, to: object_key(to), onto, keep: false, set: BTreeMap::new() })
 }
 
 impl World {
     /// Steps that are all done, and leave everything as the model says.
-    fn done(&mut self, steps: Vec<Step>) -> Vec<StepOutcome> {
+    pub fn done(&mut self, steps: Vec<Step>) -> Vec<StepOutcome> {
         let outcomes = self.commit(steps, None).unwrap();
         self.check().unwrap();
         for outcome in &outcomes {
@@ -65,14 +65,14 @@ impl World {
     }
 
     /// Steps of what the model does not know.
-    fn unmodelled(&mut self, steps: Vec<Step>) -> Vec<StepOutcome> {
+    pub fn unmodelled(&mut self, steps: Vec<Step>) -> Vec<StepOutcome> {
         let op = self.commit_op(steps, None);
         let Reply::Mounted(outcomes) = self.run(Op::MountCommit(op)) else { panic!("the commit was refused") };
         self.number += 1;
         outcomes
     }
 
-    fn refused(&mut self, step: Step) -> Error {
+    pub fn refused(&mut self, step: Step) -> Error {
         let outcomes = self.commit(vec![step], None).unwrap();
         self.check().unwrap();
         match &outcomes[..] {
@@ -82,7 +82,7 @@ impl World {
     }
 
     /// Writes `length` new bytes at `offset`.
-    fn written(&mut self, key: &str, offset: u64, length: u64) -> Node {
+    pub fn written(&mut self, key: &str, offset: u64, length: u64) -> Node {
         let sent = self.machine.content(length);
         let step = Step::Patch(patch(self.file(key), None, vec![write(offset, length, Origin::Sent(0))]));
         let outcomes = self.commit(vec![step], Some(sent)).unwrap();
@@ -93,12 +93,12 @@ impl World {
         }
     }
 
-    fn version(&self, key: &str) -> Version {
+    pub fn version(&self, key: &str) -> Version {
         self.machine.find(&self.bucket, key, None).row.version.unwrap()
     }
 }
 
-fn node(outcome: &StepOutcome) -> &Node {
+pub fn node(outcome: &StepOutcome) -> &Node {
     match outcome {
         StepOutcome::Node(node) => node,
         outcome => panic!("{outcome:?}"),
@@ -116,11 +116,55 @@ fn a_commit_is_applied_once_and_in_order() {
     world.machine.now_ms += 2 * DAY_MS;
     assert_eq!(world.run(Op::MountCommit(first.clone())), reply);
     let older = MountCommit { number: 1, ..first.clone() };
-    assert_eq!(world.run(Op::MountCommit(older)), Reply::Refused(Error::Expired));
+    assert_eq!(world.run(Op::MountCommit(older)), Reply::Refused(Error::Changed));
     for number in [0, 4, u64::MAX] {
         let gap = world.run(Op::MountCommit(MountCommit { number, ..first.clone() }));
         assert!(matches!(gap, Reply::Refused(Error::InvalidArgument { .. })), "{gap:?}");
     }
+}
+
+#[test]
+fn a_number_is_of_one_commit() {
+    let mut world = World::new();
+    let first = world.commit_op(vec![create("a")], None);
+    let reply = world.run(Op::MountCommit(first.clone()));
+    let at = world.machine.revision;
+    // The client believes that it was refused for good, and gives the number to another.
+    let other = MountCommit { id: first.id + 1, steps: vec![create("b")], ..first.clone() };
+    assert_eq!(world.run(Op::MountCommit(other)), Reply::Refused(Error::Changed));
+    // The same one, with steps that are guarded by now.
+    let again = MountCommit { steps: vec![create("c")], ..first };
+    assert_eq!(world.run(Op::MountCommit(again)), reply);
+    let names: Vec<_> = rows(&world.view(), Keyspace::Names).map(|(row_key, _)| row_key).collect();
+    assert_eq!(names.len(), 1);
+    let open = OpenMount { bucket: world.bucket.clone(), client: CLIENT, owner: "again".into(), ttl_ms: 30_000 };
+    let reply = world.run(Op::OpenMount(open));
+    assert!(
+        matches!(&reply, Reply::MountOpened(opened) if (opened.applied, opened.revision) == (1, Some(at))),
+        "{reply:?}"
+    );
+}
+
+#[test]
+fn what_was_done_is_told_whatever_became_of_lease_and_fences() {
+    let mut world = World::new();
+    let first = world.commit_op(vec![create("a")], None);
+    let reply = world.run(Op::MountCommit(first.clone()));
+    let fence = Fence { name: "gone".into(), token: 7 };
+    let fenced = |world: &mut World, op: &MountCommit| {
+        let mut command = world.machine.command(Op::MountCommit(op.clone()));
+        command.fences = Some(vec![fence.clone()]);
+        world.machine.apply(&command).reply
+    };
+    assert_eq!(fenced(&mut world, &first), reply);
+    let end = ExpireLease { lease: world.lease, renewals: 0 };
+    assert_eq!(world.run(Op::ExpireLease(end)), Reply::Done);
+    assert_eq!(fenced(&mut world, &first), reply);
+    assert_eq!(world.run(Op::MountCommit(first.clone())), reply);
+    // Nothing was done of what is refused.
+    let next = MountCommit { number: 2, id: 99, ..first };
+    assert_eq!(world.run(Op::MountCommit(next.clone())), Reply::Refused(Error::NoSuchLease));
+    assert_eq!(fenced(&mut world, &next), Reply::Refused(Error::FencingTokenStale { name: "gone".into() }));
 }
 
 #[test]
@@ -540,7 +584,7 @@ fn a_patch_changes_bytes_where_they_are() {
     assert_eq!((second.size, second.allocated), (2010, 1010));
     assert!(second.etag.contains('-') && second.generation > first.generation);
     let version = world.version("a");
-    assert_eq!((version.sha256, version.crc_pending, version.open), (None, Some(true), Some(true)));
+    assert_eq!((version.sha256, version.crc_pending, version.open), (None, Some(true), Some(CLIENT)));
     assert_eq!(version.shown_checksum(), None);
     assert_eq!(world.machine.find(&world.bucket, "a", None).place, place, "it is no new version");
     assert_eq!(rows(&world.view(), Keyspace::History).count(), 1);

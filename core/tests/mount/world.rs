@@ -86,6 +86,25 @@ impl World {
         let Reply::MountOpened(opened) = reply else { panic!("{reply:?}") };
         assert_eq!(opened.applied, self.number);
         self.lease = opened.lease;
+        self.see_upload();
+    }
+
+    /// Gives the lease back: the session is forgotten.
+    pub fn release(&mut self) {
+        let end = ReleaseLease { lease: self.lease, name: None, unless_granted: false };
+        assert_eq!(self.run(Op::ReleaseLease(end)), Reply::Done);
+        self.naive.orphans.clear();
+        self.number = 0;
+        self.see_upload();
+    }
+
+    /// An upload that a commit has named goes when the session ends.
+    fn see_upload(&mut self) {
+        let Some((upload, _)) = &self.upload else { return };
+        let row_key = key::upload(self.bucket.id, upload.key.as_str(), upload.upload.place);
+        if row::<UploadRow>(&self.view(), Keyspace::Parts, &row_key).is_none() {
+            self.upload = None;
+        }
     }
 
     pub fn versioning(&mut self, enabled: bool) {
@@ -118,6 +137,7 @@ impl World {
             nonce,
             directory: [("mode".to_owned(), "16877".to_owned())].into(),
             now: format!("17000.{}", self.ticks),
+            id: self.ticks * 1_000_003,
         }
     }
 

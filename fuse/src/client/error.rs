@@ -143,6 +143,12 @@ impl Error {
         self.is_refused_as(&["NoSuchLease", "NoSuchMount"])
     }
 
+    /// Whether the number of a commit is another's by now.
+    #[must_use]
+    pub fn is_superseded(&self) -> bool {
+        self.is_refused_as(&["Expired"])
+    }
+
     /// Whether another has what this mount held.
     #[must_use]
     pub fn is_fenced(&self) -> bool {

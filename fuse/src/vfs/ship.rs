@@ -241,7 +241,7 @@ impl Vfs {
             return Ok(Next::Again);
         }
         // The number is another commit's.
-        let taken = matches!(error, Error::Changed);
+        let taken = error.is_superseded();
         let lost = error.is_session_lost() || taken;
         if lost || fate.in_doubt {
             tracing::warn!(%error, "the session of the mount is opened again");

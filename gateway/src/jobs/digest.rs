@@ -84,7 +84,7 @@ async fn settle(context: &Context, pending: PendingDigest) -> Result<(), Error> 
         return Ok(());
     }
     let version = found.as_ref().and_then(|found| found.row.version.as_ref());
-    if version.is_some_and(|version| version.open == Some(true)) {
+    if version.is_some_and(Version::is_open) {
         // A mount is at it: the cut that ends this puts it into the queue again.
         return Ok(());
     }

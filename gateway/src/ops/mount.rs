@@ -44,12 +44,15 @@ impl Gateway {
         let Open { client, owner, ttl_ms, .. } = open;
         let op = Op::OpenMount(OpenMount { bucket: bucket_ref(&found), client, owner, ttl_ms });
         let (revision, reply) = self.authorized(call, op).await?;
-        let Reply::MountOpened(MountOpened { lease, applied }) = reply else { return Err(Error::UnexpectedReply) };
+        let Reply::MountOpened(MountOpened { lease, applied, revision: applied_at }) = reply else {
+            return Err(Error::UnexpectedReply);
+        };
         // As of the session: a bucket that is versioned later is told by what commits answer.
         let state = self.view(Consistency::AtLeast(revision)).await?;
         let versioned = view_of(&state).bucket(&permit)?.row.versioning != Versioning::Never;
-        let sent_bytes_max = SENT_BYTES_MAX as u64;
-        Ok(Done { revision, value: Opened { lease, applied, protocol: PROTOCOL, sent_bytes_max, versioned } })
+        let (protocol, sent_bytes_max) = (PROTOCOL, SENT_BYTES_MAX as u64);
+        let value = Opened { lease, applied, protocol, sent_bytes_max, versioned, revision: applied_at };
+        Ok(Done { revision, value })
     }
 
     /// Looks up names: of each whether there is a file, and whether a directory. What the caller may not get does not exist
@@ -163,12 +166,13 @@ impl Gateway {
 
     /// Changes files and directories; `sent` are the raw bytes that steps refer to. An outcome for each step.
     ///
-    /// The commit of a number that was applied before changes nothing and gives the first outcomes, so whoever does not know
-    /// what became of it sends it again.
+    /// The last commit of a session again, by its number and id, changes nothing and gives the first outcomes, so whoever does
+    /// not know what became of it sends it again.
     ///
     /// # Errors
-    /// [`Error::Refused`] for a session that may not commit (its lease has ended, a number that leaves a gap), of which
-    /// nothing was done; [`Error::Cluster`], of which [`crate::cluster::Error::UnknownOutcome`] may have been done.
+    /// [`Error::Refused`] for a session that may not commit (its lease has ended, a number that leaves a gap or that another
+    /// commit has, which is [`Refusal::Changed`]), of which nothing was done; [`Error::Cluster`], of which
+    /// [`crate::cluster::Error::UnknownOutcome`] may have been done, and so may [`Refusal::Expired`].
     ///
     /// # Cancel safety
     /// Dropped before the command is proposed, nothing is done; afterwards it runs to its end.

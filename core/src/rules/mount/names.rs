@@ -23,6 +23,11 @@ use crate::state::Stop;
 
 /// Rows of a name's history that are looked at for what it was.
 const ADOPT_ROWS_MAX: u32 = 10_000;
+/// Names of one file that are as much work as a row that is looked for: their rows follow each other, and are read for each
+/// name that comes or goes.
+const LINKS_OF_ROW: u64 = 8;
+/// Bytes of metadata in a row that are as much work as a row.
+const METADATA_OF_ROW: u64 = 256;
 
 pub(super) fn create(txn: &mut Txn<'_>, commit: &mut Commit<'_>, step: &CreateFile) -> Result<StepOutcome, Stop> {
     let bucket = commit.state.bucket.id;
@@ -145,7 +150,9 @@ pub(super) fn link(txn: &mut Txn<'_>, commit: &mut Commit<'_>, step: &LinkFile) 
     if files::exists(txn.reader(), bucket, &step.to)? {
         return Err(Error::FileExists.into());
     }
-    if links::count(txn.reader(), file.version.object)? >= LINKS_MAX {
+    let others = links::count(txn.reader(), file.version.object)?;
+    commit.charge(u64::from(others) / LINKS_OF_ROW)?;
+    if others >= LINKS_MAX {
         return Err(Error::TooManyLinks.into());
     }
     describe(txn, commit, &File::Named(Box::new(file.clone())), &step.set)?;
@@ -206,12 +213,15 @@ pub(super) fn adopt(txn: &mut Txn<'_>, commit: &mut Commit<'_>, file: &FileRef) 
     if links::count(txn.reader(), file.object)? > 1 || commit.state.orphans >= ORPHANS_MAX {
         return Err(Error::Changed.into());
     }
-    let rows = Cell::new(ADOPT_ROWS_MAX);
+    let (rows, work) = (Cell::new(0), Cell::new(0));
     let found = txn.reader().newest_that(bucket, object, None, |_, row| {
-        rows.set(rows.get().saturating_sub(1));
-        rows.get() == 0 || row.version.as_ref().is_some_and(|version| version.object == file.object)
-    })?;
-    let (_, row) = found.ok_or(Error::Changed)?;
+        rows.set(rows.get() + 1);
+        work.set(work.get() + 1 + row.version.as_ref().map_or(0, size_of_metadata) / METADATA_OF_ROW);
+        let enough = rows.get() >= ADOPT_ROWS_MAX || commit.check(work.get()).is_err();
+        enough || row.version.as_ref().is_some_and(|version| version.object == file.object)
+    });
+    commit.charge(work.get())?;
+    let (_, row) = found?.ok_or(Error::Changed)?;
     let mut version = row.version.filter(|version| version.object == file.object).ok_or(Error::Changed)?;
     version.object = txn.next_object();
     version.content_revision = txn.revision();
@@ -222,9 +232,15 @@ pub(super) fn adopt(txn: &mut Txn<'_>, commit: &mut Commit<'_>, file: &FileRef) 
     Ok(StepOutcome::Node(File::Orphan(Box::new(orphan)).node(txn.reader())?))
 }
 
+fn size_of_metadata(version: &Version) -> u64 {
+    version.attributes.metadata.iter().map(|(name, value)| (name.len() + value.len()) as u64).sum()
+}
+
 /// Removes a name, as S3 does, and tells of it.
 fn remove(txn: &mut Txn<'_>, commit: &mut Commit<'_>, file: Named) -> Result<(), Stop> {
     let Named { key, name, version } = file;
+    let others = links::names(txn.reader(), version.object, &key)?;
+    commit.charge(others.len() as u64 / LINKS_OF_ROW)?;
     let deleted = object::delete_name(txn, &mut commit.state.bucket, &key, Some(name), commit.op.nonce)?;
     let kind = if deleted.delete_marker { EventKind::Marker } else { EventKind::Delete };
     txn.event(EventRow { version: deleted.version, ..commit.event(kind, &key, version.object) });
@@ -381,11 +397,37 @@ fn rename_directory(
         let nonce = commit.op.nonce;
         object::delete_name(txn, &mut commit.state.bucket, to, Some(marker.name), nonce)?;
     }
-    for (source, name, target) in names_under(txn, &commit.state.bucket, from.as_str(), to.as_str())? {
-        move_name(txn, &mut commit.state.bucket, &source, name, &target, None, commit.op.nonce)?;
+    for (source, name, target) in listed(txn, commit, from.as_str(), to.as_str())? {
+        take_along(txn, commit, &source, name, &target)?;
     }
     tell_prefix(txn, commit, from, to)?;
     Ok(false)
+}
+
+/// The names in a directory, each with its new one.
+fn listed(
+    txn: &Txn<'_>,
+    commit: &mut Commit<'_>,
+    from: &str,
+    to: &str,
+) -> Result<Vec<(ObjectKey, NameRow, ObjectKey)>, Stop> {
+    let names = names_under(txn, &commit.state.bucket, from, to);
+    commit.charge(names.as_ref().map_or(u64::from(RENAME_ROWS_MAX), |names| names.len() as u64))?;
+    names
+}
+
+/// Moves a name that goes with its directory.
+fn take_along(
+    txn: &mut Txn<'_>,
+    commit: &mut Commit<'_>,
+    from: &ObjectKey,
+    name: NameRow,
+    to: &ObjectKey,
+) -> Result<(), Stop> {
+    // All names of the file are looked at, twice.
+    commit.charge(1 + u64::from(links::count(txn.reader(), name.object)?) / LINKS_OF_ROW)?;
+    move_name(txn, &mut commit.state.bucket, from, name, to, None, commit.op.nonce)?;
+    Ok(())
 }
 
 fn tell_prefix(txn: &mut Txn<'_>, commit: &Commit<'_>, from: &ObjectKey, to: &ObjectKey) -> Result<(), Stop> {
@@ -479,8 +521,8 @@ fn exchange_directories(
     two: &ObjectKey,
 ) -> Result<(), Stop> {
     let bucket = commit.state.bucket.clone();
-    let ours = names_under(txn, &bucket, one.as_str(), two.as_str())?;
-    let theirs = names_under(txn, &bucket, two.as_str(), one.as_str())?;
+    let ours = listed(txn, commit, one.as_str(), two.as_str())?;
+    let theirs = listed(txn, commit, two.as_str(), one.as_str())?;
     if ours.len() + theirs.len() > RENAME_ROWS_MAX as usize {
         return Err(Error::TooManyRows { most: RENAME_ROWS_MAX }.into());
     }
@@ -495,11 +537,11 @@ fn exchange_directories(
             }
             swapped.insert(target, ());
         } else {
-            move_name(txn, &mut commit.state.bucket, &source, name, &target, None, commit.op.nonce)?;
+            take_along(txn, commit, &source, name, &target)?;
         }
     }
     for (source, name, target) in theirs.into_iter().filter(|(source, ..)| !swapped.contains_key(source)) {
-        move_name(txn, &mut commit.state.bucket, &source, name, &target, None, commit.op.nonce)?;
+        take_along(txn, commit, &source, name, &target)?;
     }
     tell_prefix(txn, commit, one, two)?;
     tell_prefix(txn, commit, two, one)
@@ -520,9 +562,9 @@ fn exchange_kinds(
     if taken {
         return Err(Error::FileExists.into());
     }
-    let names = names_under(txn, &commit.state.bucket, directory.as_str(), new_directory.as_str())?;
+    let names = listed(txn, commit, directory.as_str(), new_directory.as_str())?;
     for (source, name, target) in names {
-        move_name(txn, &mut commit.state.bucket, &source, name, &target, None, commit.op.nonce)?;
+        take_along(txn, commit, &source, name, &target)?;
     }
     tell_prefix(txn, commit, directory, &new_directory)?;
     let name = txn.reader().name(bucket, file)?.ok_or(Error::NoSuchKey)?;

@@ -25,6 +25,7 @@ use crate::keyspace::{Keyspace, key};
 use crate::kv::KeyRange;
 use crate::record::{Body, ContentId, ContentRow, Extent, PageRow, Record as _, Version};
 use crate::rules::content;
+use crate::rules::mount::SHARE_OF_ROW;
 use crate::rules::{COMPACT_EXTENTS, EXTENTS_PER_PAGE_MAX, PAGE_BYTES, PATCHED_EXTENTS_MAX};
 use crate::state::Stop;
 use crate::view::{content_extents, page_number};
@@ -68,6 +69,8 @@ pub(super) struct Editor {
     holders: Holders,
     pages: BTreeMap<u32, Page>,
     size: u64,
+    /// Rows that were read, and as much other work.
+    work: u64,
     /// What a page that is to be compacted belongs to: the key of the row of `names`, or empty. A hint.
     name: Vec<u8>,
 }
@@ -96,7 +99,7 @@ impl Editor {
     /// The extents of `version`.
     pub(super) fn open(txn: &Txn<'_>, version: &Version, holders: Holders, name: Vec<u8>) -> Result<Self, Stop> {
         let (pages, size) = (BTreeMap::new(), version.size);
-        let mut editor = Self { source: None, in_place: false, below: None, holders, pages, size, name };
+        let mut editor = Self { source: None, in_place: false, below: None, holders, pages, size, work: 0, name };
         let extents = match version.body {
             Body::Empty => Vec::new(),
             Body::Single(extent) => vec![extent],
@@ -114,6 +117,7 @@ impl Editor {
                 content_extents(txn.reader(), id, 0..version.size)?
             }
         };
+        editor.work += extents.len() as u64 / SHARE_OF_ROW;
         for extent in extents {
             editor.pages.entry(page_number(extent.offset)?).or_default().extents.push(extent);
         }
@@ -125,12 +129,18 @@ impl Editor {
         self.size
     }
 
+    /// Rows that were read so far, and as much other work.
+    pub(super) fn work(&self) -> u64 {
+        self.work
+    }
+
     fn load(&mut self, txn: &Txn<'_>, number: u32) -> Result<&mut Page, Stop> {
         if !self.pages.contains_key(&number) {
             let page = match self.source {
                 None => Page::default(),
                 Some(id) => self.read(txn, id, number)?,
             };
+            self.work += 1 + page.seen.len() as u64 / SHARE_OF_ROW;
             self.pages.insert(number, page);
         }
         Ok(self.pages.entry(number).or_default())
@@ -157,6 +167,7 @@ impl Editor {
             };
             let known = self.pages.range(..=number).next_back().map(|(number, _)| *number);
             let at = stored.max(known).ok_or_else(corrupt)?;
+            self.work += 1;
             if self.load(txn, at)?.extents.first().is_some_and(|extent| extent.offset <= offset) {
                 return Ok(at);
             }
@@ -175,6 +186,7 @@ impl Editor {
         if let Some(id) = self.source {
             numbers.extend(stored_pages(txn, id.object, first, last)?);
         }
+        self.work += numbers.len() as u64 / SHARE_OF_ROW;
         let mut tail = None;
         for number in numbers {
             let page = self.load(txn, number)?;

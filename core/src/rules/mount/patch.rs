@@ -11,9 +11,10 @@ use crate::list::name_of;
 use crate::mount::Orphan;
 use crate::record::{Body, Extent, HistoryRow, ObjectRow, PartRow, Version, Versioning};
 use crate::rules::index::{self, Named as IndexedName};
-use crate::rules::mount::Commit;
 use crate::rules::mount::files::{self, File, Named};
+use crate::rules::mount::open_files;
 use crate::rules::mount::pages::{Editor, Holders};
+use crate::rules::mount::{Commit, SHARE_OF_ROW};
 use crate::rules::object::{self, Draft};
 use crate::rules::{OBJECT_BYTES_MAX, content, digest, links, multipart};
 use crate::state::Stop;
@@ -66,7 +67,7 @@ pub(super) fn patch(txn: &mut Txn<'_>, commit: &mut Commit<'_>, step: &PatchFile
         let editor = Editor::open(txn, &version, holders, name.unwrap_or_default())?;
         write_bytes(txn, commit, &mut version, editor, step.size, &step.writes)?;
         version.patched = Some(txn.revision());
-        version.open = Some(true);
+        version.open = Some(commit.op.client);
     }
     files::apply_metadata(&mut version.attributes.metadata, &step.set)?;
     let cut = step.cut && version.is_open();
@@ -153,14 +154,16 @@ pub(super) fn check_writes(size: Option<u64>, writes: &[FileWrite]) -> Result<()
 }
 
 /// The names of a file, each with whether its version changes where it is. A file without a name has none.
-fn places(txn: &Txn<'_>, commit: &Commit<'_>, file: &File) -> Result<Vec<(ObjectKey, bool)>, Stop> {
+fn places(txn: &Txn<'_>, commit: &mut Commit<'_>, file: &File) -> Result<Vec<(ObjectKey, bool)>, Stop> {
     let File::Named(named) = file else { return Ok(Vec::new()) };
+    let names = links::names(txn.reader(), named.version.object, &named.key)?;
+    commit.charge(names.len() as u64)?;
     let bucket = &commit.state.bucket;
     let mut places = Vec::new();
-    for object in links::names(txn.reader(), named.version.object, &named.key)? {
+    for object in names {
         let in_place = match bucket.versioning {
             Versioning::Never => true,
-            Versioning::Enabled => named.version.is_open(),
+            Versioning::Enabled => named.version.open == Some(commit.op.client),
             Versioning::Suspended => txn.reader().name(bucket.id, &object)?.is_some_and(|name| name.null),
         };
         places.push((object, in_place));
@@ -177,13 +180,9 @@ pub(super) fn write_bytes(
     size: Option<u64>,
     writes: &[FileWrite],
 ) -> Result<(), Stop> {
-    if let Some(size) = size {
-        editor.resize(txn, size)?;
-    }
-    for write in writes {
-        let extents = resolve(txn, commit, write)?;
-        editor.write(txn, &extents)?;
-    }
+    let written = write_all(txn, commit, &mut editor, size, writes);
+    commit.spend(editor.work());
+    written?;
     let size = editor.size();
     version.body = editor.finish(txn, version)?;
     version.size = size;
@@ -204,6 +203,24 @@ pub(super) fn write_bytes(
             version.crc64nvme = 0;
             version.crc_pending = Some(true);
         }
+    }
+    Ok(())
+}
+
+fn write_all(
+    txn: &Txn<'_>,
+    commit: &mut Commit<'_>,
+    editor: &mut Editor,
+    size: Option<u64>,
+    writes: &[FileWrite],
+) -> Result<(), Stop> {
+    if let Some(size) = size {
+        editor.resize(txn, size)?;
+    }
+    for write in writes {
+        let extents = resolve(txn, commit, write)?;
+        editor.write(txn, &extents)?;
+        commit.check(editor.work())?;
     }
     Ok(())
 }
@@ -240,6 +257,7 @@ fn resolve(txn: &Txn<'_>, commit: &mut Commit<'_>, write: &FileWrite) -> Result<
         }
         Origin::Part(number, at) => {
             let part = part(txn, commit, *number)?;
+            commit.charge(1 + part.extents.len() as u64 / SHARE_OF_ROW)?;
             let range = range(*at, part.size)?;
             commit.state.used.insert(*number);
             part.extents.iter().filter_map(|extent| view::clip(extent, &range)).map(|part| moved(*at, part)).collect()
@@ -247,10 +265,16 @@ fn resolve(txn: &Txn<'_>, commit: &mut Commit<'_>, write: &FileWrite) -> Result<
         Origin::File(source, at) => {
             let file = files::find(txn.reader(), commit.state.bucket.id, Some(commit.op.client), source)?;
             let range = range(*at, file.version().size)?;
-            let extents = view::extents(txn.reader(), file.version(), range)?;
+            // No more are looked for than may be brought.
+            let most = commit.state.extents_left.saturating_add(1);
+            let extents = match file.version().body {
+                Body::Pages(content) => view::first_extents(txn.reader(), content, range, most)?,
+                Body::Empty | Body::Single(_) => view::extents(txn.reader(), file.version(), range)?,
+            };
             extents.into_iter().map(|extent| moved(*at, extent)).collect()
         }
     };
+    commit.charge(1 + extents.len() as u64)?;
     let left = commit.state.extents_left.checked_sub(extents.len());
     commit.state.extents_left = left.ok_or(Error::TooManyExtents)?;
     Ok(extents)
@@ -314,6 +338,7 @@ fn rewrite_in_place(
     let Some(old) = txn.reader().history(bucket.id, object, place)? else { return Err(Error::Changed.into()) };
     let created_ms = old.version.as_ref().map_or(version.created_ms, |old| old.created_ms);
     let before = old.size();
+    open_files::changed(txn, object, old.version.as_ref().and_then(|old| old.open), version.open);
     let mut row = HistoryRow { version: Some(Version { created_ms, ..version.clone() }), ..old };
     if change == Change::Bytes {
         row.modified_ms = txn.now_ms();

@@ -19,7 +19,7 @@ fn key_of(text: &str) -> ObjectKey {
 }
 
 pub fn patched() -> Version {
-    Version { patched: Some(300), open: Some(true), crc_pending: Some(true), ..version() }
+    Version { patched: Some(300), open: Some(CLIENT), crc_pending: Some(true), ..version() }
 }
 
 pub fn orphan() -> Orphan {
@@ -44,18 +44,21 @@ pub fn node() -> Node {
 
 pub fn records() -> Vec<Sample> {
     let row = MountRow {
-        bucket: BucketId(5),
+        bucket: bucket(),
         owner: "host-1".into(),
         lease: 258,
         applied: 3,
-        reply: Reply::Done.encode(),
+        id: 77,
         seen_ms: 1_700_000_000_000,
         orphans: 2,
         due_ms: Some(1_700_000_000_009),
+        applied_at: Some(257),
+        upload: Some(upload()),
+        released: Some(true),
     };
     let mut samples = vec![
         sample("record-mount", row.clone()),
-        sample("record-mount-plain", MountRow { due_ms: None, ..row }),
+        sample("record-mount-plain", MountRow { due_ms: None, released: None, ..row }),
         sample("record-object", ObjectRow { links: 0, orphan: Some(orphan()) }),
         sample("record-object-plain", ObjectRow { links: 2, orphan: None }),
     ];
@@ -74,6 +77,7 @@ fn calls() -> Vec<Sample> {
         upload: Some(upload()),
         directory: text_map(&[("mode", "16877")]),
         now: "1700000000.000000001".into(),
+        id: 77,
     };
     let calls = [
         ("open", Call::Open(Open { protocol: 1, client: CLIENT, owner: "host-1".into(), ttl_ms: 30_000 })),
@@ -89,7 +93,8 @@ fn calls() -> Vec<Sample> {
 
 fn answers() -> Vec<Sample> {
     let hole = Extent { offset: 310, length: 10, blob: BlobId::HOLE, blob_offset: 0 };
-    let opened = Opened { lease: 258, applied: 3, protocol: 1, sent_bytes_max: 16 << 20, versioned: true };
+    let (sent_bytes_max, revision) = (16 << 20, Some(257));
+    let opened = Opened { lease: 258, applied: 3, protocol: 1, sent_bytes_max, versioned: true, revision };
     let answers = [
         ("opened", Answer::Opened(opened)),
         ("entries", Answer::Entries(vec![Entry { file: Some(node()), directory: None }])),
@@ -153,6 +158,7 @@ pub fn ops() -> Vec<(&'static str, Op)> {
         nonce: blob(1),
         directory: text_map(&[("mode", "16877")]),
         now: "1700000000.000000001".into(),
+        id: 77,
     };
     let (client, owner) = (CLIENT, "host-1".into());
     let blob = far().blob.unwrap();
@@ -165,7 +171,7 @@ pub fn ops() -> Vec<(&'static str, Op)> {
 
 pub fn replies() -> Vec<Sample> {
     vec![
-        sample("reply-mount-opened", Reply::MountOpened(MountOpened { lease: 258, applied: 3 })),
+        sample("reply-mount-opened", Reply::MountOpened(MountOpened { lease: 258, applied: 3, revision: Some(257) })),
         sample("reply-mounted", Reply::Mounted(outcomes())),
     ]
 }
@@ -185,6 +191,9 @@ pub fn keys() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("key-mount", key::mount(CLIENT)),
         ("key-mount-of-lease", key::mount_of_lease(258)),
+        ("key-mount-reply", key::mount_reply(CLIENT)),
+        ("key-mount-open-file", key::mount_open_file(CLIENT, "a/b")),
+        ("key-mount-count", key::mount_count()),
         ("key-mount-orphan", key::mount_orphan(CLIENT, ObjectId(7))),
         ("key-queue-compact", key::queued_page(CONTENT, 9)),
         ("key-queue-session", key::queued_session(1_700_000_000_000, CLIENT)),

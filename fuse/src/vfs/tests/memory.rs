@@ -254,6 +254,7 @@ fn refused(refusal: &Refusal) -> Error {
         Refusal::NoSuchMount => (404, "NoSuchMount"),
         Refusal::NoSuchKey => (404, "NoSuchKey"),
         Refusal::Changed => (409, "ConditionalRequestConflict"),
+        Refusal::Expired => (409, "Expired"),
         _ => (400, "InvalidArgument"),
     };
     Error::of_answer("memory", status, code, &refusal.to_string(), "1")

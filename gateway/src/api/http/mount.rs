@@ -93,11 +93,13 @@ fn check_protocol(open: &Open) -> S3Result<()> {
     Err(S3Error::with_message(S3ErrorCode::NotImplemented, message))
 }
 
-/// A commit that was not done. One that is older than the session's last is no matter of trying again, which 503 would say.
+/// A commit that was refused. One whose number another commit has is no matter of trying again. Of one that was on its way
+/// for longer than replies are kept nobody knows whether it was done: that is a 503 as any, after which it is sent again.
 fn refused_commit(error: &Error, request: RequestId) -> S3Error {
     let mut refused = to_s3(error, request);
-    if matches!(error, Error::Refused(Refusal::Expired)) {
-        let message = "The commit is older than the last one of its session.";
+    if matches!(error, Error::Refused(Refusal::Changed)) {
+        let message = "Another commit of the session has this number: the commit is older than the last one, or its id is \
+                       not that of the last one.";
         refused = S3Error::with_message(S3ErrorCode::Custom("Expired".into()), message);
         refused.set_status_code(StatusCode::CONFLICT);
     }

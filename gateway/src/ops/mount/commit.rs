@@ -97,6 +97,7 @@ async fn once(
         nonce: gateway.blobs().mint(),
         directory: commit.directory,
         now: commit.now,
+        id: commit.id,
     };
     if !sent.is_empty() {
         // Before its bytes are stored: whoever may not is told so first.

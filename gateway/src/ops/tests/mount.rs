@@ -36,6 +36,7 @@ impl<'n> Mount<'n> {
             upload: None,
             directory: BTreeMap::new(),
             now: "1700000000.000000000".into(),
+            id: self.number + 77,
         }
     }
 
@@ -94,7 +95,7 @@ async fn a_commit_of_a_mount_is_done_once_however_often_it_comes() {
     let gap = Commit { number: commit.number + 2, ..commit.clone() };
     assert!(matches!(refusal(send(gap).await), Refusal::InvalidArgument { .. }));
     send(Commit { number: commit.number + 1, ..commit.clone() }).await.unwrap();
-    assert_eq!(refusal(send(commit.clone()).await), Refusal::Expired);
+    assert_eq!(refusal(send(commit.clone()).await), Refusal::Changed);
     // Another life of the client has the session now.
     let open = Open { protocol: PROTOCOL, client: mount.client, owner: String::new(), ttl_ms: 60_000 };
     let session = node.gateway.mount_open(&root(), &bucket(), open).await.unwrap().value;

@@ -50,7 +50,7 @@ fn commit(lease: Revision, number: u64, length: u64) -> Call {
     let key = format!("file-{number}").parse().unwrap();
     let steps = vec![Step::Create(CreateFile { key, metadata: BTreeMap::new(), content_type: None, bytes })];
     let (client, directory, now) = (MountId([7; 16]), BTreeMap::new(), "1700000000".to_owned());
-    Call::Commit(Commit { client, lease, number, steps, upload: None, directory, now })
+    Call::Commit(Commit { client, lease, number, steps, upload: None, directory, now, id: number })
 }
 
 #[tokio::test(flavor = "multi_thread")]
