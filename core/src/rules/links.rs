@@ -54,7 +54,8 @@ pub(crate) fn begin(txn: &mut Txn<'_>, bucket: BucketId, object: ObjectId, name:
 /// A name is about to refer to an object that has others.
 pub(crate) fn started(txn: &mut Txn<'_>, bucket: BucketId, object: ObjectId, name: &ObjectKey) -> Result<(), Stop> {
     let Some(row) = object_row(txn.reader(), object)?.filter(|row| row.orphan.is_none()) else { return Ok(()) };
-    if rows(txn.reader(), object)?.iter().any(|(_, link)| link.key == name.as_str()) {
+    // Names of an object that has several are live, so a name that does not refer to it has no row here.
+    if txn.reader().name(bucket, name)?.is_some_and(|name| name.object == object) {
         return Ok(());
     }
     let last = txn.reader().0.scan(Keyspace::Links, KeyRange::prefix(&key::links(object)), Direction::Reverse).next();
@@ -69,22 +70,29 @@ pub(crate) fn started(txn: &mut Txn<'_>, bucket: BucketId, object: ObjectId, nam
 /// has, if it had several.
 pub(crate) fn stopped(txn: &mut Txn<'_>, object: ObjectId, name: &ObjectKey) -> Result<Option<ObjectKey>, Stop> {
     let Some(row) = object_row(txn.reader(), object)?.filter(|row| row.orphan.is_none()) else { return Ok(None) };
-    let (gone, left): (Vec<_>, Vec<_>) =
-        rows(txn.reader(), object)?.into_iter().partition(|(_, link)| link.key == name.as_str());
-    if gone.is_empty() {
-        return Ok(None);
+    let (mut gone, mut other) = (None, None);
+    for link in txn.reader().rows(Keyspace::Links, KeyRange::prefix(&key::links(object))) {
+        let (row_key, value) = link?;
+        let link = LinkRow::decode(&value)?;
+        if link.key == name.as_str() {
+            gone = Some(row_key);
+        } else if other.is_none() {
+            other = Some((row_key, link.key));
+        }
+        if gone.is_some() && other.is_some() {
+            break;
+        }
     }
-    let other = left.first().and_then(|(_, link)| link.key.parse().ok());
-    for (row_key, _) in gone {
-        txn.delete(Keyspace::Links, row_key);
+    let Some(gone) = gone else { return Ok(None) };
+    txn.delete(Keyspace::Links, gone.to_vec());
+    let left = row.links.saturating_sub(1);
+    if left > 1 {
+        txn.put(Keyspace::Objects, key::object(object), &ObjectRow { links: left, ..row });
+    } else {
+        if let Some((row_key, _)) = &other {
+            txn.delete(Keyspace::Links, row_key.to_vec());
+        }
+        txn.delete(Keyspace::Objects, key::object(object));
     }
-    if left.len() > 1 {
-        txn.put(Keyspace::Objects, key::object(object), &ObjectRow { links: left.len() as u32, ..row });
-        return Ok(other);
-    }
-    for (row_key, _) in left {
-        txn.delete(Keyspace::Links, row_key);
-    }
-    txn.delete(Keyspace::Objects, key::object(object));
-    Ok(other)
+    Ok(other.and_then(|(_, key)| key.parse().ok()))
 }

@@ -22,6 +22,9 @@ use crate::support::cbor::Tree;
 use crate::support::*;
 use crate::world::{CLIENT, World, object_permit};
 
+mod jobs;
+mod names;
+
 pub const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 pub fn object_key(text: &str) -> ObjectKey {
@@ -291,109 +294,6 @@ fn a_file_has_all_its_names_until_the_last_goes() {
     assert_eq!(links(&world), 0);
     assert!(row::<ObjectRow>(&world.view(), Keyspace::Objects, &key::object(object)).is_none());
     crate::invariants::check(&world.view()).unwrap();
-}
-
-#[test]
-fn each_name_of_a_file_is_told_of_when_it_changes() {
-    let mut world = World::new();
-    world.done(vec![create("a")]);
-    world.done(vec![link(world.file("a"), "b")]);
-    let names = |world: &World, after: u64| -> Vec<(EventKind, String)> {
-        world.events(after).into_iter().map(|(kind, key, _)| (kind, key)).collect()
-    };
-    let both = |kind: EventKind| vec![(kind, "a".to_owned()), (kind, "b".to_owned())];
-    let after = world.machine.revision;
-    world.written("b", 0, 100);
-    assert_eq!(names(&world, after), both(EventKind::Patched));
-    let after = world.machine.revision;
-    world.done(vec![Step::Cut(world.file("a"))]);
-    assert_eq!(names(&world, after), both(EventKind::Put));
-    let after = world.machine.revision;
-    let set = [("mode".to_owned(), Some("1".to_owned()))].into();
-    world.done(vec![Step::SetAttributes(SetFileAttributes { file: world.file("b"), set })]);
-    assert_eq!(names(&world, after), both(EventKind::AttributesChanged));
-}
-
-#[test]
-fn a_digest_waits_under_a_name_that_is_left() {
-    let replace: [fn(&mut World); 3] = [
-        |world| drop(world.machine.delete(&world.bucket.clone(), "a", None)),
-        |world| drop(world.machine.put(&world.bucket.clone(), "a", 3)),
-        |world| {
-            world.done(vec![create("c")]);
-            world.done(vec![rename(world.file("c"), "a", Onto::Any)]);
-        },
-    ];
-    for replace in replace {
-        let mut world = World::new();
-        world.done(vec![create("a")]);
-        world.done(vec![link(world.file("a"), "b")]);
-        world.written("a", 0, 100);
-        world.written("a", 50, 100);
-        world.done(vec![Step::Cut(world.file("a"))]);
-        let waits = |world: &World| {
-            let kv = world.view();
-            let pending = View::new(&kv, world.machine.revision).pending_digests(&maintain_permit().unwrap(), None, 9);
-            pending.unwrap().into_iter().any(|pending| pending.key == object_key("b"))
-        };
-        assert!(!waits(&world));
-        replace(&mut world);
-        assert!(world.version("b").sha256.is_none() && waits(&world));
-    }
-}
-
-#[test]
-fn attributes_are_what_headers_can_say() {
-    let mut world = World::new();
-    world.done(vec![create("a")]);
-    let invalid = |error: Error| assert!(matches!(error, Error::InvalidArgument { .. }), "{error:?}");
-    let bad = [
-        ("a b", "1"),
-        ("Mode", "1"),
-        ("", "1"),
-        ("m\n", "1"),
-        ("mode", "\r\nx: y"),
-        ("mode", "\u{7f}"),
-        ("mode", "\u{e9}"),
-    ];
-    for (name, value) in bad {
-        let set = [(name.to_owned(), Some(value.to_owned()))].into();
-        let step = Step::SetAttributes(SetFileAttributes { file: world.file("a"), set });
-        let outcomes = world.unmodelled(vec![step]);
-        let [StepOutcome::Refused(refusal)] = &outcomes[..] else { panic!("{name:?} {value:?}: {outcomes:?}") };
-        invalid(refusal.clone());
-    }
-    let (metadata, bytes) = (BTreeMap::new(), Vec::new());
-    let content_type = Some("text/plain\n".to_owned());
-    let outcomes =
-        world.unmodelled(vec![Step::Create(CreateFile { key: object_key("b"), metadata, content_type, bytes })]);
-    assert!(matches!(&outcomes[..], [StepOutcome::Refused(_)]), "{outcomes:?}");
-    let set = [("xattr".to_owned(), Some("%7B%22user.x%22%3A%22YQ%3D%3D%22%7D".to_owned()))].into();
-    world.done(vec![Step::SetAttributes(SetFileAttributes { file: world.file("a"), set })]);
-}
-
-#[test]
-fn names_that_change_places_or_share_a_file_need_leave_for_both() {
-    use holdfast_core::rules::authorize::AuthorizedOp;
-    let mut world = World::new();
-    world.done(vec![create("a"), create("b")]);
-    let (file, bucket) = (world.file("a"), world.bucket.clone());
-    let on = |action, key: &str| permit(action, Resource::Object(bucket.name.clone(), object_key(key)));
-    let mut check = |step: Step, needed: Vec<(Action, &str)>| {
-        let op = Op::MountCommit(world.commit_op(vec![step], None));
-        let all: Vec<_> = needed.iter().map(|(action, key)| on(*action, key)).collect();
-        assert!(AuthorizedOp::new(op.clone(), &all).is_ok());
-        for without in 0..all.len() {
-            let mut some = all.clone();
-            some.remove(without);
-            assert!(AuthorizedOp::new(op.clone(), &some).is_err(), "{:?} is not asked for", needed[without]);
-        }
-    };
-    let actions = [Action::GetObject, Action::DeleteObject, Action::PutObject];
-    let both = actions.iter().flat_map(|action| [(*action, "a"), (*action, "b")]).collect();
-    check(rename(file.clone(), "b", Onto::Exchange), both);
-    let linked = vec![(Action::GetObject, "a"), (Action::PutObject, "a"), (Action::PutObject, "c")];
-    check(link(file, "c"), linked);
 }
 
 #[test]
@@ -759,55 +659,6 @@ fn a_refused_step_leaves_no_trace_and_others_are_done() {
 }
 
 #[test]
-fn a_join_does_not_undo_what_was_written_since_it_read() {
-    let mut world = World::new();
-    world.done(vec![create("a")]);
-    world.written("a", 0, 1000);
-    world.written("a", 1000, 500);
-    world.done(vec![Step::Cut(world.file("a"))]);
-    let kv = world.view();
-    let view = View::new(&kv, world.machine.revision);
-    let permit = maintain_permit().unwrap();
-    let content = view.to_join(&permit, None, 10).unwrap()[0].content;
-    let fragmented = view.fragmented(&permit, content).unwrap().unwrap();
-    let join = |world: &mut World| {
-        let (joined, size) = (fragmented.extents.clone(), fragmented.size);
-        let id = world.machine.blob_id();
-        world.known.insert(id, crate::runs::Runs::from_extents(&joined, &world.known));
-        let blob = NewBlob { id, place: NewPlace::Path("joined".into()), crcs: crcs(size) };
-        let reply = world.run(Op::Join(Join { content, joined, blob, size }));
-        world.check().unwrap();
-        reply
-    };
-    let file = world.file("a");
-    // The same blobs follow each other, and as many blocks of bytes are there.
-    world.done(vec![Step::Patch(patch(file.clone(), Some(1400), Vec::new()))]);
-    assert_eq!(join(&mut world), Reply::Refused(Error::Changed));
-    let longer = vec![write(1400, 100, Origin::File(file.clone(), 1000))];
-    world.done(vec![Step::Patch(patch(file.clone(), None, longer))]);
-    assert_eq!(join(&mut world), Reply::Refused(Error::Changed));
-    let as_it_was = vec![write(1400, 100, Origin::File(file, 400))];
-    world.done(vec![Step::Patch(patch(world.file("a"), None, as_it_was))]);
-    assert_eq!(join(&mut world), Reply::Refused(Error::Changed));
-}
-
-#[test]
-fn what_a_mount_wrote_is_joined_when_it_is_small_or_in_short_pieces() {
-    const MIB: u64 = 1 << 20;
-    for (piece, count, joins) in [(20 * MIB, 3, true), (40 * MIB, 2, false), (MIB - 1, 80, true), (MIB, 80, false)] {
-        let mut world = World::new();
-        world.done(vec![create("a")]);
-        for number in 0..count {
-            world.written("a", number * piece, piece);
-        }
-        world.done(vec![Step::Cut(world.file("a"))]);
-        let kv = world.view();
-        let queued = View::new(&kv, world.machine.revision).to_join(&maintain_permit().unwrap(), None, 10).unwrap();
-        assert_eq!(!queued.is_empty(), joins, "{count} of {piece}");
-    }
-}
-
-#[test]
 fn a_small_write_into_a_long_file_touches_few_rows() {
     let mut world = World::new();
     world.done(vec![create("a")]);
@@ -900,64 +751,6 @@ fn a_page_of_a_file_that_no_mount_wrote_is_queued_when_it_is_too_full() {
     let queued = View::new(&kv, world.machine.revision).to_compact(&maintain_permit().unwrap(), None, 10).unwrap();
     assert_eq!(queued.len(), 1);
     crate::invariants::check(&kv).unwrap();
-}
-
-#[test]
-fn a_page_that_is_gone_does_not_wait_for_compaction() {
-    let mut world = World::new();
-    world.done(vec![create("a")]);
-    let scattered = |count: u64| (0..count).map(|at| write(at * 1000, 1, Origin::Sent(at))).collect();
-    for (count, full) in [(100, false), (1000, true)] {
-        let sent = world.machine.content(4096);
-        let op = world.commit_op(vec![Step::Patch(patch(world.file("a"), None, scattered(count)))], Some(sent));
-        let Reply::Mounted(outcomes) = world.run(Op::MountCommit(op)) else { panic!("the commit was refused") };
-        world.number += 1;
-        assert_eq!(outcomes == [StepOutcome::Refused(Error::TooManyExtents)], full);
-    }
-    let queued = rows(&world.view(), Keyspace::Queues).filter(|(row_key, _)| row_key[2] == 6).count();
-    assert_eq!(queued, 1, "a page of few extents, which a step would have made too many");
-    world.nothing_is_left().unwrap();
-}
-
-#[test]
-fn a_file_of_very_many_extents_can_be_copied_as_a_part() {
-    let mut world = World::new();
-    world.done(vec![create("a")]);
-    for page in 0..2 {
-        let sent = world.machine.content(4096);
-        let writes = (0..400).map(|at| write(page * PAGE_BYTES + at * 1000, 1, Origin::Sent(at))).collect();
-        world.commit(vec![Step::Patch(patch(world.file("a"), None, writes))], Some(sent)).unwrap();
-    }
-    let (bucket, found) = (world.bucket.clone(), world.machine.find(&world.bucket, "a", None));
-    let extents = world.machine.extents(&found);
-    assert!(extents.len() > EXTENTS_PER_PAGE_MAX);
-    let (key, attributes, nonce) = (object_key("b"), Attributes::default(), world.machine.blob_id());
-    let (checksum, checksum_type) = (None, None);
-    let upload = CreateUpload { bucket: bucket.clone(), key: key.clone(), attributes, checksum, checksum_type, nonce };
-    let Reply::UploadCreated(upload) = world.machine.run(Op::CreateUpload(upload)) else { panic!("no upload") };
-    let generation = found.row.version.as_ref().unwrap().patched;
-    let part = CopyPart {
-        upload: UploadRef { bucket: bucket.clone(), key, upload },
-        number: 1,
-        source: Source { pinned: Some(found.place), generation, ..source(&bucket, "a") },
-        offset: 0,
-        length: found.row.size(),
-        digests: world.machine.content(1).digests,
-        crc_pending: Some(true),
-    };
-    let Reply::PartWritten(part) = world.machine.run(Op::CopyPart(part)) else { panic!("no part") };
-    let complete = CompleteUpload {
-        target: target(&bucket, "b"),
-        upload,
-        parts: vec![CompletedPart { number: 1, etag: part.etag, checksum: None }],
-        checksum: None,
-        checksum_type: None,
-        size: None,
-        nonce: world.machine.blob_id(),
-    };
-    written(world.machine.run(Op::CompleteUpload(complete)));
-    assert_eq!(world.machine.extents(&world.machine.find(&bucket, "b", None)), extents);
-    crate::invariants::check(&world.view()).unwrap();
 }
 
 #[test]
