@@ -312,13 +312,14 @@ async fn a_wait_ends_when_the_process_does() {
     let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     let process = child.id();
     let waits = Arc::clone(&vfs);
-    let wait = tokio::spawn(async move { waits.set_lock(ino, Wanted { pid: process, ..all(1) }, Some(process)).await });
+    let mut wait = JoinSet::new();
+    wait.spawn(async move { waits.set_lock(ino, Wanted { pid: process, ..all(1) }, Some(process)).await });
     sleep(25 * SECOND).await;
-    assert!(!wait.is_finished() && fake.script().cancelled == 0);
+    assert!(wait.try_join_next().is_none() && fake.script().cancelled == 0);
     drop(child.stdin.take());
     child.wait().unwrap();
     sleep(2 * SECOND).await;
-    assert_eq!((wait.await.unwrap(), fake.script().cancelled), (Err(Errno::EINTR), 1));
+    assert_eq!((wait.join_next().await.unwrap().unwrap(), fake.script().cancelled), (Err(Errno::EINTR), 1));
     let script = fake.script();
     assert!(script.ranges.windows(2).all(|two| two[0].ticket == two[1].ticket), "one place in the queue");
 }
@@ -332,7 +333,8 @@ async fn news_of_others_wait_for_the_commit_under_way_and_the_mount_is_not_live_
     vfs.write(ino, 0, b"x").await.unwrap();
     fake.script().stuck = true;
     let flushes = Arc::clone(&vfs);
-    let flush = tokio::spawn(async move { flushes.flush_all().await });
+    let mut flush = JoinSet::new();
+    flush.spawn(async move { flushes.flush_all().await });
     sleep(SECOND / 2).await;
     let (kind, key, source) = ("s3:ObjectCreated:Rename".to_owned(), "x/y/f".to_owned(), Some("f".to_owned()));
     fake.tell(News::Change { revision: 9, kind, key, source }).await;
@@ -346,7 +348,7 @@ async fn news_of_others_wait_for_the_commit_under_way_and_the_mount_is_not_live_
     let there = Segment { text: "f".into(), directory: false };
     assert!(vfs.tree().child(ROOT, &there).is_none());
     fake.script().stuck = false;
-    flush.await.unwrap().unwrap();
+    flush.join_next().await.unwrap().unwrap().unwrap();
     let _ = vfs.read(ino, 0, 1, &Mutex::new(Window::default())).await;
 }
 
