@@ -19,6 +19,7 @@ use holdfast_core::command::mount::{
     CreateFile, FileRef, FileWrite, MOUNT_STEPS_MAX, MountUpload, Origin, PatchFile, Step, StepOutcome,
 };
 use holdfast_core::error::Error as Refusal;
+use holdfast_core::id::Revision;
 use holdfast_core::mount::{Answer, Call, Commit, Node};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -57,8 +58,8 @@ const AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Makes the steps of a request from what the tree knows when its turn comes, with the bytes that they send.
 type Make = Box<dyn FnOnce(&Tree) -> Result<(Vec<Step>, Bytes), Errno> + Send>;
 
-/// Who waits for what became of its steps.
-type Waiting = oneshot::Sender<Result<Vec<StepOutcome>, Errno>>;
+/// Who waits for what became of its steps, and at which revision.
+type Waiting = oneshot::Sender<Result<(Vec<StepOutcome>, Revision), Errno>>;
 
 struct Request {
     make: Make,
@@ -167,6 +168,14 @@ impl Vfs {
         &self,
         make: impl FnOnce(&Tree) -> Result<(Vec<Step>, Bytes), Errno> + Send + 'static,
     ) -> Result<Vec<StepOutcome>, Errno> {
+        self.submit_at(make).await.map(|(outcomes, _)| outcomes)
+    }
+
+    /// As [`Vfs::submit`], with the revision of the commit.
+    pub(super) async fn submit_at(
+        &self,
+        make: impl FnOnce(&Tree) -> Result<(Vec<Step>, Bytes), Errno> + Send + 'static,
+    ) -> Result<(Vec<StepOutcome>, Revision), Errno> {
         let (reply, outcome) = oneshot::channel();
         let deadline = Instant::now() + PATIENCE;
         let mut request = Some(Request { make: Box::new(make), reply });
@@ -393,7 +402,7 @@ impl Vfs {
         if batch.steps.is_empty() {
             for (reply, _) in batch.replies {
                 // Whoever asked may have gone.
-                let _ = reply.send(Ok(Vec::new()));
+                let _ = reply.send(Ok((Vec::new(), 0)));
             }
             self.discard(batch.journaled);
             return;
@@ -406,7 +415,7 @@ impl Vfs {
                 self.counters.commits.fetch_add(1, Ordering::Relaxed);
                 self.counters.steps.fetch_add(batch.steps.len() as u64, Ordering::Relaxed);
                 self.counters.committed_bytes.fetch_add(batch.layered, Ordering::Relaxed);
-                self.settle(batch, outcomes).await;
+                self.settle(batch, outcomes, revision).await;
             }
             Err(errno) => self.give_up(batch, errno),
         }
@@ -569,26 +578,26 @@ impl Vfs {
     }
 
     /// Tells everybody what became of a batch.
-    async fn settle(&self, mut batch: Batch, outcomes: Vec<StepOutcome>) {
+    async fn settle(&self, mut batch: Batch, outcomes: Vec<StepOutcome>, revision: Revision) {
         let mut moved = Vec::new();
         for ((owner, outcome), step) in batch.owners.iter().zip(outcomes).zip(&batch.steps) {
             match owner {
                 Owner::Request(number) => {
                     if let StepOutcome::Node(node) = &outcome {
-                        self.learn(node);
+                        self.learn(node, revision);
                     }
                     batch.replies[*number].1.push(outcome);
                 }
                 Owner::Patch { file, sent_as, last } => match outcome {
                     StepOutcome::Node(node) => {
                         let mut state = file.state();
-                        state.rebase(&node);
+                        state.rebase(&node, revision);
                         if *last {
                             state.flushing = None;
                         }
                         drop(state);
                         let mut tree = self.tree();
-                        tree.update(file.ino, node);
+                        tree.update(file.ino, node, revision);
                     }
                     StepOutcome::Done => {}
                     StepOutcome::Refused(refusal) => {
@@ -606,12 +615,12 @@ impl Vfs {
         self.discard(batch.journaled);
         self.drop_clean_files();
         for (reply, outcomes) in batch.replies {
-            let _ = reply.send(Ok(outcomes));
+            let _ = reply.send(Ok((outcomes, revision)));
         }
     }
 
     /// What a commit made of a file that is known. Here, in the order of commits: whoever waits for one may wake up late.
-    fn learn(&self, node: &Node) {
+    fn learn(&self, node: &Node, revision: Revision) {
         let ino = self.tree().by_object(node.object);
         let Some(ino) = ino else { return };
         if let Some(file) = self.open_file(ino) {
@@ -620,9 +629,9 @@ impl Vfs {
             if let Some(dirty) = grown {
                 dirty.truncate(node.size);
             }
-            state.rebase(node);
+            state.rebase(node, revision);
         }
-        self.tree().update(ino, node.clone());
+        self.tree().update(ino, node.clone(), revision);
     }
 
     /// The records of what is in the repository, or will never be, go.
@@ -704,14 +713,17 @@ impl Vfs {
         }
         let create =
             CreateFile { key: name.parse().map_err(|_| Errno::ENAMETOOLONG)?, metadata, content_type: None, bytes };
-        match self.send_alone(Step::Create(create), raw).await? {
-            StepOutcome::Node(_) | StepOutcome::Done => Ok(name),
+        match self.send_alone(Step::Create(create), raw).await?.0 {
+            StepOutcome::Node(_) | StepOutcome::Done => {
+                self.tree().doubt_above(&name);
+                Ok(name)
+            }
             StepOutcome::Refused(refusal) => Err(errno_of_refusal(&refusal)),
         }
     }
 
     /// Sends one step apart from the stream's queue, for the stream's own task.
-    async fn send_alone(&self, step: Step, sent: BytesMut) -> Result<StepOutcome, Errno> {
+    async fn send_alone(&self, step: Step, sent: BytesMut) -> Result<(StepOutcome, Revision), Errno> {
         let batch = Batch {
             steps: vec![step],
             owners: vec![Owner::Request(0)],
@@ -723,7 +735,7 @@ impl Vfs {
         };
         let (outcomes, revision) = self.send(&batch).await?;
         self.stream.remember(revision);
-        outcomes.into_iter().next().ok_or(Errno::EIO)
+        Ok((outcomes.into_iter().next().ok_or(Errno::EIO)?, revision))
     }
 
     /// What was written to a file that another client removed or replaced goes to what it was, which the session holds from
@@ -733,8 +745,8 @@ impl Vfs {
         if !open || sent_as.key.is_none() || !self.is_live() {
             return false;
         }
-        let outcome = match self.send_alone(Step::Adopt(sent_as.clone()), BytesMut::new()).await {
-            Ok(StepOutcome::Node(node)) if node.key.is_none() => StepOutcome::Node(node),
+        let (outcome, revision) = match self.send_alone(Step::Adopt(sent_as.clone()), BytesMut::new()).await {
+            Ok((StepOutcome::Node(node), revision)) if node.key.is_none() => (StepOutcome::Node(node), revision),
             Ok(_) | Err(_) => return false,
         };
         {
@@ -745,7 +757,7 @@ impl Vfs {
             }
         }
         file.state().put_back();
-        self.adopted(file.ino, outcome).is_ok()
+        self.adopted(file.ino, outcome, revision).is_ok()
     }
 
     /// The whole commit is refused for good.

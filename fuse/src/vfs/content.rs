@@ -86,7 +86,7 @@ impl Vfs {
             let generation = inode.node.generation;
             let keep = inode.cached == Some(generation);
             inode.cached = Some(generation);
-            files.entry(ino).or_insert_with(|| File::new(ino, &inode.node));
+            files.entry(ino).or_insert_with(|| File::new(ino, &inode.node, inode.as_of));
             keep
         };
         Ok(keep)
@@ -96,10 +96,11 @@ impl Vfs {
     async fn look_again(&self, ino: Ino) -> Result<(), Errno> {
         self.refresh(ino).await?;
         let Some(file) = self.open_file(ino) else { return Ok(()) };
-        let Some(node) = self.tree().get(ino).map(|inode| inode.node.clone()) else { return Ok(()) };
+        let known = self.tree().get(ino).map(|inode| (inode.node.clone(), inode.as_of));
+        let Some((node, as_of)) = known else { return Ok(()) };
         let mut state = file.state();
         if state.is_clean() && state.generation != node.generation {
-            state.rebase(&node);
+            state.rebase(&node, as_of);
         }
         Ok(())
     }
@@ -172,10 +173,11 @@ impl Vfs {
             Err(Errno::ESTALE) => self.refresh(file.ino).await?,
             refreshed => refreshed?,
         }
-        let node = self.tree().get(file.ino).map(|inode| inode.node.clone()).ok_or(Errno::ESTALE)?;
+        let known = self.tree().get(file.ino).map(|inode| (inode.node.clone(), inode.as_of));
+        let (node, as_of) = known.ok_or(Errno::ESTALE)?;
         let mut state = file.state();
         if state.flushing.is_none() {
-            state.rebase(&node);
+            state.rebase(&node, as_of);
         }
         state.stale = false;
         Ok(())
@@ -419,7 +421,7 @@ impl Vfs {
         if inode.directory {
             return Err(Errno::EISDIR);
         }
-        Ok(Arc::clone(files.entry(ino).or_insert_with(|| File::new(ino, &inode.node))))
+        Ok(Arc::clone(files.entry(ino).or_insert_with(|| File::new(ino, &inode.node, inode.as_of))))
     }
 
     /// What was written to a file goes to the repository, with all that was written before anywhere; an error is that of

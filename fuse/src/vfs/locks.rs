@@ -118,11 +118,12 @@ impl Vfs {
         }
         let before = self.tree().get(ino).and_then(|inode| inode.cached);
         self.refresh(ino).await?;
-        let now = self.tree().get(ino).map(|inode| inode.node.clone()).ok_or(Errno::ESTALE)?;
+        let known = self.tree().get(ino).map(|inode| (inode.node.clone(), inode.as_of));
+        let (now, as_of) = known.ok_or(Errno::ESTALE)?;
         if let Some(file) = self.open_file(ino) {
             let mut state = file.state();
             if state.is_clean() && state.generation != now.generation {
-                state.rebase(&now);
+                state.rebase(&now, as_of);
             }
         }
         if before != Some(now.generation) {

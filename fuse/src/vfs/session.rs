@@ -244,30 +244,39 @@ impl Vfs {
         let mut under_way = self.stream.under_way.subscribe();
         let _ = timeout(OWN_WAIT, under_way.wait_for(|under_way| !under_way)).await;
         if !self.stream.is_own(revision) {
-            self.changed(&kind, &key, source.as_deref());
+            self.changed(revision, &kind, &key, source.as_deref());
         }
         revision.saturating_sub(1)
     }
 
     /// Another client changed something.
-    fn changed(&self, kind: &str, key: &str, source: Option<&str>) {
+    fn changed(&self, at: Revision, kind: &str, key: &str, source: Option<&str>) {
+        [Some(key), source].into_iter().flatten().for_each(|key| self.hear_of(key, at));
         match kind.trim_start_matches("s3:") {
-            "ObjectAttributes:Put" | "ObjectTagging:Put" | "ObjectTagging:Delete" => self.expire(key, false),
-            "ObjectPatched:Patch" | "ObjectCreated:Append" => self.expire(key, true),
+            "ObjectAttributes:Put" | "ObjectTagging:Put" | "ObjectTagging:Delete" => self.expire(key, at, false),
+            "ObjectPatched:Patch" | "ObjectCreated:Append" => self.expire(key, at, true),
             // The new name is told before the old one: an inode that moved is found under the new one.
             "ObjectPrefix:Renamed" | "ObjectCreated:Rename" => {
-                source.into_iter().for_each(|source| self.follow_rename(source, key));
-                self.lose(key);
+                source.into_iter().for_each(|source| self.follow_rename(source, key, at));
+                self.lose(key, at);
             }
-            _ => self.lose(key),
+            _ => self.lose(key, at),
+        }
+    }
+
+    /// A name may have come to be in a directory that was known to have none of it.
+    fn hear_of(&self, key: &str, at: Revision) {
+        let new = self.tree().hear(key, at);
+        if let (Some((parent, segment)), Some(kernel)) = (new, self.kernel.get()) {
+            kernel.forget_name(parent, &names::show(&segment.text, false));
         }
     }
 
     /// What is known of a file counts no more.
-    fn expire(&self, key: &str, content: bool) {
+    fn expire(&self, key: &str, at: Revision, content: bool) {
         let found = self.tree().find(key).and_then(|(_, _, ino)| ino);
         let Some(ino) = found else { return };
-        self.tree().expire(ino);
+        self.tree().expire(ino, at);
         if content {
             self.content_changed(ino);
         }
@@ -286,13 +295,13 @@ impl Vfs {
     }
 
     /// What a name leads to is not known any more: it may be gone, or something else.
-    fn lose(&self, key: &str) {
+    fn lose(&self, key: &str, at: Revision) {
         let found = self.tree().find(key);
         let Some((parent, segment, ino)) = found else { return };
         {
             let mut tree = self.tree();
-            tree.expire(parent);
-            ino.into_iter().for_each(|ino| tree.expire(ino));
+            tree.expire(parent, at);
+            ino.into_iter().for_each(|ino| tree.expire(ino, at));
         }
         if let Some(ino) = ino {
             self.content_changed(ino);
@@ -306,7 +315,7 @@ impl Vfs {
     }
 
     /// A file or directory that is known here was renamed elsewhere: it is the same one.
-    fn follow_rename(&self, from: &str, to: &str) {
+    fn follow_rename(&self, from: &str, to: &str, at: Revision) {
         let (old, new) = {
             let tree = self.tree();
             (tree.find(from), tree.find(to))
@@ -315,7 +324,7 @@ impl Vfs {
         if let Some((new_parent, new_segment, _)) = new {
             self.tree().moved((parent, &segment), (new_parent, &new_segment));
         }
-        self.tree().expire(ino);
+        self.tree().expire(ino, at);
         if let Some(kernel) = self.kernel.get() {
             kernel.forget_name(parent, &names::show(&segment.text, false));
         }
