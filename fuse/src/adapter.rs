@@ -315,12 +315,17 @@ impl Filesystem for View {
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name.to_owned();
-        let ttl = self.vfs.ttl();
-        answer!(self, reply, |vfs| vfs.lookup(parent.0, &name), |attr| reply.entry(
-            &ttl,
-            &file_attr(&attr),
-            ANY_GENERATION
-        ));
+        let (ttl, vfs) = (self.vfs.ttl(), Arc::clone(&self.vfs));
+        self.run(async move {
+            match vfs.lookup(parent.0, &name).await {
+                Ok(attr) => reply.entry(&ttl, &file_attr(&attr), ANY_GENERATION),
+                // Inode 0: the kernel keeps for the time that nothing has the name. Source: libfuse, fuse_reply_entry.
+                Err(Errno::ENOENT) if vfs.is_absent(parent.0, &name) => {
+                    reply.entry(&ttl, &FileAttr { ino: INodeNo(0), ..dot_attr() }, ANY_GENERATION);
+                }
+                Err(errno) => reply.error(raw(errno)),
+            }
+        });
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
@@ -597,7 +602,7 @@ impl Filesystem for View {
                     let attr = vfs.adopt_attr(ino.0, entry)?;
                     let full = reply.add(INodeNo(attr.ino), at, &entry.name, &ttl, &file_attr(&attr), ANY_GENERATION);
                     if full {
-                        vfs.forget(attr.ino, 1);
+                        vfs.not_told(attr.ino);
                     }
                     Ok(full)
                 }
@@ -867,14 +872,21 @@ async fn walk(
                 while listing.entries.len() <= entry - 2 && !listing.done {
                     vfs.list_more(ino, &mut listing).await?;
                 }
-                match listing.entries.get(entry - 2) {
+                let full = match listing.entries.get(entry - 2) {
                     Some(entry) => match add(vfs, next, Walked::Entry(entry)) {
                         // It went while it was listed.
                         Err(Errno::ESTALE) => false,
                         added => added?,
                     },
-                    None => return Ok(()),
+                    None => {
+                        vfs.listed(ino, &listing);
+                        return Ok(());
+                    }
+                };
+                if !full {
+                    listing.tell(entry - 2);
                 }
+                full
             }
         };
         if full {

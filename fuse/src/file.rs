@@ -46,6 +46,8 @@ pub struct State {
     pub size: u64,
     /// Generation of the base.
     pub generation: Revision,
+    /// The revision of which the base is: what is older does not replace it.
+    pub as_of: Revision,
     /// ETag of the base.
     pub etag: String,
     /// Another client has changed it: the base is looked up again before it is read.
@@ -183,13 +185,14 @@ pub struct Base {
 }
 
 impl File {
-    /// A file as the repository has it.
+    /// A file as the repository had it as of a revision.
     #[must_use]
-    pub fn new(ino: Ino, node: &Node) -> Arc<Self> {
+    pub fn new(ino: Ino, node: &Node, as_of: Revision) -> Arc<Self> {
         let state = State {
             object: node.object,
             size: node.size,
             generation: node.generation,
+            as_of,
             etag: node.etag.clone(),
             stale: false,
             dirty: None,
@@ -311,8 +314,13 @@ impl State {
         self.layers().for_each(|layer| layer.lay_over(offset, buffer));
     }
 
-    /// The repository has another generation: by a commit of this mount, or of others.
-    pub fn rebase(&mut self, node: &Node) {
+    /// The repository has another generation, as of a revision: by a commit of this mount, or of others. What is older than
+    /// the base is ignored.
+    pub fn rebase(&mut self, node: &Node, as_of: Revision) {
+        if as_of < self.as_of {
+            return;
+        }
+        self.as_of = as_of;
         self.object = node.object;
         self.size = node.size;
         self.generation = node.generation;
@@ -355,5 +363,23 @@ impl State {
     /// Something could not be written.
     pub fn fail(&mut self, errno: Errno) {
         self.failed = Some((errno, self.failures() + 1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_generation_does_not_become_the_base() {
+        let node = |size| Node { size, ..Node::default() };
+        let file = File::new(7, &node(1), 10);
+        let mut state = file.state();
+        state.rebase(&node(2), 20);
+        state.stale = true;
+        state.rebase(&node(3), 19);
+        assert_eq!((state.size, state.as_of, state.stale), (2, 20, true));
+        state.rebase(&node(4), 20);
+        assert_eq!((state.size, state.stale), (4, false));
     }
 }

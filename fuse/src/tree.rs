@@ -4,10 +4,21 @@
 //! as long as the kernel knows it. What it says of a file counts while it is of the present *epoch*: whoever loses sight of
 //! the feed begins a new one, and nothing that was known before is believed any more.
 //!
+//! **Older answers.** Answers come late: each says as of which revision it is, each inode remembers the newest that it was told,
+//! and for each name that was changed lately it is known when. An older answer never undoes what is newer; what another
+//! client has changed since counts only when it was asked for anew.
+//!
+//! **Complete directories.** Of a directory that this mount made, or listed to its end, every name is known: what is not known
+//! of it is not there. That ends when the kernel forgets a name, when another client touches one that is not known, and with
+//! the epoch.
+//!
 //! The number of an inode is its object's number plus one; of a directory that only its entries make, a hash of its key with
 //! the highest bit set. An inode keeps its number while the kernel knows it, also when its object becomes another.
 
-use std::collections::HashMap;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use holdfast_core::command::mount::FileRef;
@@ -18,6 +29,8 @@ use holdfast_core::mount::{IMPLICIT, Node};
 pub type Ino = u64;
 /// The directory that is mounted.
 pub const ROOT: Ino = 1;
+/// Names of which it is remembered when they were changed; of older changes only that there were some.
+const STAMPS_MAX: usize = 16_384;
 
 /// One step of a key. A file and a directory may have the same text: S3 does not forbid it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,11 +52,21 @@ pub struct Inode {
     pub directory: bool,
     /// How often the kernel looked it up.
     lookups: u64,
-    /// Names in it that are known.
-    children: u32,
+    /// What is known in it, by name.
+    entries: BTreeMap<Segment, Ino>,
     /// Open handles.
     pub opens: u32,
+    /// It must stay known, whatever the kernel forgets: it has something to commit.
+    pins: u32,
     epoch: u64,
+    /// The revision of which `node` is.
+    pub as_of: Revision,
+    /// What is older does not count any more.
+    expired_at: Revision,
+    /// The epoch in which every name in it is known.
+    complete: Option<u64>,
+    /// How often it could be that not every name in it is known.
+    doubts: u64,
     /// The generation of the content that the kernel may have pages of.
     pub cached: Option<Revision>,
     /// The key that it had when it lost its last name.
@@ -52,13 +75,92 @@ pub struct Inode {
     pub held: bool,
 }
 
+impl Inode {
+    fn new(node: Node, directory: bool, epoch: u64, as_of: Revision) -> Self {
+        Self {
+            node,
+            names: Vec::new(),
+            directory,
+            lookups: 0,
+            entries: BTreeMap::new(),
+            opens: 0,
+            pins: 0,
+            epoch,
+            as_of,
+            expired_at: 0,
+            complete: None,
+            doubts: 0,
+            cached: None,
+            gone: None,
+            held: false,
+        }
+    }
+
+    fn is_unknown(&self) -> bool {
+        self.lookups == 0 && self.opens == 0 && self.pins == 0 && self.entries.is_empty()
+    }
+
+    /// Maybe not every name in it is known.
+    fn doubt(&mut self) {
+        self.doubts += 1;
+        self.complete = None;
+    }
+}
+
+/// When a name was changed last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stamp {
+    at: Revision,
+    /// By a commit of this mount, after which nothing had it.
+    gone: bool,
+}
+
+/// When names were changed, by this mount or another client, as far as is known.
+#[derive(Debug, Default)]
+struct Stamps {
+    by_name: HashMap<(Ino, Segment), Stamp>,
+    /// Names that are not in it were changed up to here, perhaps.
+    floor: Revision,
+}
+
+impl Stamps {
+    fn set(&mut self, parent: Ino, segment: &Segment, at: Revision, gone: bool) {
+        if self.by_name.len() >= STAMPS_MAX {
+            self.floor = self.by_name.values().map(|stamp| stamp.at).fold(self.floor, Revision::max);
+            self.by_name.clear();
+        }
+        let stamp = self.by_name.entry((parent, segment.clone())).or_default();
+        if stamp.at <= at {
+            *stamp = Stamp { at, gone };
+        }
+    }
+
+    /// The revision at which a name was taken for good, when no later change is known.
+    fn gone(&self, parent: Ino, segment: &Segment) -> Revision {
+        let stamp = self.by_name.get(&(parent, segment.clone()));
+        stamp.filter(|stamp| stamp.gone).map_or(0, |stamp| stamp.at)
+    }
+
+    /// The last change of a name that may be.
+    fn perhaps(&self, parent: Ino, segment: &Segment) -> Revision {
+        self.by_name.get(&(parent, segment.clone())).map_or(0, |stamp| stamp.at).max(self.floor)
+    }
+}
+
+/// What was known of a directory when a listing of it began: see [`Tree::completed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    epoch: u64,
+    doubts: u64,
+}
+
 /// The table.
 #[derive(Debug)]
 pub struct Tree {
     prefix: String,
     inodes: HashMap<Ino, Inode>,
-    names: HashMap<(Ino, Segment), Ino>,
     by_object: HashMap<ObjectId, Ino>,
+    stamps: Stamps,
     epoch: u64,
 }
 
@@ -66,20 +168,9 @@ impl Tree {
     /// The table of a mount of everything under `prefix`, which is empty or ends with a slash.
     #[must_use]
     pub fn new(prefix: &str, root: Node) -> Self {
-        let inode = Inode {
-            node: root,
-            names: Vec::new(),
-            directory: true,
-            lookups: 1,
-            children: 0,
-            opens: 0,
-            epoch: 0,
-            cached: None,
-            gone: None,
-            held: false,
-        };
-        let inodes = HashMap::from([(ROOT, inode)]);
-        Self { prefix: prefix.to_owned(), inodes, names: HashMap::new(), by_object: HashMap::new(), epoch: 0 }
+        let root = Inode { lookups: 1, ..Inode::new(root, true, 0, 0) };
+        let inodes = HashMap::from([(ROOT, root)]);
+        Self { prefix: prefix.to_owned(), inodes, by_object: HashMap::new(), stamps: Stamps::default(), epoch: 0 }
     }
 
     /// An inode.
@@ -152,8 +243,12 @@ impl Tree {
     /// The inode of a name, and whether it is of the present epoch.
     #[must_use]
     pub fn child(&self, parent: Ino, segment: &Segment) -> Option<(Ino, bool)> {
-        let ino = *self.names.get(&(parent, segment.clone()))?;
+        let ino = self.at(parent, segment)?;
         Some((ino, self.is_fresh(ino)))
+    }
+
+    fn at(&self, parent: Ino, segment: &Segment) -> Option<Ino> {
+        self.inodes.get(&parent)?.entries.get(segment).copied()
     }
 
     /// Whether what is known of an inode counts.
@@ -167,10 +262,103 @@ impl Tree {
         self.epoch += 1;
     }
 
-    /// What is known of one inode counts no more.
-    pub fn expire(&mut self, ino: Ino) {
+    /// The present epoch.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Another client changed an inode: what is known of it counts no more, nor does an answer that is older than the change.
+    pub fn expire(&mut self, ino: Ino, at: Revision) {
+        self.look_again(ino);
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            inode.expired_at = inode.expired_at.max(at);
+            inode.doubt();
+        }
+    }
+
+    /// An inode is to be asked for again before it is told of.
+    pub fn look_again(&mut self, ino: Ino) {
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.epoch = u64::MAX;
+        }
+    }
+
+    /// Maybe not every name in a directory is known.
+    pub fn doubt(&mut self, directory: Ino) {
+        if let Some(inode) = self.inodes.get_mut(&directory) {
+            inode.doubt();
+        }
+    }
+
+    /// Another client changed what is behind a key, which may have been unknown here. Where the key leaves what is known before
+    /// its last step: the name of a directory that may be new.
+    pub fn hear(&mut self, key: &str, at: Revision) -> Option<(Ino, Segment)> {
+        let path = key.strip_prefix(&self.prefix)?;
+        let (path, directory) = match path.strip_suffix('/') {
+            Some(path) => (path, true),
+            None => (path, false),
+        };
+        let mut parent = ROOT;
+        let mut steps = path.split('/').peekable();
+        while let Some(text) = steps.next() {
+            let last = steps.peek().is_none();
+            let segment = Segment { text: text.to_owned(), directory: directory || !last };
+            let known = self.at(parent, &segment);
+            if let (Some(ino), false) = (known, last) {
+                parent = ino;
+                continue;
+            }
+            self.stamps.set(parent, &segment, at, false);
+            if known.is_none() {
+                self.doubt(parent);
+                // A file beside a directory is shown by another name.
+                let file = Segment { directory: false, ..segment.clone() };
+                let beside = self.at(parent, &file).filter(|_| segment.directory);
+                beside.into_iter().for_each(|ino| self.expire(ino, at));
+            }
+            return (!last).then_some((parent, segment));
+        }
+        None
+    }
+
+    /// A name came to be that the table does not know: what is above it is not complete.
+    pub fn doubt_above(&mut self, key: &str) {
+        // What is not newer than anything changes nothing else.
+        self.hear(key, 0);
+    }
+
+    /// Whether every name in a directory is known, and what is known of it counts.
+    #[must_use]
+    pub fn is_complete(&self, directory: Ino) -> bool {
+        self.is_fresh(directory) && self.inodes.get(&directory).is_some_and(|inode| inode.complete == Some(self.epoch))
+    }
+
+    /// A listing of a directory begins, before anything is asked.
+    #[must_use]
+    pub fn listing_begins(&self, directory: Ino) -> Option<Begun> {
+        self.inodes.get(&directory).map(|inode| Begun { epoch: self.epoch, doubts: inode.doubts })
+    }
+
+    /// Everything that a listing told was adopted. The directory is complete, unless something came between.
+    pub fn completed(&mut self, directory: Ino, begun: Begun) {
+        let epoch = self.epoch;
+        if let Some(inode) = self.inodes.get_mut(&directory)
+            && (Begun { epoch, doubts: inode.doubts }) == begun
+        {
+            inode.complete = Some(epoch);
+        }
+    }
+
+    /// This mount made a directory, and adopted it: it is empty.
+    pub fn made(&mut self, directory: Ino) {
+        let epoch = self.epoch;
+        if let Some(inode) = self.inodes.get_mut(&directory)
+            && inode.epoch == epoch
+            && inode.directory
+            && inode.entries.is_empty()
+        {
+            inode.complete = Some(epoch);
         }
     }
 
@@ -192,96 +380,166 @@ impl Tree {
         ino
     }
 
-    /// Takes what the repository said of a name. The inode is the one that was known, unless another object is behind the
-    /// name now; the caller counts a lookup when it tells the kernel.
-    pub fn adopt(&mut self, parent: Ino, segment: &Segment, node: Node) -> Ino {
-        let known = self.names.get(&(parent, segment.clone())).copied();
-        let same = known.filter(|ino| {
-            self.inodes.get(ino).is_some_and(|inode| {
-                // A directory that becomes real, or loses its row, is the same directory.
-                let directory = segment.directory && (inode.node.object == IMPLICIT || node.object == IMPLICIT);
-                inode.node.object == node.object || directory
-            })
+    /// Takes what the repository said of a name, as of a revision. The inode is the one that was known, unless another object
+    /// is behind the name now; the caller counts a lookup when it tells the kernel. An answer that is older than what is known
+    /// of the name changes nothing; then the inode may be without the name.
+    pub fn adopt(&mut self, parent: Ino, segment: &Segment, node: Node, as_of: Revision) -> Ino {
+        if let Some(ino) = self.at(parent, segment) {
+            if self.is_same(ino, &node) {
+                self.update(ino, node, as_of);
+                return ino;
+            }
+            if self.is_newer(ino, parent, segment, as_of) {
+                return ino;
+            }
+            self.take_off(parent, segment);
+            self.drop_unknown(ino);
+        }
+        let by_object = self
+            .by_object(node.object)
+            .filter(|ino| self.inodes.get(ino).is_some_and(|inode| inode.directory == segment.directory));
+        match by_object {
+            Some(ino) => self.adopt_known(ino, parent, segment, node, as_of),
+            None => self.adopt_new(parent, segment, node, as_of),
+        }
+    }
+
+    /// A directory that becomes real, or loses its row, is the same directory.
+    fn is_same(&self, ino: Ino, node: &Node) -> bool {
+        self.inodes.get(&ino).is_some_and(|inode| {
+            let implicit = inode.node.object == IMPLICIT || node.object == IMPLICIT;
+            inode.node.object == node.object || inode.directory && implicit
+        })
+    }
+
+    /// Whether what is known of a name and what it leads to is newer than an answer.
+    fn is_newer(&self, ino: Ino, parent: Ino, segment: &Segment, as_of: Revision) -> bool {
+        let known = self.inodes.get(&ino).map_or(0, |inode| inode.as_of);
+        as_of < known.max(self.stamps.gone(parent, segment))
+    }
+
+    /// Whether a name is gone by a commit of this mount that is newer than an answer that tells of it.
+    #[must_use]
+    pub fn is_outdated(&self, parent: Ino, segment: &Segment, as_of: Revision) -> bool {
+        self.at(parent, segment).is_none() && as_of < self.stamps.gone(parent, segment)
+    }
+
+    /// An inode is found by a name that was not known.
+    fn adopt_known(&mut self, ino: Ino, parent: Ino, segment: &Segment, node: Node, as_of: Revision) -> Ino {
+        let newer = self.inodes.get(&ino).filter(|inode| as_of < inode.as_of);
+        // It may have lost the name since: by a newer commit, of which is only known that it was.
+        let doubtful = newer.is_some_and(|inode| {
+            inode.directory || inode.names.is_empty() || as_of < self.stamps.perhaps(parent, segment)
         });
-        if let Some(ino) = same {
-            self.update(ino, node);
+        self.update(ino, node, as_of);
+        if self.is_outdated(parent, segment, as_of) {
             return ino;
         }
-        if known.is_some() {
-            self.unname(parent, segment);
+        if doubtful {
+            self.doubt(parent);
+            return ino;
         }
-        let by_object = self.by_object.get(&node.object).copied().filter(|_| node.object != IMPLICIT);
-        let by_object =
-            by_object.filter(|ino| self.inodes.get(ino).is_some_and(|inode| inode.directory == segment.directory));
-        let ino = match by_object {
-            Some(ino) => {
-                self.update(ino, node);
-                ino
-            }
-            None => {
-                let key = self.key_in(parent, segment).unwrap_or_default();
-                let ino = self.number(&key, node.object);
-                self.by_object.insert(node.object, ino);
-                let inode = Inode {
-                    node,
-                    names: Vec::new(),
-                    directory: segment.directory,
-                    lookups: 0,
-                    children: 0,
-                    opens: 0,
-                    epoch: self.epoch,
-                    cached: None,
-                    gone: None,
-                    held: false,
-                };
-                self.inodes.insert(ino, inode);
-                ino
-            }
-        };
-        self.name(ino, parent, segment);
+        let changed = self.stamps.perhaps(parent, segment);
+        if as_of < changed {
+            self.expire(ino, changed);
+        }
+        self.put_on(ino, parent, segment);
         ino
     }
 
-    fn name(&mut self, ino: Ino, parent: Ino, segment: &Segment) {
-        self.names.insert((parent, segment.clone()), ino);
-        if let Some(inode) = self.inodes.get_mut(&ino) {
-            // A directory has one name; where another client moved it, the old one is gone.
-            if inode.directory {
-                for (old_parent, old) in std::mem::take(&mut inode.names) {
-                    self.names.remove(&(old_parent, old));
-                    if let Some(old_parent) = self.inodes.get_mut(&old_parent) {
-                        old_parent.children = old_parent.children.saturating_sub(1);
-                    }
-                }
+    fn adopt_new(&mut self, parent: Ino, segment: &Segment, node: Node, as_of: Revision) -> Ino {
+        let outdated = self.is_outdated(parent, segment, as_of);
+        let key = self.key_in(parent, segment).unwrap_or_default();
+        let ino = self.number(&key, node.object);
+        if node.object != IMPLICIT {
+            self.by_object.insert(node.object, ino);
+        }
+        self.inodes.insert(ino, Inode::new(node, segment.directory, self.epoch, as_of));
+        let changed = self.stamps.perhaps(parent, segment);
+        if as_of < changed {
+            self.expire(ino, changed);
+        }
+        if !outdated {
+            self.put_on(ino, parent, segment);
+        }
+        ino
+    }
+
+    /// Gives an inode a name.
+    fn put_on(&mut self, ino: Ino, parent: Ino, segment: &Segment) {
+        self.take_off(parent, segment);
+        let old = match self.inodes.get(&ino) {
+            // A directory has one name; where another client moved it, the old one is gone, or another's.
+            Some(inode) if inode.directory => inode.names.clone(),
+            _ => Vec::new(),
+        };
+        for (old_parent, old) in old {
+            self.take_off(old_parent, &old);
+            self.doubt(old_parent);
+        }
+        if let Some(above) = self.inodes.get_mut(&parent) {
+            above.entries.insert(segment.clone(), ino);
+            if let Some(inode) = self.inodes.get_mut(&ino) {
+                inode.names.push((parent, segment.clone()));
             }
-        }
-        if let Some(inode) = self.inodes.get_mut(&ino) {
-            inode.names.push((parent, segment.clone()));
-        }
-        if let Some(parent) = self.inodes.get_mut(&parent) {
-            parent.children += 1;
         }
     }
 
-    /// Takes what the repository said of an inode.
-    pub fn update(&mut self, ino: Ino, node: Node) {
+    /// Takes a name off what has it.
+    fn take_off(&mut self, parent: Ino, segment: &Segment) -> Option<Ino> {
+        let ino = self.at(parent, segment)?;
+        let gone = self.key_in(parent, segment);
+        self.inodes.get_mut(&parent)?.entries.remove(segment);
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            inode.names.retain(|(other, text)| *other != parent || text != segment);
+            if inode.names.is_empty() {
+                inode.gone = gone;
+            }
+        }
+        Some(ino)
+    }
+
+    /// Takes what the repository said of an inode, as of a revision. An older answer than the last one changes nothing.
+    pub fn update(&mut self, ino: Ino, node: Node, as_of: Revision) {
         let epoch = self.epoch;
-        let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        let Some(inode) = self.inodes.get_mut(&ino).filter(|inode| inode.as_of <= as_of) else { return };
         if inode.node.object != node.object {
             if self.by_object.get(&inode.node.object) == Some(&ino) {
                 self.by_object.remove(&inode.node.object);
             }
-            self.by_object.insert(node.object, ino);
+            if node.object != IMPLICIT {
+                self.by_object.insert(node.object, ino);
+            }
         }
         inode.node = node;
-        inode.epoch = epoch;
+        inode.as_of = as_of;
+        if inode.expired_at <= as_of {
+            inode.epoch = epoch;
+        }
     }
 
-    /// One of the names of an inode, known here or not, is gone.
-    pub fn one_link_less(&mut self, ino: Ino) {
-        if let Some(inode) = self.inodes.get_mut(&ino) {
+    /// A commit of this mount took one of the names of an inode, known here or not.
+    pub fn one_link_less(&mut self, ino: Ino, at: Revision) {
+        // What is newer knows.
+        if let Some(inode) = self.inodes.get_mut(&ino).filter(|inode| inode.as_of <= at) {
             inode.node.links = inode.node.links.saturating_sub(1);
+            inode.as_of = at;
         }
+    }
+
+    /// A commit of this mount changed entries of a directory, and these attributes of it with them.
+    pub fn entries_changed(&mut self, directory: Ino, set: BTreeMap<String, Option<String>>, at: Revision) {
+        let Some(inode) = self.inodes.get_mut(&directory).filter(|inode| inode.as_of <= at) else { return };
+        if inode.node.object == IMPLICIT {
+            // The root of a bucket is never real.
+            if directory == ROOT && self.prefix.is_empty() {
+                return;
+            }
+            // The commit has made it real.
+            return self.look_again(directory);
+        }
+        inode.as_of = at;
+        inode.node.metadata.extend(set.into_iter().filter_map(|(name, value)| Some((name, value?))));
     }
 
     /// A commit of this mount took the last name of an open inode: the session holds it.
@@ -298,62 +556,101 @@ impl Tree {
         Some(FileRef { key: Some(inode.gone.as_ref()?.parse().ok()?), object: inode.node.object })
     }
 
-    /// A name is gone. The inode stays while the kernel knows it.
+    /// A name does not lead to its inode any more; whether it leads to another is not known. The inode stays while the kernel
+    /// knows it.
     pub fn unname(&mut self, parent: Ino, segment: &Segment) -> Option<Ino> {
-        let gone = self.key_in(parent, segment);
-        let ino = self.names.remove(&(parent, segment.clone()))?;
-        if let Some(inode) = self.inodes.get_mut(&ino) {
-            inode.names.retain(|(other, text)| *other != parent || text != segment);
-            if inode.names.is_empty() {
-                inode.gone = gone;
-            }
-        }
-        if let Some(parent) = self.inodes.get_mut(&parent) {
-            parent.children = parent.children.saturating_sub(1);
-        }
+        self.doubt(parent);
+        let ino = self.take_off(parent, segment)?;
         self.drop_unknown(ino);
         Some(ino)
+    }
+
+    /// The repository said, as of a revision, that nothing has a name. Whether that is so, or known otherwise by what is newer.
+    pub fn absent(&mut self, parent: Ino, segment: &Segment, as_of: Revision) -> bool {
+        let Some(ino) = self.at(parent, segment) else { return true };
+        if self.is_newer(ino, parent, segment, as_of) {
+            return false;
+        }
+        if as_of < self.stamps.perhaps(parent, segment) {
+            self.doubt(parent);
+        }
+        self.take_off(parent, segment);
+        self.drop_unknown(ino);
+        true
+    }
+
+    /// A commit of this mount made a name; as [`Tree::adopt`].
+    pub fn created(&mut self, parent: Ino, segment: &Segment, node: Node, at: Revision) -> Ino {
+        self.changed_here(parent, segment, at, false);
+        self.adopt(parent, segment, node, at)
+    }
+
+    /// A commit of this mount removed a name of an inode.
+    pub fn removed(&mut self, parent: Ino, segment: &Segment, ino: Ino, at: Revision) {
+        self.changed_here(parent, segment, at, true);
+        if self.at(parent, segment) == Some(ino) {
+            self.take_off(parent, segment);
+        }
+        self.drop_unknown(ino);
+    }
+
+    /// A commit of this mount changed what a name leads to. Whether nothing newer is known of it.
+    fn changed_here(&mut self, parent: Ino, segment: &Segment, at: Revision, gone: bool) -> bool {
+        let last = self.stamps.perhaps(parent, segment) <= at;
+        if !last {
+            self.doubt(parent);
+        }
+        self.stamps.set(parent, segment, at, gone);
+        last
+    }
+
+    /// A commit of this mount moved a name of an inode.
+    pub fn renamed(&mut self, ino: Ino, from: (Ino, &Segment), to: (Ino, &Segment), at: Revision) {
+        self.changed_here(from.0, from.1, at, true);
+        let last = self.changed_here(to.0, to.1, at, false);
+        if self.at(from.0, from.1) == Some(ino) {
+            self.moved(from, to);
+        } else {
+            self.doubt(to.0);
+        }
+        if !last {
+            self.look_again(ino);
+        }
     }
 
     /// A name has moved; what was at the new one is without it.
     pub fn moved(&mut self, from: (Ino, &Segment), to: (Ino, &Segment)) -> Option<Ino> {
         if from == to {
-            return self.child(from.0, from.1).map(|(ino, _)| ino);
+            return self.at(from.0, from.1);
         }
-        self.unname(to.0, to.1);
-        let ino = self.names.remove(&(from.0, from.1.clone()))?;
-        if let Some(inode) = self.inodes.get_mut(&ino) {
-            inode.names.retain(|(other, text)| *other != from.0 || text != from.1);
+        if let Some(replaced) = self.take_off(to.0, to.1) {
+            self.drop_unknown(replaced);
         }
-        if let Some(parent) = self.inodes.get_mut(&from.0) {
-            parent.children = parent.children.saturating_sub(1);
-        }
-        self.name(ino, to.0, to.1);
+        let Some(ino) = self.take_off(from.0, from.1) else {
+            self.doubt(to.0);
+            return None;
+        };
+        self.put_on(ino, to.0, to.1);
+        self.drop_unknown(from.0);
         Some(ino)
     }
 
-    /// Two names have changed places.
-    pub fn exchanged(&mut self, one: (Ino, &Segment), other: (Ino, &Segment)) {
-        let (Some(first), Some(second)) =
-            (self.names.get(&(one.0, one.1.clone())).copied(), self.names.get(&(other.0, other.1.clone())).copied())
-        else {
+    /// A commit of this mount let two names change places. A file and a directory take their kinds along.
+    pub fn exchanged(&mut self, one: (Ino, &Segment), other: (Ino, &Segment), at: Revision) {
+        let kind = |of: &Segment, text: &Segment| Segment { directory: of.directory, text: text.text.clone() };
+        let (to_other, to_one) = (kind(one.1, other.1), kind(other.1, one.1));
+        let found = (self.at(one.0, one.1), self.at(other.0, other.1));
+        for (parent, segment) in [(one.0, one.1), (other.0, other.1), (other.0, &to_other), (one.0, &to_one)] {
+            self.changed_here(parent, segment, at, false);
+        }
+        let (Some(first), Some(second)) = found else {
+            [one.0, other.0].into_iter().for_each(|parent| self.doubt(parent));
             return;
         };
-        let swap = |inode: &mut Inode, from: (Ino, &Segment), to: (Ino, &Segment)| {
-            for name in &mut inode.names {
-                if (name.0, &name.1) == from {
-                    *name = (to.0, to.1.clone());
-                }
-            }
-        };
-        if let Some(inode) = self.inodes.get_mut(&first) {
-            swap(inode, one, other);
-        }
-        if let Some(inode) = self.inodes.get_mut(&second) {
-            swap(inode, other, one);
-        }
-        self.names.insert((one.0, one.1.clone()), second);
-        self.names.insert((other.0, other.1.clone()), first);
+        self.take_off(one.0, one.1);
+        self.take_off(other.0, other.1);
+        self.put_on(first, other.0, &to_other);
+        self.put_on(second, one.0, &to_one);
     }
 
     /// The kernel was told of an inode.
@@ -371,23 +668,56 @@ impl Tree {
         self.drop_unknown(ino);
     }
 
-    /// Forgets an inode that nobody knows any more, and its parents that stood only for it.
+    /// The kernel was not told of an inode after all, and will be at once: a listing that adopts it again is still whole.
+    pub fn untold(&mut self, ino: Ino) {
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            inode.lookups = inode.lookups.saturating_sub(1);
+        }
+        self.drop_with(ino, |above| above.complete = None);
+    }
+
+    /// An inode has something to commit: it stays known until [`Tree::unpin`], whatever the kernel forgets.
+    pub fn pin(&mut self, ino: Ino) {
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            inode.pins += 1;
+        }
+    }
+
+    /// What an inode was pinned for is done.
+    pub fn unpin(&mut self, ino: Ino) {
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            inode.pins = inode.pins.saturating_sub(1);
+        }
+        self.drop_unknown(ino);
+    }
+
+    /// Forgets an inode that nobody knows any more, and its parents that stood only for it. What it was in is not complete.
     pub fn drop_unknown(&mut self, ino: Ino) {
-        let mut next = Some(ino);
-        while let Some(ino) = next.take() {
-            let Some(inode) = self.inodes.get(&ino) else { return };
-            if ino == ROOT || inode.lookups > 0 || inode.opens > 0 || inode.children > 0 {
-                return;
+        self.drop_with(ino, Inode::doubt);
+    }
+
+    /// As [`Tree::drop_unknown`], of one without a name.
+    pub fn drop_nameless(&mut self, ino: Ino) {
+        if self.inodes.get(&ino).is_some_and(|inode| inode.names.is_empty()) {
+            self.drop_unknown(ino);
+        }
+    }
+
+    fn drop_with(&mut self, ino: Ino, tell: impl Fn(&mut Inode)) {
+        let mut next = vec![ino];
+        while let Some(ino) = next.pop() {
+            if ino == ROOT || !self.inodes.get(&ino).is_some_and(Inode::is_unknown) {
+                continue;
             }
-            let Some(inode) = self.inodes.remove(&ino) else { return };
+            let Some(inode) = self.inodes.remove(&ino) else { continue };
             if self.by_object.get(&inode.node.object) == Some(&ino) {
                 self.by_object.remove(&inode.node.object);
             }
             for (parent, segment) in inode.names {
-                self.names.remove(&(parent, segment));
                 if let Some(above) = self.inodes.get_mut(&parent) {
-                    above.children = above.children.saturating_sub(1);
-                    next = Some(parent);
+                    above.entries.remove(&segment);
+                    tell(above);
+                    next.push(parent);
                 }
             }
         }
@@ -406,10 +736,10 @@ impl Tree {
         while let Some(text) = segments.next() {
             if segments.peek().is_none() {
                 let segment = Segment { text: text.to_owned(), directory };
-                let ino = self.names.get(&(parent, segment.clone())).copied();
+                let ino = self.at(parent, &segment);
                 return Some((parent, segment, ino));
             }
-            parent = *self.names.get(&(parent, Segment { text: text.to_owned(), directory: true }))?;
+            parent = self.at(parent, &Segment { text: text.to_owned(), directory: true })?;
         }
         None
     }
@@ -423,75 +753,7 @@ impl Tree {
     /// The names in a directory that are known.
     #[must_use]
     pub fn children(&self, parent: Ino) -> Vec<(Segment, Ino)> {
-        self.names
-            .iter()
-            .filter(|((of, _), _)| *of == parent)
-            .map(|((_, segment), ino)| (segment.clone(), *ino))
-            .collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(object: u64) -> Node {
-        Node { object: ObjectId(object), ..Node::default() }
-    }
-
-    fn segment(text: &str, directory: bool) -> Segment {
-        Segment { text: text.to_owned(), directory }
-    }
-
-    #[test]
-    fn a_directory_moves_with_everything_in_it() {
-        let mut tree = Tree::new("p/", node(0));
-        let (a, b, f) = (segment("a", true), segment("b", true), segment("f", false));
-        let dir = tree.adopt(ROOT, &a, node(0));
-        assert!(dir >> 63 == 1);
-        let file = tree.adopt(dir, &f, node(7));
-        assert_eq!((file, tree.key(file).as_deref()), (8, Some("p/a/f")));
-        tree.moved((ROOT, &a), (ROOT, &b));
-        assert_eq!(tree.key(file).as_deref(), Some("p/b/f"));
-        assert_eq!(tree.find("p/b/f").unwrap().2, Some(file));
-        assert!(tree.find("p/a/f").is_none());
-    }
-
-    #[test]
-    fn an_object_has_one_inode_by_all_its_names_and_another_object_another() {
-        let mut tree = Tree::new("", node(0));
-        let (one, two) = (segment("one", false), segment("two", false));
-        let ino = tree.adopt(ROOT, &one, node(5));
-        tree.looked_up(ino);
-        assert_eq!(tree.adopt(ROOT, &two, node(5)), ino);
-        tree.unname(ROOT, &one);
-        assert_eq!(tree.key(ino).as_deref(), Some("two"));
-        let other = tree.adopt(ROOT, &two, node(6));
-        assert_ne!(other, ino);
-        assert_eq!(tree.key(ino), None, "the kernel still knows it, without a name");
-        tree.forget(ino, 1);
-        assert!(tree.get(ino).is_none());
-    }
-
-    #[test]
-    fn what_nobody_knows_is_forgotten_up_to_the_root() {
-        let mut tree = Tree::new("", node(0));
-        let dir = tree.adopt(ROOT, &segment("d", true), node(3));
-        let file = tree.adopt(dir, &segment("f", false), node(4));
-        tree.looked_up(file);
-        tree.forget(dir, 0);
-        assert!(tree.get(dir).is_some(), "it leads to a file that is known");
-        tree.forget(file, 1);
-        assert!(tree.is_empty());
-    }
-
-    #[test]
-    fn a_directory_that_becomes_real_stays_the_same_inode() {
-        let mut tree = Tree::new("", node(0));
-        let dir = tree.adopt(ROOT, &segment("d", true), node(0));
-        assert_eq!(tree.adopt(ROOT, &segment("d", true), node(9)), dir);
-        assert_eq!(tree.by_object(ObjectId(9)), Some(dir));
-        tree.begin_epoch();
-        assert!(!tree.is_fresh(dir));
+        let entries = self.inodes.get(&parent).map(|inode| &inode.entries);
+        entries.into_iter().flatten().map(|(segment, ino)| (segment.clone(), *ino)).collect()
     }
 }

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use holdfast_core::command::mount::{
     FileRef, FileWrite, MOUNT_STEPS_MAX, MountUpload, Origin, PatchFile, Step, StepOutcome,
 };
+use holdfast_core::id::Revision;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -54,8 +55,8 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Makes the steps of a request from what the tree knows when its turn comes, with the bytes that they send.
 type Make = Box<dyn FnOnce(&Tree) -> Result<(Vec<Step>, Bytes), Errno> + Send>;
 
-/// Who waits for what became of its steps.
-type Waiting = oneshot::Sender<Result<Vec<StepOutcome>, Errno>>;
+/// Who waits for what became of its steps, and at which revision.
+type Waiting = oneshot::Sender<Result<(Vec<StepOutcome>, Revision), Errno>>;
 
 struct Request {
     make: Make,
@@ -173,6 +174,20 @@ pub(super) struct Batch {
 }
 
 impl Batch {
+    /// Bytes that it carries.
+    pub(super) fn bytes(&self) -> usize {
+        let layers: u64 = self.patches.iter().map(|patch| patch.layer.bytes()).sum();
+        layers as usize + self.asked.iter().map(|asked| asked.bytes.len()).sum::<usize>()
+    }
+
+    /// Those bytes, in their order.
+    pub(super) fn each_piece(&self, mut take: impl FnMut(&[u8])) {
+        for patch in &self.patches {
+            patch.layer.data().for_each(|(_, piece)| take(piece));
+        }
+        self.asked.iter().for_each(|asked| take(&asked.bytes));
+    }
+
     /// Patches and requests.
     pub(super) fn members(&self) -> usize {
         self.patches.len() + self.asked.len()
@@ -193,6 +208,14 @@ impl Vfs {
         &self,
         make: impl FnOnce(&Tree) -> Result<(Vec<Step>, Bytes), Errno> + Send + 'static,
     ) -> Result<Vec<StepOutcome>, Errno> {
+        self.submit_at(make).await.map(|(outcomes, _)| outcomes)
+    }
+
+    /// As [`Vfs::submit`], with the revision of the commit.
+    pub(super) async fn submit_at(
+        &self,
+        make: impl FnOnce(&Tree) -> Result<(Vec<Step>, Bytes), Errno> + Send + 'static,
+    ) -> Result<(Vec<StepOutcome>, Revision), Errno> {
         let (reply, outcome) = oneshot::channel();
         let mut request = Some(Request { make: Box::new(make), reply });
         loop {

@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use holdfast_core::command::mount::{FileRef, FileWrite, Origin, PatchFile, Step, StepOutcome};
-use holdfast_core::id::{BlobId, ObjectKey};
+use holdfast_core::id::BlobId;
 use holdfast_core::mount::{Answer, Call, Map, ReadFile};
 use holdfast_core::record::Extent;
 use tokio::time::Instant;
@@ -331,13 +331,13 @@ impl Vfs {
         }
         let file = self.open_file(ino).ok_or(Errno::EBADF)?;
         let change = Change { kind: RECORD_WRITE, number: offset, data };
-        let written = self.change(&file, &change, |layer| layer.write(offset, data))?;
+        let written = self.record(&file, &change, |layer| layer.write(offset, data))?;
         self.nudge();
         Ok(written)
     }
 
     /// Changes the layer of a file, and the journal before it, if there is room.
-    fn change(&self, file: &File, change: &Change<'_>, make: impl FnOnce(&mut Layer)) -> Result<bool, Errno> {
+    fn record(&self, file: &File, change: &Change<'_>, make: impl FnOnce(&mut Layer)) -> Result<bool, Errno> {
         if self.is_full() {
             return Ok(false);
         }
@@ -385,7 +385,7 @@ impl Vfs {
         let change = Change { kind: RECORD_SIZE, number: size, data: &[] };
         loop {
             let room = self.room.notified();
-            if self.change(&file, &change, |layer| layer.truncate(size))? {
+            if self.record(&file, &change, |layer| layer.truncate(size))? {
                 break;
             }
             self.hurry();

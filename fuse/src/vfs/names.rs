@@ -4,19 +4,19 @@
 //! Changes are steps of the stream of commits; a step that is refused because a name moved meanwhile is made again from what
 //! the tree knows by then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use holdfast_core::command::mount::{
-    CreateFile, FileWrite, LinkFile, Onto, Origin, RenameFile, SetFileAttributes, Step, StepOutcome, UnlinkFile,
+    CreateFile, FileRef, FileWrite, LinkFile, Onto, Origin, RenameFile, SetFileAttributes, Step, StepOutcome,
+    UnlinkFile,
 };
 use holdfast_core::error::Error as Refusal;
-use holdfast_core::id::Revision;
-use holdfast_core::mount::{
-    Answer, Call, Entry, IMPLICIT, LIST_ENTRIES_MAX, List, Node, STAT_PATHS_MAX, Stat, attribute,
-};
+use holdfast_core::id::{ObjectId, Revision};
+use holdfast_core::mount::{Answer, Call, Entry, LIST_ENTRIES_MAX, List, Node, STAT_PATHS_MAX, Stat, attribute};
 use tokio::time::Instant;
 
 use super::{Attr, Vfs};
@@ -24,7 +24,7 @@ use crate::attributes::{Attributes, Changes, Kind, time_changes};
 use crate::error::{Errno, errno_of_refusal};
 use crate::file::File;
 use crate::names;
-use crate::tree::{Ino, ROOT, Segment, Tree};
+use crate::tree::{Begun, Ino, ROOT, Segment, Tree};
 
 /// Times that a change is made again when names moved under it.
 const ATTEMPTS_MAX: usize = 4;
@@ -42,6 +42,9 @@ pub struct Shown {
     pub segment: Segment,
     /// As the repository said it.
     pub node: Node,
+    /// The revision of which that is.
+    pub as_of: Revision,
+    epoch: u64,
 }
 
 /// A directory that is read: what was listed stays, so that a position means the same entry while others come and go.
@@ -49,12 +52,63 @@ pub struct Shown {
 pub struct Listing {
     /// Entries, in the order of keys.
     pub entries: Vec<Shown>,
+    /// How many of them the kernel was told of, from the first on.
+    told: usize,
     held_back: Vec<Node>,
     after: Option<String>,
     at: Option<Revision>,
+    /// The directory's key when it began, which that revision knows it by.
+    prefix: String,
+    epoch: u64,
+    begun: Option<Begun>,
     /// Whether there are no more.
     pub done: bool,
 }
+
+impl Listing {
+    /// Shows what was listed, as far as is known how.
+    fn show(&mut self, as_of: Revision) {
+        let nodes = std::mem::take(&mut self.held_back);
+        let directories: HashSet<String> =
+            nodes.iter().filter_map(|node| node.key.as_ref()?.as_str().strip_suffix('/').map(str::to_owned)).collect();
+        let last = nodes.last().and_then(|node| node.key.clone());
+        let mut nodes = nodes.into_iter();
+        while let Some(node) = nodes.next() {
+            let Some(key) = node.key.as_ref().map(|key| key.as_str().to_owned()) else { continue };
+            let Some(name) = key.strip_prefix(&self.prefix) else { continue };
+            let is_directory = name.ends_with('/');
+            // Whether a directory has the name of a file is known once the listing is past it.
+            let known =
+                self.done || is_directory || last.as_ref().is_some_and(|last| *last.as_str() >= *format!("{key}/"));
+            if !known {
+                self.held_back.push(node);
+                self.held_back.extend(nodes);
+                break;
+            }
+            let text = if is_directory { &name[..name.len() - 1] } else { name };
+            let alias = !is_directory && directories.contains(&key);
+            let (name, segment) = (names::show(text, alias), segment(text, is_directory));
+            self.entries.push(Shown { name, segment, node, as_of, epoch: self.epoch });
+        }
+    }
+
+    /// The kernel was told of an entry, or it is gone.
+    pub fn tell(&mut self, entry: usize) {
+        if entry == self.told {
+            self.told += 1;
+        }
+    }
+}
+
+/// What a name leads to, as far as is known without asking.
+enum Known {
+    Here(Ino),
+    Nothing,
+    Unknown,
+}
+
+/// Which object a commit was told to keep when its last name goes, if any.
+type Kept = Arc<Mutex<Option<ObjectId>>>;
 
 /// What a new file is.
 #[derive(Clone, Debug)]
@@ -72,19 +126,18 @@ impl Vfs {
     /// `ENOENT`.
     pub async fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Attr, Errno> {
         let name = names::parse(name)?;
-        let (directory, file) = (segment(&name.text, true), segment(&name.text, false));
-        if self.trusts_tree() {
+        let known = {
             let mut tree = self.tree();
-            let known = match (tree.child(parent, &directory), tree.child(parent, &file)) {
-                (Some((ino, true)), _) if !name.alias => Some(ino),
-                (_, Some((ino, true))) if !name.alias => Some(ino),
-                _ => None,
-            };
-            if let Some(ino) = known {
+            let known = self.known(&tree, parent, &name);
+            if let Known::Here(ino) = known {
                 tree.looked_up(ino);
-                drop(tree);
-                return self.attr_of(ino);
             }
+            known
+        };
+        match known {
+            Known::Here(ino) => return self.attr_of(ino),
+            Known::Nothing => return Err(Errno::ENOENT),
+            Known::Unknown => {}
         }
         if name.is_shortened {
             return self.lookup_listed(parent, &name.shown).await;
@@ -94,6 +147,29 @@ impl Vfs {
         self.attr_of(ino)
     }
 
+    fn known(&self, tree: &Tree, parent: Ino, name: &names::Name) -> Known {
+        if name.alias || name.is_shortened || !self.trusts_tree() {
+            return Known::Unknown;
+        }
+        let of = |directory| tree.child(parent, &segment(&name.text, directory));
+        match (of(true), of(false)) {
+            (Some((ino, true)), _) | (None, Some((ino, true))) => Known::Here(ino),
+            (None, None) if tree.is_complete(parent) => Known::Nothing,
+            _ => Known::Unknown,
+        }
+    }
+
+    /// Whether the kernel may keep that nothing has a name: nobody else makes names here, or all in the directory are known.
+    #[must_use]
+    pub fn is_absent(&self, parent: Ino, name: &OsStr) -> bool {
+        let Ok(name) = names::parse(name) else { return false };
+        match self.known(&self.tree(), parent, &name) {
+            Known::Nothing => true,
+            Known::Here(_) => false,
+            Known::Unknown => self.is_alone() && !name.alias && !name.is_shortened,
+        }
+    }
+
     /// A name that is too long to be shown whole is found by listing.
     async fn lookup_listed(&self, parent: Ino, shown: &OsStr) -> Result<Attr, Errno> {
         let mut listing = Listing::default();
@@ -101,49 +177,63 @@ impl Vfs {
             self.list_more(parent, &mut listing).await?;
         }
         let found = listing.entries.into_iter().find(|entry| entry.name == shown).ok_or(Errno::ENOENT)?;
-        self.attr_of(self.adopt(parent, &found))
+        self.adopt_attr(parent, &found)
     }
 
     /// Asks for a name; its inode.
     async fn ask(&self, parent: Ino, text: &str, alias: bool) -> Result<Ino, Errno> {
-        let path = self.tree().key_in(parent, &segment(text, false)).ok_or(Errno::ENOENT)?;
-        let entry = self.stat(vec![path]).await?.into_iter().next().ok_or(Errno::EIO)?;
-        let mut tree = self.tree();
-        let is_directory = entry.directory.is_some();
-        let told = [(entry.directory, true), (entry.file, false)].map(|(node, directory)| {
-            let segment = segment(text, directory);
-            match node {
-                Some(node) => Some(tree.adopt(parent, &segment, node)),
-                None => {
-                    tree.unname(parent, &segment);
-                    None
+        for _ in 0..ATTEMPTS_MAX {
+            let path = self.tree().key_in(parent, &segment(text, false)).ok_or(Errno::ENOENT)?;
+            let (entry, as_of) = self.stat_one(path).await?;
+            let mut tree = self.tree();
+            let mut unsure = false;
+            let told = [(entry.directory, true), (entry.file, false)].map(|(node, directory)| {
+                let segment = segment(text, directory);
+                match node {
+                    Some(node) => {
+                        let there = tree.adopt(parent, &segment, node, as_of);
+                        // An older answer than what is known gives no name.
+                        unsure |= tree.child(parent, &segment).is_none() && !tree.is_outdated(parent, &segment, as_of);
+                        tree.drop_nameless(there);
+                    }
+                    None => drop(tree.absent(parent, &segment, as_of)),
                 }
+                tree.child(parent, &segment).map(|(ino, _)| ino)
+            });
+            match told {
+                _ if unsure => {}
+                [Some(directory), _] if !alias => return Ok(directory),
+                [directory, Some(file)] if alias == directory.is_some() => return Ok(file),
+                _ => return Err(Errno::ENOENT),
             }
-        });
-        match told {
-            [Some(directory), _] if !alias => Ok(directory),
-            [_, Some(file)] if alias == is_directory => Ok(file),
-            _ => Err(Errno::ENOENT),
         }
+        Err(Errno::EIO)
     }
 
     /// The inode of a name, for whoever walks.
     pub(super) async fn find_segment(&self, parent: Ino, wanted: Segment) -> Result<Ino, Errno> {
         let path = self.tree().key_in(parent, &segment(&wanted.text, false)).ok_or(Errno::ENOENT)?;
-        let entry = self.stat(vec![path]).await?.into_iter().next().ok_or(Errno::EIO)?;
+        let (entry, as_of) = self.stat_one(path).await?;
         let node = if wanted.directory { entry.directory } else { entry.file };
-        let ino = self.tree().adopt(parent, &wanted, node.ok_or(Errno::ENOENT)?);
-        self.tree().looked_up(ino);
+        let mut tree = self.tree();
+        let ino = tree.adopt(parent, &wanted, node.ok_or(Errno::ENOENT)?, as_of);
+        tree.looked_up(ino);
         Ok(ino)
     }
 
-    async fn stat(&self, paths: Vec<String>) -> Result<Vec<Entry>, Errno> {
+    /// What has each of these paths, and as of which revision.
+    async fn stat(&self, paths: Vec<String>) -> Result<(Vec<Entry>, Revision), Errno> {
         let call = Call::Stat(Stat { paths });
         let told = self.remote.call(&call, Bytes::new(), &[], Vfs::deadline()).await.map_err(|error| error.errno())?;
         match told.answer {
-            Answer::Entries(entries) => Ok(entries),
+            Answer::Entries(entries) => Ok((entries, told.revision)),
             _ => Err(Errno::EIO),
         }
+    }
+
+    async fn stat_one(&self, path: String) -> Result<(Entry, Revision), Errno> {
+        let (entries, as_of) = self.stat(vec![path]).await?;
+        Ok((entries.into_iter().next().ok_or(Errno::EIO)?, as_of))
     }
 
     pub(super) async fn refresh_root(&self) -> Result<(), crate::client::Error> {
@@ -152,7 +242,7 @@ impl Vfs {
         let told = self.remote.call(&call, Bytes::new(), &[], Vfs::deadline()).await?;
         let Answer::Entries(entries) = told.answer else { return Err(crate::client::Error::unexpected()) };
         let node = entries.into_iter().next().and_then(|entry| entry.directory).unwrap_or_default();
-        self.tree().update(ROOT, node);
+        self.tree().update(ROOT, node, told.revision);
         Ok(())
     }
 
@@ -164,23 +254,31 @@ impl Vfs {
         if ino == ROOT {
             return self.refresh_root().await.map_err(|error| error.errno());
         }
-        let name = self.tree().get(ino).ok_or(Errno::ESTALE)?.names.last().cloned();
-        let Some((parent, segment)) = name else { return self.hold_what_is_open(ino).await };
-        let path = self.tree().key_in(parent, &Segment { directory: false, ..segment.clone() }).ok_or(Errno::ESTALE)?;
-        let entry = self.stat(vec![path]).await?.into_iter().next().ok_or(Errno::EIO)?;
-        let node = if segment.directory { entry.directory } else { entry.file };
-        let mut tree = self.tree();
-        match node {
-            Some(node) => {
-                let there = tree.adopt(parent, &segment, node);
-                tree.drop_unknown(there);
-                if there == ino { Ok(()) } else { Err(Errno::ESTALE) }
+        for _ in 0..ATTEMPTS_MAX {
+            let name = self.tree().get(ino).ok_or(Errno::ESTALE)?.names.last().cloned();
+            let Some((parent, segment)) = name else { return self.hold_what_is_open(ino).await };
+            let path = self.tree().key_in(parent, &Segment { directory: false, ..segment.clone() });
+            let (entry, as_of) = self.stat_one(path.ok_or(Errno::ESTALE)?).await?;
+            let node = if segment.directory { entry.directory } else { entry.file };
+            let mut tree = self.tree();
+            if tree.child(parent, &segment).map(|(there, _)| there) != Some(ino) {
+                // This mount moved it meanwhile, or it was found to be another's.
+                match tree.get(ino).is_some_and(|inode| !inode.names.is_empty()) {
+                    true => continue,
+                    false => return Err(Errno::ESTALE),
+                }
             }
-            None => {
-                tree.unname(parent, &segment);
-                Err(Errno::ESTALE)
-            }
+            let there = node.map(|node| tree.adopt(parent, &segment, node, as_of));
+            let is_there = match there {
+                Some(there) => {
+                    tree.drop_unknown(there);
+                    there == ino
+                }
+                None => !tree.absent(parent, &segment, as_of),
+            };
+            return if is_there { Ok(()) } else { Err(Errno::ESTALE) };
         }
+        Err(Errno::ESTALE)
     }
 
     /// An inode without a name that is open here and that the session does not hold: another client removed or replaced it. What
@@ -189,23 +287,27 @@ impl Vfs {
         if self.is_held_or_closed(ino) {
             return Ok(());
         }
-        let outcome = self.submit_one(move |tree| tree.adoption(ino).map(Step::Adopt).ok_or(Errno::ESTALE)).await?;
-        self.adopted(ino, outcome)
+        let make = move |tree: &Tree| {
+            let step = tree.adoption(ino).map(Step::Adopt).ok_or(Errno::ESTALE)?;
+            Ok((vec![step], Bytes::new()))
+        };
+        let (outcomes, at) = self.submit_at(make).await?;
+        self.adopted(ino, outcomes.into_iter().next().ok_or(Errno::EIO)?, at)
     }
 
     fn is_held_or_closed(&self, ino: Ino) -> bool {
         self.tree().get(ino).is_none_or(|inode| inode.directory || inode.opens == 0 || inode.held)
     }
 
-    /// What became of an adoption.
-    pub(super) fn adopted(&self, ino: Ino, outcome: StepOutcome) -> Result<(), Errno> {
+    /// What became of an adoption, by a commit at a revision.
+    pub(super) fn adopted(&self, ino: Ino, outcome: StepOutcome, at: Revision) -> Result<(), Errno> {
         match outcome {
             StepOutcome::Node(node) if node.key.is_none() => {
                 if let Some(file) = self.open_file(ino) {
-                    file.state().rebase(&node);
+                    file.state().rebase(&node, at);
                 }
                 let mut tree = self.tree();
-                tree.update(ino, node);
+                tree.update(ino, node, at);
                 if let Some(inode) = tree.get_mut(ino) {
                     inode.held = true;
                 }
@@ -285,7 +387,7 @@ impl Vfs {
     }
 
     async fn set_metadata(&self, ino: Ino, set: BTreeMap<String, Option<String>>) -> Result<(), Errno> {
-        let outcome = self
+        let (outcome, at) = self
             .change(Some(ino), move |tree| {
                 let file = tree.file(ino).ok_or(Errno::ESTALE)?;
                 // The root of a bucket is no object.
@@ -299,23 +401,23 @@ impl Vfs {
             let mut tree = self.tree();
             // A directory that becomes real is another object, and the same inode.
             if tree.by_object(node.object).is_none() {
-                tree.update(ino, node);
+                tree.update(ino, node, at);
             }
         }
         Ok(())
     }
 
-    /// One step, made again while names move under it; `ino` is looked up again then.
+    /// One step, made again while names move under it; `ino` is looked up again then. What became of it, and the revision.
     async fn change(
         &self,
         ino: Option<Ino>,
         make: impl Fn(&Tree) -> Result<(Step, Bytes), Errno> + Clone + Send + 'static,
-    ) -> Result<StepOutcome, Errno> {
+    ) -> Result<(StepOutcome, Revision), Errno> {
         self.writable()?;
         for attempt in 1.. {
             let make = make.clone();
-            let outcomes = self
-                .submit(move |tree| {
+            let (outcomes, at) = self
+                .submit_at(move |tree| {
                     let (step, bytes) = make(tree)?;
                     Ok((vec![step], bytes))
                 })
@@ -329,7 +431,7 @@ impl Vfs {
                     }
                 }
                 StepOutcome::Refused(refusal) => return Err(errno_of_refusal(&refusal)),
-                outcome => return Ok(outcome),
+                outcome => return Ok((outcome, at)),
             }
         }
         Err(Errno::EIO)
@@ -352,7 +454,7 @@ impl Vfs {
         let segment = segment(&name.text, directory);
         let attributes = self.inherit(parent, make.attributes)?;
         let (metadata, place) = (attributes.metadata(), segment.clone());
-        let outcome = self
+        let made = self
             .change(None, move |tree| {
                 let key = tree.key_in(parent, &place).ok_or(Errno::ENOENT)?;
                 let key = key.parse().map_err(|_| Errno::ENAMETOOLONG)?;
@@ -362,16 +464,36 @@ impl Vfs {
                 let create = CreateFile { key, metadata: metadata.clone(), content_type, bytes };
                 Ok((Step::Create(create), Bytes::copy_from_slice(&target)))
             })
-            .await?;
-        let StepOutcome::Node(node) = outcome else { return Err(Errno::EIO) };
+            .await;
+        let ino = self.named_by_commit(parent, &segment, made)?;
+        if directory {
+            self.tree().made(ino);
+        }
+        self.attr_of(ino)
+    }
+
+    /// A commit gave something a name; the kernel is told of it.
+    fn named_by_commit(
+        &self,
+        parent: Ino,
+        segment: &Segment,
+        outcome: Result<(StepOutcome, Revision), Errno>,
+    ) -> Result<Ino, Errno> {
+        let told = match outcome {
+            Ok((StepOutcome::Node(node), at)) => Ok((node, at)),
+            Ok(_) => Err(Errno::EIO),
+            Err(errno) => Err(errno),
+        };
+        // What is there instead may be another client's, and was not told yet.
+        let (node, at) = told.inspect_err(|_| self.tree().doubt(parent))?;
         let ino = {
             let mut tree = self.tree();
-            let ino = tree.adopt(parent, &segment, node);
+            let ino = tree.created(parent, segment, node, at);
             tree.looked_up(ino);
             ino
         };
-        self.entries_changed(parent);
-        self.attr_of(ino)
+        self.entries_changed(parent, at);
+        Ok(ino)
     }
 
     /// What is made in a directory with the set-group-id bit has its group, and a directory the bit, too. Source: Linux,
@@ -389,19 +511,9 @@ impl Vfs {
     }
 
     /// The times of a directory changed with its entries.
-    fn entries_changed(&self, directory: Ino) {
-        let mut tree = self.tree();
-        let Some(inode) = tree.get_mut(directory) else { return };
-        if inode.node.object == IMPLICIT {
-            tree.expire(directory);
-            return;
-        }
+    fn entries_changed(&self, directory: Ino, at: Revision) {
         let now = Vfs::now();
-        for (name, value) in time_changes(Some(now), Some(now)) {
-            if let Some(value) = value {
-                inode.node.metadata.insert(name, value);
-            }
-        }
+        self.tree().entries_changed(directory, time_changes(Some(now), Some(now)), at);
     }
 
     /// Opens a file that was just made: nobody has to be asked what it is.
@@ -415,7 +527,7 @@ impl Vfs {
         let inode = tree.get_mut(ino).ok_or(Errno::ESTALE)?;
         inode.opens += 1;
         inode.cached = Some(inode.node.generation);
-        let file = files.entry(ino).or_insert_with(|| File::new(ino, &inode.node));
+        let file = files.entry(ino).or_insert_with(|| File::new(ino, &inode.node, inode.as_of));
         // Closed without a write it is a version, too.
         file.state().uncut_since.get_or_insert_with(Instant::now);
         Ok(())
@@ -430,7 +542,11 @@ impl Vfs {
         if attr.attributes.kind != Kind::Symlink {
             return Err(Errno::EINVAL);
         }
-        let file = File::new(ino, &self.tree().get(ino).ok_or(Errno::ESTALE)?.node);
+        let file = {
+            let tree = self.tree();
+            let inode = tree.get(ino).ok_or(Errno::ESTALE)?;
+            File::new(ino, &inode.node, inode.as_of)
+        };
         let base = file.state().base();
         if base.size > TARGET_BYTES_MAX as u64 {
             return Err(Errno::ENAMETOOLONG);
@@ -458,21 +574,15 @@ impl Vfs {
         let segment = segment(&name.text, false);
         let place = segment.clone();
         let now = Vfs::now();
-        let outcome = self
+        let linked = self
             .change(Some(ino), move |tree| {
                 let to = tree.key_in(parent, &place).ok_or(Errno::ENOENT)?;
                 let file = tree.file(ino).ok_or(Errno::ESTALE)?;
                 let to = to.parse().map_err(|_| Errno::ENAMETOOLONG)?;
                 Ok((Step::Link(LinkFile { file, to, set: time_changes(None, Some(now)) }), Bytes::new()))
             })
-            .await?;
-        let StepOutcome::Node(node) = outcome else { return Err(Errno::EIO) };
-        {
-            let mut tree = self.tree();
-            let ino = tree.adopt(parent, &segment, node);
-            tree.looked_up(ino);
-        }
-        self.entries_changed(parent);
+            .await;
+        self.named_by_commit(parent, &segment, linked)?;
         self.attr_of(ino)
     }
 
@@ -506,27 +616,51 @@ impl Vfs {
         if segment.directory {
             return Err(Errno::EISDIR);
         }
-        let now = Vfs::now();
-        let place = segment.clone();
+        let (now, place, kept) = (Vfs::now(), segment.clone(), Kept::default());
+        let keeps = Arc::clone(&kept);
         let outcome = self
             .change(Some(ino), move |tree| {
                 let key = tree.key_in(parent, &place).and_then(|key| key.parse().ok());
-                let inode = tree.get(ino).ok_or(Errno::ENOENT)?;
-                let file = holdfast_core::command::mount::FileRef { key, object: inode.node.object };
+                let file = FileRef { key, object: tree.get(ino).ok_or(Errno::ENOENT)?.node.object };
                 let set = time_changes(None, Some(now));
-                Ok((Step::Unlink(UnlinkFile { file, keep: inode.opens > 0, set }), Bytes::new()))
+                Ok((Step::Unlink(UnlinkFile { file, keep: keep_if_open(tree, ino, &keeps), set }), Bytes::new()))
             })
             .await;
-        if let Ok(_) | Err(Errno::ENOENT | Errno::ESTALE) = &outcome {
+        let (_, at) = match outcome {
+            Ok(done) => done,
+            Err(errno) => {
+                self.is_doubtful(parent, &segment);
+                return Err(if errno == Errno::ESTALE { Errno::ENOENT } else { errno });
+            }
+        };
+        {
             let mut tree = self.tree();
-            tree.one_link_less(ino);
-            tree.unname(parent, &segment);
+            tree.one_link_less(ino, at);
+            tree.removed(parent, &segment, ino, at);
             tree.held_if_nameless(ino);
         }
-        self.entries_changed(parent);
-        match outcome {
-            Err(Errno::ESTALE) => Err(Errno::ENOENT),
-            outcome => outcome.map(drop),
+        self.entries_changed(parent, at);
+        self.release_if_closed(ino, &kept).await;
+        Ok(())
+    }
+
+    /// What a name leads to after a change of it did not get through is to be asked for.
+    fn is_doubtful(&self, parent: Ino, segment: &Segment) {
+        let mut tree = self.tree();
+        tree.doubt(parent);
+        if let Some((ino, _)) = tree.child(parent, segment) {
+            tree.look_again(ino);
+        }
+    }
+
+    /// A commit was told to keep a file that was open; when it was closed meanwhile, nobody else gives it up.
+    async fn release_if_closed(&self, ino: Ino, kept: &Kept) {
+        let kept = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(object) = kept else { return };
+        let closed = self.tree().get(ino).is_none_or(|inode| inode.opens == 0 && inode.names.is_empty());
+        if closed {
+            // Refused when it has other names, and ends with the session at the latest.
+            let _ = self.submit_one(move |_| Ok(Step::Release(object))).await;
         }
     }
 
@@ -539,12 +673,17 @@ impl Vfs {
         if !segment.directory {
             return Err(Errno::ENOTDIR);
         }
-        self.change(Some(ino), move |tree| {
-            Ok((Step::RemoveDirectory(tree.file(ino).ok_or(Errno::ENOENT)?), Bytes::new()))
-        })
-        .await?;
-        self.tree().unname(parent, &segment);
-        self.entries_changed(parent);
+        let removed = self
+            .change(Some(ino), move |tree| {
+                Ok((Step::RemoveDirectory(tree.file(ino).ok_or(Errno::ENOENT)?), Bytes::new()))
+            })
+            .await;
+        let (_, at) = removed.inspect_err(|_| {
+            self.is_doubtful(parent, &segment);
+            self.tree().doubt(ino);
+        })?;
+        self.tree().removed(parent, &segment, ino, at);
+        self.entries_changed(parent, at);
         Ok(())
     }
 
@@ -575,22 +714,31 @@ impl Vfs {
         }
         let (now, place, open) = (Vfs::now(), target.clone(), there.as_ref().map(|(ino, _)| *ino));
         let (old_parent, new_parent) = (from.0, to.0);
-        let old = source.clone();
+        let (old, kept) = (source.clone(), Kept::default());
+        let keeps = Arc::clone(&kept);
         let outcome = self
             .change(Some(ino), move |tree| {
                 let key = tree.key_in(old_parent, &old).and_then(|key| key.parse().ok());
                 let object = tree.get(ino).ok_or(Errno::ENOENT)?.node.object;
-                let file = holdfast_core::command::mount::FileRef { key, object };
+                let file = FileRef { key, object };
                 let to = tree.key_in(new_parent, &place).ok_or(Errno::ENOENT)?;
                 let to = to.parse().map_err(|_| Errno::ENAMETOOLONG)?;
-                let keep = open.and_then(|ino| tree.get(ino)).is_some_and(|inode| inode.opens > 0);
+                let keep = open.is_some_and(|ino| keep_if_open(tree, ino, &keeps));
                 Ok((
                     Step::Rename(RenameFile { file, to, onto, keep, set: time_changes(None, Some(now)) }),
                     Bytes::new(),
                 ))
             })
-            .await?;
-        self.renamed(ino, (from.0, &source), (to.0, &target), onto, outcome).await
+            .await;
+        let outcome = outcome.inspect_err(|_| {
+            self.is_doubtful(from.0, &source);
+            self.is_doubtful(to.0, &target);
+        })?;
+        self.renamed(ino, (from.0, &source), (to.0, &target), onto, outcome).await?;
+        if let Some(replaced) = open.filter(|replaced| *replaced != ino) {
+            self.release_if_closed(replaced, &kept).await;
+        }
+        Ok(())
     }
 
     /// What a rename did to the tree.
@@ -600,26 +748,26 @@ impl Vfs {
         from: (Ino, &Segment),
         to: (Ino, &Segment),
         onto: Onto,
-        outcome: StepOutcome,
+        (outcome, at): (StepOutcome, Revision),
     ) -> Result<(), Errno> {
         {
             let mut tree = self.tree();
             let other = tree.child(to.0, to.1).map(|(ino, _)| ino);
+            if let StepOutcome::Node(node) = outcome {
+                tree.update(ino, node, at);
+            }
             if onto == Onto::Exchange {
-                tree.exchanged(from, to);
-                other.into_iter().for_each(|ino| tree.expire(ino));
+                tree.exchanged(from, to, at);
+                other.into_iter().for_each(|ino| tree.look_again(ino));
             } else if other != Some(ino) || from == to {
                 let replaced = other.filter(|other| *other != ino);
-                replaced.into_iter().for_each(|other| tree.one_link_less(other));
-                tree.moved(from, to);
+                replaced.into_iter().for_each(|other| tree.one_link_less(other, at));
+                tree.renamed(ino, from, to, at);
                 replaced.into_iter().for_each(|other| tree.held_if_nameless(other));
             }
-            if let StepOutcome::Node(node) = outcome {
-                tree.update(ino, node);
-            }
         }
-        self.entries_changed(from.0);
-        self.entries_changed(to.0);
+        self.entries_changed(from.0, at);
+        self.entries_changed(to.0, at);
         if self.session.is_versioned() && from.1.directory {
             self.refresh_below(ino).await?;
         }
@@ -641,14 +789,14 @@ impl Vfs {
             }
         }
         for some in below.chunks(STAT_PATHS_MAX) {
-            let entries = self.stat(some.iter().map(|(_, _, path)| path.clone()).collect()).await?;
+            let (entries, as_of) = self.stat(some.iter().map(|(_, _, path)| path.clone()).collect()).await?;
             for ((ino, directory, _), entry) in some.iter().zip(entries) {
                 let node = if *directory { entry.directory } else { entry.file };
                 let Some(node) = node else { continue };
                 if let Some(file) = self.open_file(*ino) {
-                    file.state().rebase(&node);
+                    file.state().rebase(&node, as_of);
                 }
-                self.tree().update(*ino, node);
+                self.tree().update(*ino, node, as_of);
             }
         }
         Ok(())
@@ -662,56 +810,64 @@ impl Vfs {
         if listing.done {
             return Ok(());
         }
-        let prefix = self.tree().key(directory).ok_or(Errno::ENOENT)?;
-        let limit = if listing.at.is_none() { FIRST_PAGE } else { LIST_ENTRIES_MAX as u32 };
-        let list = List { prefix: prefix.clone(), after: listing.after.take(), limit, at: listing.at };
+        let limit = if listing.at.is_none() {
+            let tree = self.tree();
+            listing.prefix = tree.key(directory).ok_or(Errno::ENOENT)?;
+            (listing.epoch, listing.begun) = (tree.epoch(), tree.listing_begins(directory));
+            FIRST_PAGE
+        } else {
+            LIST_ENTRIES_MAX as u32
+        };
+        let list = List { prefix: listing.prefix.clone(), after: listing.after.take(), limit, at: listing.at };
         let told = self.remote.call(&Call::List(list), Bytes::new(), &[], Vfs::deadline()).await;
         let told = told.map_err(|error| error.errno())?;
         let Answer::Listed(listed) = told.answer else { return Err(Errno::EIO) };
-        listing.at.get_or_insert(told.revision);
+        let as_of = *listing.at.get_or_insert(told.revision);
         listing.after = listed.after;
         listing.done = listing.after.is_none();
         listing.held_back.extend(listed.nodes);
-        let nodes = std::mem::take(&mut listing.held_back);
-        let directories: std::collections::HashSet<String> =
-            nodes.iter().filter_map(|node| node.key.as_ref()?.as_str().strip_suffix('/').map(str::to_owned)).collect();
-        let last = nodes.last().and_then(|node| node.key.clone());
-        let mut nodes = nodes.into_iter();
-        while let Some(node) = nodes.next() {
-            let Some(key) = node.key.as_ref().map(|key| key.as_str().to_owned()) else { continue };
-            let Some(name) = key.strip_prefix(&prefix) else { continue };
-            let is_directory = name.ends_with('/');
-            // Whether a directory has the name of a file is known once the listing is past it.
-            let known =
-                listing.done || is_directory || last.as_ref().is_some_and(|last| *last.as_str() >= *format!("{key}/"));
-            if !known {
-                listing.held_back.push(node);
-                listing.held_back.extend(nodes);
-                break;
-            }
-            let text = name.trim_end_matches('/');
-            let text = if is_directory { &name[..name.len() - 1] } else { text };
-            let alias = !is_directory && directories.contains(&key);
-            let entry = Shown { name: names::show(text, alias), segment: segment(text, is_directory), node };
-            listing.entries.push(entry);
-        }
+        listing.show(as_of);
         Ok(())
     }
 
-    /// Takes an entry of a directory into the tree; the kernel is told of it.
-    pub fn adopt(&self, directory: Ino, entry: &Shown) -> Ino {
-        let mut tree = self.tree();
-        let ino = tree.adopt(directory, &entry.segment, entry.node.clone());
-        tree.looked_up(ino);
-        ino
+    /// The kernel was told of everything that a listing found: the directory is complete, if nothing came between.
+    pub fn listed(&self, directory: Ino, listing: &Listing) {
+        if let Some(begun) = listing.begun.filter(|_| listing.done && listing.told == listing.entries.len())
+            && self.trusts_tree()
+        {
+            self.tree().completed(directory, begun);
+        }
     }
 
-    /// As [`Vfs::adopt`], with its attributes.
+    /// Takes an entry of a directory into the tree, with its attributes; the kernel is told of it.
     ///
     /// # Errors
-    /// `ESTALE`, when it went at once.
+    /// `ESTALE`, when it went since it was listed.
     pub fn adopt_attr(&self, directory: Ino, entry: &Shown) -> Result<Attr, Errno> {
-        self.attr_of(self.adopt(directory, entry))
+        let ino = {
+            let mut tree = self.tree();
+            if tree.is_outdated(directory, &entry.segment, entry.as_of) {
+                return Err(Errno::ESTALE);
+            }
+            let ino = tree.adopt(directory, &entry.segment, entry.node.clone(), entry.as_of);
+            let inode = tree.get(ino).ok_or(Errno::ESTALE)?;
+            let (nameless, newer) = (inode.names.is_empty(), inode.as_of > entry.as_of);
+            if nameless {
+                tree.drop_unknown(ino);
+                return Err(Errno::ESTALE);
+            }
+            if entry.epoch != tree.epoch() && !newer {
+                tree.look_again(ino);
+            }
+            tree.looked_up(ino);
+            ino
+        };
+        self.attr_of(ino)
+    }
+
+    /// The kernel had no room for an entry: it is told of it with the next ones.
+    pub fn not_told(&self, ino: Ino) {
+        self.tree().untold(ino);
     }
 
     /// The directory above one.
@@ -781,4 +937,11 @@ impl Vfs {
 
 fn segment(text: &str, directory: bool) -> Segment {
     Segment { text: text.to_owned(), directory }
+}
+
+/// Whether a file that loses a name is to be kept, as it is open; remembers what.
+fn keep_if_open(tree: &Tree, ino: Ino, kept: &Kept) -> bool {
+    let object = tree.get(ino).filter(|inode| inode.opens > 0).map(|inode| inode.node.object);
+    *kept.lock().unwrap_or_else(PoisonError::into_inner) = object;
+    object.is_some()
 }

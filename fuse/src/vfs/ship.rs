@@ -255,7 +255,8 @@ impl Vfs {
                     self.set_number(*number - 1);
                     *fate = Fate { in_doubt: false, is_done: done };
                     if done || lost {
-                        return Ok(Next::Again);
+                        // What was staged went with the session.
+                        return Ok(Next::Anew);
                     }
                 }
                 Err(error) if error.is_unknown() => {
@@ -278,6 +279,7 @@ impl Vfs {
         self.counters.sessions_lost.fetch_add(1, Ordering::Relaxed);
         self.guard_files();
         self.locks_are_lost();
+        *self.stream.upload.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.session.reopen(&*self.remote, self.client).await
     }
 
@@ -347,12 +349,10 @@ impl Vfs {
 
     /// The bytes of a batch: in the commit itself, or as parts of the mount's upload, which the steps name then.
     async fn carry(&self, batch: &Batch) -> Result<Carried, Error> {
-        let layers = batch.patches.iter().flat_map(|patch| patch.layer.data().map(|(_, piece)| piece));
-        let pieces = layers.chain(batch.asked.iter().map(|asked| asked.bytes.as_ref()));
-        let length: usize = pieces.clone().map(<[u8]>::len).sum();
+        let length = batch.bytes();
         if length <= CARRIED_BYTES_MAX {
             let mut raw = BytesMut::with_capacity(length);
-            pieces.for_each(|piece| raw.extend_from_slice(piece));
+            batch.each_piece(|piece| raw.extend_from_slice(piece));
             return Ok(Carried { raw: raw.freeze(), staged: None });
         }
         let mut staging = self.staging(batch).await?;
@@ -360,7 +360,7 @@ impl Vfs {
         staging.next_part += length.div_ceil(PART_BYTES) as u16;
         *self.stream.upload.lock().unwrap_or_else(PoisonError::into_inner) = Some(staging.clone());
         let upload = &staging.upload;
-        stream::iter((first..).zip(parts(pieces)))
+        stream::iter((first..).zip(parts(batch)))
             .map(|(number, bytes)| async move {
                 self.remote.upload_part(upload, number, bytes, Vfs::deadline()).await?;
                 self.stream.progressed();
@@ -424,7 +424,7 @@ impl Vfs {
         self.discard(batch.journaled);
         self.drop_clean_files();
         for (asked, told) in answers {
-            if !answer(asked, Ok(told)) {
+            if !answer(asked, Ok((told, revision))) {
                 // Whoever asked was told that it failed: what is known of names counts no more.
                 self.tree().begin_epoch();
             }
@@ -491,8 +491,8 @@ impl Vfs {
                 *self.stream.upload.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 file.state().put_back();
             }
-            // The gateway compacts the page before the next commit.
-            Refusal::TooManyExtents => file.state().put_back(),
+            // The gateway compacts the page before the next commit; or it was too much for one.
+            Refusal::TooManyExtents | Refusal::TooManyRows { .. } => file.state().put_back(),
             Refusal::Changed | Refusal::NoSuchKey => {
                 if self.has_moved(file, sent_as).await {
                     file.state().put_back();
@@ -533,8 +533,11 @@ impl Vfs {
         let copied = async {
             let key = sent_as.key.as_ref().ok_or(Errno::EIO)?;
             let (name, step, bytes) = conflict_copy(key.as_str(), metadata, layer)?;
-            match self.send_alone(step, bytes).await? {
-                StepOutcome::Node(_) | StepOutcome::Done => Ok(name),
+            match self.send_alone(step, bytes).await?.0 {
+                StepOutcome::Node(_) | StepOutcome::Done => {
+                    self.tree().doubt_above(&name);
+                    Ok(name)
+                }
                 StepOutcome::Refused(refusal) => Err(errno_of_refusal(&refusal)),
             }
         };
@@ -550,11 +553,11 @@ impl Vfs {
 
 
     /// Sends one step apart from the stream's queue, for the stream's own task.
-    async fn send_alone(&self, step: Step, bytes: Bytes) -> Result<StepOutcome, Errno> {
+    async fn send_alone(&self, step: Step, bytes: Bytes) -> Result<(StepOutcome, Revision), Errno> {
         let asked = vec![Asked { reply: None, steps: vec![step], bytes }];
         let batch = Batch { asked, fences: self.session.fences(std::iter::empty()), ..Batch::default() };
         match self.send(&batch).await {
-            Ok(sent) => sent.outcomes.into_iter().next().ok_or(Errno::EIO),
+            Ok(sent) => Ok((sent.outcomes.into_iter().next().ok_or(Errno::EIO)?, sent.revision)),
             Err(Failure::Refused(errno)) => Err(errno),
             Err(Failure::Fenced(_)) => Err(Errno::EIO),
         }
@@ -567,8 +570,8 @@ impl Vfs {
         if !open || sent_as.key.is_none() || !self.is_live() || file.state().guarded.is_some() {
             return false;
         }
-        let outcome = match self.send_alone(Step::Adopt(sent_as.clone()), Bytes::new()).await {
-            Ok(StepOutcome::Node(node)) if node.key.is_none() => StepOutcome::Node(node),
+        let (outcome, revision) = match self.send_alone(Step::Adopt(sent_as.clone()), Bytes::new()).await {
+            Ok((StepOutcome::Node(node), revision)) if node.key.is_none() => (StepOutcome::Node(node), revision),
             Ok(_) | Err(_) => return false,
         };
         {
@@ -579,7 +582,7 @@ impl Vfs {
             }
         }
         file.state().put_back();
-        self.adopted(file.ino, outcome).is_ok()
+        self.adopted(file.ino, outcome, revision).is_ok()
     }
 }
 
@@ -601,7 +604,7 @@ pub(super) fn conflict_copy(
 }
 
 /// Tells whoever asked; whether somebody still waited.
-fn answer(asked: Asked, told: Result<Vec<StepOutcome>, Errno>) -> bool {
+fn answer(asked: Asked, told: Result<(Vec<StepOutcome>, Revision), Errno>) -> bool {
     asked.reply.is_none_or(|reply| reply.send(told).is_ok())
 }
 
@@ -612,10 +615,10 @@ fn guard(step: &mut Step, file: &File) {
     }
 }
 
-/// Bytes, in parts.
-fn parts<'b>(pieces: impl Iterator<Item = &'b [u8]>) -> Vec<Bytes> {
+/// The bytes of a batch, in parts.
+fn parts(batch: &Batch) -> Vec<Bytes> {
     let (mut parts, mut part) = (Vec::new(), BytesMut::with_capacity(PART_BYTES));
-    for mut piece in pieces {
+    batch.each_piece(|mut piece| {
         while !piece.is_empty() {
             let (now, later) = piece.split_at(piece.len().min(PART_BYTES - part.len()));
             part.extend_from_slice(now);
@@ -624,7 +627,7 @@ fn parts<'b>(pieces: impl Iterator<Item = &'b [u8]>) -> Vec<Bytes> {
                 parts.push(std::mem::replace(&mut part, BytesMut::with_capacity(PART_BYTES)).freeze());
             }
         }
-    }
+    });
     if !part.is_empty() {
         parts.push(part.freeze());
     }

@@ -188,29 +188,38 @@ impl Vfs {
         }
         let _ = timeout_at(at + OWN_WAIT, self.stream.flight.wait_done(begun)).await;
         if !self.stream.is_own(revision) {
-            self.changed(&kind, &key, source.as_deref());
+            self.changed(revision, &kind, &key, source.as_deref());
         }
     }
 
     /// Another client changed something.
-    fn changed(&self, kind: &str, key: &str, source: Option<&str>) {
+    fn changed(&self, at: Revision, kind: &str, key: &str, source: Option<&str>) {
+        [Some(key), source].into_iter().flatten().for_each(|key| self.hear_of(key, at));
         match kind.trim_start_matches("s3:") {
-            "ObjectAttributes:Put" | "ObjectTagging:Put" | "ObjectTagging:Delete" => self.expire(key, false),
-            "ObjectPatched:Patch" | "ObjectCreated:Append" => self.expire(key, true),
+            "ObjectAttributes:Put" | "ObjectTagging:Put" | "ObjectTagging:Delete" => self.expire(key, at, false),
+            "ObjectPatched:Patch" | "ObjectCreated:Append" => self.expire(key, at, true),
             // The new name is told before the old one: an inode that moved is found under the new one.
             "ObjectPrefix:Renamed" | "ObjectCreated:Rename" => {
-                source.into_iter().for_each(|source| self.follow_rename(source, key));
-                self.lose(key);
+                source.into_iter().for_each(|source| self.follow_rename(source, key, at));
+                self.lose(key, at);
             }
-            _ => self.lose(key),
+            _ => self.lose(key, at),
+        }
+    }
+
+    /// A name may have come to be in a directory that was known to have none of it.
+    fn hear_of(&self, key: &str, at: Revision) {
+        let new = self.tree().hear(key, at);
+        if let (Some((parent, segment)), Some(kernel)) = (new, self.kernel.get()) {
+            kernel.forget_name(parent, &names::show(&segment.text, false));
         }
     }
 
     /// What is known of a file counts no more.
-    fn expire(&self, key: &str, content: bool) {
+    fn expire(&self, key: &str, at: Revision, content: bool) {
         let found = self.tree().find(key).and_then(|(_, _, ino)| ino);
         let Some(ino) = found else { return };
-        self.tree().expire(ino);
+        self.tree().expire(ino, at);
         if content {
             self.content_changed(ino);
         }
@@ -229,13 +238,13 @@ impl Vfs {
     }
 
     /// What a name leads to is not known any more: it may be gone, or something else.
-    fn lose(&self, key: &str) {
+    fn lose(&self, key: &str, at: Revision) {
         let found = self.tree().find(key);
         let Some((parent, segment, ino)) = found else { return };
         {
             let mut tree = self.tree();
-            tree.expire(parent);
-            ino.into_iter().for_each(|ino| tree.expire(ino));
+            tree.expire(parent, at);
+            ino.into_iter().for_each(|ino| tree.expire(ino, at));
         }
         if let Some(ino) = ino {
             self.content_changed(ino);
@@ -250,16 +259,16 @@ impl Vfs {
 
     /// A file or directory that is known here was renamed elsewhere: it is the same one. It is never left under its old name:
     /// there it would look as if it had been removed.
-    fn follow_rename(&self, from: &str, to: &str) {
+    fn follow_rename(&self, from: &str, to: &str, at: Revision) {
         let old = self.tree().find(from);
         let Some((parent, segment, Some(ino))) = old else { return };
         let within = to.strip_prefix(&self.options.prefix).filter(|path| !path.is_empty());
         if let Some(path) = within {
             let mut tree = self.tree();
-            let (new_parent, new_segment) = place(&mut tree, path);
+            let (new_parent, new_segment) = place(&mut tree, path, at);
             tree.moved((parent, &segment), (new_parent, &new_segment));
         }
-        self.tree().expire(ino);
+        self.tree().expire(ino, at);
         if let Some(kernel) = self.kernel.get() {
             for alias in [false, true] {
                 kernel.forget_name(parent, &names::show(&segment.text, alias));
@@ -270,7 +279,7 @@ impl Vfs {
 
 /// Where a path below the mount is in the tree. Directories on the way that are not known are there, since the path is: what
 /// else they are is asked when somebody wants to know it.
-fn place(tree: &mut Tree, path: &str) -> (Ino, Segment) {
+fn place(tree: &mut Tree, path: &str, at: Revision) -> (Ino, Segment) {
     let (path, directory) = path.strip_suffix('/').map_or((path, false), |path| (path, true));
     let (above, last) = path.rsplit_once('/').map_or((None, path), |(above, last)| (Some(above), last));
     let mut parent = ROOT;
@@ -278,8 +287,8 @@ fn place(tree: &mut Tree, path: &str) -> (Ino, Segment) {
         let segment = Segment { text: text.to_owned(), directory: true };
         let known = tree.child(parent, &segment).map(|(ino, _)| ino);
         parent = known.unwrap_or_else(|| {
-            let ino = tree.adopt(parent, &segment, Node::default());
-            tree.expire(ino);
+            let ino = tree.adopt(parent, &segment, Node::default(), at);
+            tree.look_again(ino);
             ino
         });
     }
@@ -297,21 +306,21 @@ mod tests {
         let file = |text: &str| Segment { text: text.to_owned(), directory: false };
         let mut tree = Tree::new("p/", Node::default());
         let node = Node { object: ObjectId(7), ..Node::default() };
-        let ino = tree.adopt(ROOT, &file("f"), node.clone());
+        let ino = tree.adopt(ROOT, &file("f"), node.clone(), 1);
         tree.looked_up(ino);
-        let (parent, segment) = place(&mut tree, "a/b/g");
+        let (parent, segment) = place(&mut tree, "a/b/g", 2);
         tree.moved((ROOT, &file("f")), (parent, &segment));
         assert_eq!(tree.key(ino).as_deref(), Some("p/a/b/g"));
         assert!(!tree.is_fresh(parent), "what the directories are is asked");
         // A later rename of such a directory takes it along, and a look finds it the same.
         let a = Segment { text: "a".to_owned(), directory: true };
-        let (to, c) = place(&mut tree, "c/");
+        let (to, c) = place(&mut tree, "c/", 3);
         tree.moved((ROOT, &a), (to, &c));
         assert_eq!(tree.key(ino).as_deref(), Some("p/c/b/g"));
         let real = Node { object: ObjectId(9), ..Node::default() };
         let there = tree.find("p/c/").and_then(|(_, _, ino)| ino);
-        assert_eq!(Some(tree.adopt(ROOT, &c, real)), there, "the directory that is found there is this one");
-        assert_eq!(tree.adopt(parent, &segment, node), ino);
+        assert_eq!(Some(tree.adopt(ROOT, &c, real, 4)), there, "the directory that is found there is this one");
+        assert_eq!(tree.adopt(parent, &segment, node, 4), ino);
     }
 
     #[tokio::test]

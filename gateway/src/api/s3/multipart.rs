@@ -2,7 +2,7 @@
 
 use holdfast_core::command::CompletedPart;
 use holdfast_core::list::{Entry, Query};
-use holdfast_core::record::{Checksum, ChecksumAlgorithm, ChecksumType, PartRow};
+use holdfast_core::record::{ChecksumAlgorithm, PartRow};
 use holdfast_core::rules::digest::{default_type, has_type};
 use holdfast_core::rules::{PART_BYTES_MAX, PARTS_MAX};
 use http::header;
