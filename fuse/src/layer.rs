@@ -61,7 +61,6 @@ impl Layer {
         self.runs.len()
     }
 
-
     /// Writes `data` at `offset`.
     pub fn write(&mut self, offset: u64, data: &[u8]) {
         if data.is_empty() {

@@ -162,6 +162,7 @@ fn check_signature(asked: &Asked) {
 
 fn commit() -> Call {
     Call::Commit(Commit {
+        id: 7,
         client: MountId([7; 16]),
         lease: 3,
         number: 1,

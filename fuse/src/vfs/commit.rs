@@ -393,7 +393,8 @@ impl Vfs {
             // What was written before a request goes before it.
             self.hurry();
         }
-        batch.fences = self.session.fences(batch.patches.iter().map(|patch| patch.file.ino).chain(self.asked_of(&batch)));
+        batch.fences =
+            self.session.fences(batch.patches.iter().map(|patch| patch.file.ino).chain(self.asked_of(&batch)));
         (batch.members() > 0).then_some(batch)
     }
 
@@ -422,10 +423,13 @@ impl Vfs {
             batch.patches.extend(self.take_layer(file));
         }
         let journaled = batch.patches.iter().map(|patch| patch.file.state().journaled).max().unwrap_or(0);
-        let left: Vec<u64> = files.iter().filter_map(|file| {
-            let state = file.state();
-            state.dirty.is_some().then_some(state.first_record)
-        }).collect();
+        let left: Vec<u64> = files
+            .iter()
+            .filter_map(|file| {
+                let state = file.state();
+                state.dirty.is_some().then_some(state.first_record)
+            })
+            .collect();
         let first_left = left.iter().filter(|record| **record > 0).min();
         batch.journaled = first_left.map_or(journaled, |first| journaled.min(first - 1));
         self.count_dirty();

@@ -657,7 +657,3 @@ fn journal_head(key: &str, state: &State, number: u64) -> Vec<u8> {
 pub(super) fn journal_errno(error: &crate::journal::Error) -> Errno {
     if error.is_disk_full() { Errno::ENOSPC } else { Errno::EIO }
 }
-
-fn number_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
-}

@@ -154,7 +154,8 @@ impl Vfs {
         let of = |directory| tree.child(parent, &segment(&name.text, directory));
         match (of(true), of(false)) {
             (Some((ino, true)), _) | (None, Some((ino, true))) => Known::Here(ino),
-            (None, None) if tree.is_complete(parent) => Known::Nothing,
+            // Where others may make names, the next open must see what they closed a moment ago.
+            (None, None) if self.is_alone() && tree.is_complete(parent) => Known::Nothing,
             _ => Known::Unknown,
         }
     }

@@ -14,8 +14,8 @@ use holdfast_core::mount::Node;
 use tokio::time::Instant;
 
 use super::Vfs;
-use super::ship::conflict_copy;
 use super::content::{RECORD_ASSIGNED, RECORD_REFUSED, RECORD_SIZE, RECORD_WRITE};
+use super::ship::conflict_copy;
 use crate::attributes::Time;
 use crate::client::Error;
 use crate::error::{Errno, errno_of_refusal};
@@ -234,4 +234,3 @@ fn unreadable(error: &crate::journal::Error) -> Error {
 fn number_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
-

@@ -117,7 +117,7 @@ impl Vfs {
     async fn send(&self, batch: &Batch) -> Result<Sent<'_>, Failure> {
         let (id, mut number) = (rand::random(), self.last_number() + 1);
         self.assign(batch, number)?;
-        let (mut carried, mut fate, mut flying) = (None, Fate::default(), None);
+        let (mut carried, mut fate, mut flying, mut again) = (None, Fate::default(), None, false);
         loop {
             let sent = match carried.take() {
                 Some(ready) => Ok(ready),
@@ -135,11 +135,16 @@ impl Vfs {
                     self.set_number(number);
                     self.stream.remember(revision);
                     self.stream.progressed();
+                    if again {
+                        // It may be done since long: what was told since then is not older than this answer.
+                        self.tree().begin_epoch();
+                    }
                     return Ok(Sent { outcomes, revision, flying });
                 }
                 Err(error) => error,
             };
             fate.in_doubt |= error.is_unknown();
+            again = true;
             if matches!(self.consider(batch, error, (&mut number, &mut fate)).await?, Next::Anew) {
                 carried = None;
             }
@@ -316,9 +321,8 @@ impl Vfs {
     /// Takes files out of a batch whose locks are another's: what was written to them goes to copies.
     async fn without(&self, batch: &mut Batch, lost: &[Ino]) {
         let all = lost.contains(&ROOT);
-        let (gone, kept): (Vec<Patch>, Vec<Patch>) = std::mem::take(&mut batch.patches)
-            .into_iter()
-            .partition(|patch| all || lost.contains(&patch.file.ino));
+        let (gone, kept): (Vec<Patch>, Vec<Patch>) =
+            std::mem::take(&mut batch.patches).into_iter().partition(|patch| all || lost.contains(&patch.file.ino));
         batch.patches = kept;
         for ino in lost.iter().filter(|ino| **ino != ROOT) {
             let _ = self.session.gives_up(*ino);
@@ -550,7 +554,6 @@ impl Vfs {
             }
         }
     }
-
 
     /// Sends one step apart from the stream's queue, for the stream's own task.
     async fn send_alone(&self, step: Step, bytes: Bytes) -> Result<(StepOutcome, Revision), Errno> {

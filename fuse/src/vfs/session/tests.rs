@@ -91,7 +91,8 @@ impl Remote for Fake {
                 script.opened += 1;
                 script.lease += 100;
                 let (lease, sent_bytes_max) = (script.lease, 16 << 20);
-                let opened = Opened { lease, applied: 0, protocol: PROTOCOL, sent_bytes_max, versioned: false };
+                let opened =
+                    Opened { lease, applied: 0, protocol: PROTOCOL, sent_bytes_max, versioned: false, revision: None };
                 told(Answer::Opened(opened), 1)
             }
             Call::Stat(stat) => {

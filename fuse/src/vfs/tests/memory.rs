@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use holdfast_core::apply::apply;
-use holdfast_core::command::mount::{MountCommit, MountUpload, OpenMount};
+use holdfast_core::command::mount::{FileRef, MountCommit, MountUpload, OpenMount};
 use holdfast_core::command::*;
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::*;
 use holdfast_core::kv::{Kv as _, MemKv};
 use holdfast_core::mount::*;
-use holdfast_core::record::{Attributes, Extent};
+use holdfast_core::record::{Attributes, BucketSettings, Extent};
 use holdfast_core::rules::authorize::{Action, Caller, Context, Permit, Resource, authorize};
 use holdfast_core::state::Stop;
 use holdfast_core::view::{Found, View, object_resource};
@@ -291,9 +291,9 @@ impl Remote for Memory {
                 let permit = state.on_bucket(Action::ListBucket);
                 Ok((Answer::Listed(view.mount_list(&permit, list)?), Bytes::new()))
             }),
-            Call::Map(map) => look(&|state, view| {
-                Ok((Answer::Mapped(view.mount_map(&state.permit(&map.file), map)?), Bytes::new()))
-            }),
+            Call::Map(map) => {
+                look(&|state, view| Ok((Answer::Mapped(view.mount_map(&state.permit(&map.file), map)?), Bytes::new())))
+            }
             Call::Read(read) => look(&|state, view| {
                 let permit = state.permit(&read.file);
                 let node = view.mount_file(&permit, &read.file)?;
@@ -352,7 +352,7 @@ impl Remote for Memory {
     }
 
     async fn release(&self, lease: Revision, _: Instant) -> Result<(), Error> {
-        self.state().run(Op::ReleaseLease(ReleaseLease { lease }));
+        self.state().run(Op::ReleaseLease(ReleaseLease { lease, name: None, unless_granted: false }));
         Ok(())
     }
 
@@ -364,17 +364,15 @@ impl Remote for Memory {
         Err(Error::unexpected())
     }
 
+    async fn cancel_range(&self, _: &RangeLock, _: Instant) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     async fn test_range(&self, _: &RangeLock, _: Instant) -> Result<Option<Holder>, Error> {
         Ok(None)
     }
 
-    async fn watch(
-        &self,
-        _: &str,
-        _: Option<Revision>,
-        mark: Duration,
-        tell: mpsc::Sender<News>,
-    ) -> Result<(), Error> {
+    async fn watch(&self, _: &str, _: Option<Revision>, mark: Duration, tell: mpsc::Sender<News>) -> Result<(), Error> {
         let mut news = self.news.subscribe();
         loop {
             let next = match tokio::time::timeout(mark, news.recv()).await {
