@@ -73,7 +73,7 @@ impl Sheet {
 
     fn finish(self) -> Vec<Figure> {
         let figures = self.wanted.into_iter().zip(self.cells).map(|(wanted, cells)| {
-            let rows = self.sides.iter().zip(cells).map(|(side, cell)| Row {
+            let rows = self.sides.iter().copied().zip(cells).map(|(side, cell)| Row {
                 side,
                 spread: Spread::of(cell.rounds.iter().copied().flatten()),
                 rounds: cell.rounds,

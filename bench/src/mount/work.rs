@@ -33,7 +33,7 @@ impl Content {
     }
 
     fn stamp(&self, page: u64) -> [u8; STAMP] {
-        (self.seed << 40 | page).to_le_bytes()
+        ((self.seed << 40) | page).to_le_bytes()
     }
 
     /// Makes `step`, which holds the random bytes, the step at page `first`.

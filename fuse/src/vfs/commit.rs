@@ -387,7 +387,7 @@ impl Vfs {
         let mut batch = Batch::default();
         let all = self.take_layers(&mut batch);
         self.room.notify_waiters();
-        if all {
+        if all || batch.patches.is_empty() {
             self.take_requests(&mut batch);
         } else {
             // What was written before a request goes before it.

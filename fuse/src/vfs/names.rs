@@ -17,7 +17,6 @@ use holdfast_core::command::mount::{
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{ObjectId, Revision};
 use holdfast_core::mount::{Answer, Call, Entry, LIST_ENTRIES_MAX, List, Node, STAT_PATHS_MAX, Stat, attribute};
-use tokio::time::Instant;
 
 use super::{Attr, Vfs};
 use crate::attributes::{Attributes, Changes, Kind, time_changes};
@@ -528,9 +527,7 @@ impl Vfs {
         let inode = tree.get_mut(ino).ok_or(Errno::ESTALE)?;
         inode.opens += 1;
         inode.cached = Some(inode.node.generation);
-        let file = files.entry(ino).or_insert_with(|| File::new(ino, &inode.node, inode.as_of));
-        // Closed without a write it is a version, too.
-        file.state().uncut_since.get_or_insert_with(Instant::now);
+        self.file_in(&mut files, &mut tree, ino)?;
         Ok(())
     }
 

@@ -227,7 +227,7 @@ fn history(seed: u64, sync: Sync, faults: Faults, unlinks_open: bool) {
 }
 
 fn seeds() -> u64 {
-    std::env::var("HOLDFAST_MOUNT_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(12)
+    std::env::var("HOLDFAST_MOUNT_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(4)
 }
 
 #[test]

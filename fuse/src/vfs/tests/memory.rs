@@ -60,7 +60,7 @@ struct State {
 pub struct Faults {
     /// A commit is applied and its answer lost.
     pub lost_answers: u64,
-    /// A call never arrives.
+    /// A commit never arrives.
     pub lost_calls: u64,
     /// The session ends before a commit.
     pub lost_sessions: u64,
@@ -271,7 +271,9 @@ fn stopped(stop: Stop) -> Error {
 impl Remote for Memory {
     async fn call(&self, call: &Call, raw: Bytes, _: &[Fence], _: Instant) -> Result<Told, Error> {
         tokio::task::yield_now().await;
-        if self.wrong(self.faults.lock().unwrap().lost_calls) {
+        // A client asks again by itself until it is answered; only commits are told what is not known.
+        let lost_calls = self.faults.lock().unwrap().lost_calls;
+        if matches!(call, Call::Commit(_)) && self.wrong(lost_calls) {
             return Err(unavailable());
         }
         let look = |look: &dyn Fn(&State, &View<'_>) -> Result<(Answer, Bytes), Stop>| {
