@@ -38,7 +38,7 @@ pub(super) fn run(stack: &mut Stack, options: &Options) -> Result<Vec<Figure>> {
     let local = stack.directory().join("local");
     fs::create_dir(&local)?;
     let kit = Kit::new().inspect_err(|error| eprintln!("no machine is booted: {error:#}")).ok();
-    let figures =
+    let mut figures =
         play(stack, (wanted(options, kit.is_some()), vec![MACHINE, LOCAL], options.rounds), |stack, turn| {
             let mounted = if turn.at == 0 { Some(&*mount.take(|| stack.mount_for_machine())?) } else { None };
             let directory = mounted.map_or(local.as_path(), Mount::path).to_owned();
