@@ -285,6 +285,20 @@ impl Journal {
         self.client
     }
 
+    /// Leases of locks that the client's last life did not give back.
+    #[must_use]
+    pub fn leases(&self) -> Vec<u64> {
+        directory::leases(&self.dir)
+    }
+
+    /// Remembers the leases of locks that are held now.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn keep_leases(&self, leases: &[u64]) -> Result<()> {
+        directory::keep_leases(&self.dir, leases)
+    }
+
     /// What was cut off the end when the journal was opened.
     #[must_use]
     pub fn torn(&self) -> Option<&Torn> {

@@ -210,6 +210,10 @@ impl Vfs {
         replay: impl IntoIterator<Item = Result<crate::journal::Record, crate::journal::Error>>,
     ) -> Result<Arc<Self>, crate::client::Error> {
         let session = Session::open(&*parts.remote, parts.client, parts.owner).await?;
+        // The directory is this mount's, so whoever had them is gone.
+        for lease in parts.journal.iter().flat_map(Journal::leases) {
+            let _ = parts.remote.release(lease, Vfs::deadline()).await;
+        }
         if options.profile == Profile::Exclusive {
             let name = format!("mount/{}/{}", options.bucket, options.prefix);
             let grant = parts.remote.lock(&name, session.owner(), Vfs::deadline()).await?;
@@ -241,6 +245,7 @@ impl Vfs {
             remote: parts.remote,
             options,
         });
+        vfs.remember_locks();
         vfs.refresh_root().await?;
         let running = Arc::clone(&vfs);
         vfs.tasks.spawn(async move { running.run_stream().await });

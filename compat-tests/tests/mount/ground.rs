@@ -72,7 +72,9 @@ impl Ground {
         }
         let gateway = Gateway::start(&[])?;
         let endpoint = gateway.endpoint();
-        let plan = Plan::new(&endpoint.new_bucket("workloads")?).profile(self.name);
+        let mut plan = Plan::new(&endpoint.new_bucket("workloads")?).profile(self.name);
+        // Databases run as users of their own.
+        plan.args.push("--allow-other".into());
         Ok(Made::Mount(Box::new((Mounted::start(&endpoint, &plan)?, gateway))))
     }
 

@@ -1,6 +1,6 @@
 //! The directory of a journal: its lock, its identity, and making changes of names durable.
 //!
-//! The identity file `client` is magic (8 bytes), format version (u32, little endian), id (16 bytes), CRC-32C of these (u32).
+//! The file `leases` has a line for each lease of the running client. The identity file `client` is magic (8 bytes), format version (u32, little endian), id (16 bytes), CRC-32C of these (u32).
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -14,6 +14,8 @@ use super::{Error, Result, segment};
 const LOCK: &str = "lock";
 const IDENTITY: &str = "client";
 const IDENTITY_TEMPORARY: &str = "client.tmp";
+const LEASES: &str = "leases";
+const LEASES_TEMPORARY: &str = "leases.tmp";
 const MAGIC: [u8; 8] = *b"HFCLIENT";
 const VERSION: u32 = 1;
 const IDENTITY_BYTES: usize = 32;
@@ -100,6 +102,21 @@ fn mint(dir: &Path, path: &Path) -> Result<[u8; 16]> {
     written.map_err(Error::io("create", path))?;
     sync(dir)?;
     Ok(client)
+}
+
+/// Leases that the client has, to be given back by its next life should this one end without a word. That is worth no sync:
+/// a machine that crashed comes back when they have ended.
+pub(super) fn keep_leases(dir: &Path, leases: &[u64]) -> Result<()> {
+    let (path, temporary) = (dir.join(LEASES), dir.join(LEASES_TEMPORARY));
+    let text: String = leases.iter().map(|lease| format!("{lease}\n")).collect();
+    let written = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &path));
+    written.map_err(Error::io("write", &path))
+}
+
+/// The leases of the client's last life; none that cannot be read.
+pub(super) fn leases(dir: &Path) -> Vec<u64> {
+    let text = std::fs::read_to_string(dir.join(LEASES)).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 /// Makes creations, renames and deletions in the directory durable.

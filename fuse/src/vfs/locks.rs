@@ -247,10 +247,21 @@ impl Vfs {
         let name = format!("mount/{}/{}", self.options.bucket, object.0);
         match self.remote.lock(&name, self.session.owner(), Vfs::deadline()).await {
             Ok(grant) => self.session.holds(ino, grant),
+            // The lock of this mount's last life is given back when it starts; this is another's.
             Err(error) if error.is_held() => return Err(Errno::EBUSY),
             Err(error) => return Err(error.errno()),
         }
+        self.remember_locks();
         Ok(Some(turn))
+    }
+
+    /// Writes down which locks are held: the next life of a mount that is killed gives them back.
+    pub(super) fn remember_locks(&self) {
+        if let Some(journal) = &self.journal
+            && let Err(error) = journal.keep_leases(&self.session.leases())
+        {
+            tracing::warn!(%error, "after a crash of this mount, its locks end by themselves only");
+        }
     }
 
     /// Gives the lock on a file up, when nobody has it open any more and all is committed. Until then it is kept and renewed:
@@ -276,6 +287,7 @@ impl Vfs {
         if let Some(grant) = self.session.gives_up(ino) {
             // What is not released ends by itself.
             let _ = self.remote.release(grant.lease, Vfs::deadline()).await;
+            self.remember_locks();
         }
     }
 

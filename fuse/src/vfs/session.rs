@@ -175,7 +175,7 @@ impl Session {
         self.grants().keys().copied().filter(|ino| *ino != ROOT).collect()
     }
 
-    fn leases(&self) -> Vec<Revision> {
+    pub(super) fn leases(&self) -> Vec<Revision> {
         self.grants().values().map(|grant| grant.lease).collect()
     }
 
