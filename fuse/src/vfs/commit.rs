@@ -35,8 +35,8 @@ const FILES_MAX: usize = 400;
 const FENCED_FILES_MAX: usize = 12;
 /// Requests that may wait; a process more than that waits for its turn to wait.
 const REQUESTS_MAX: usize = 4_096;
-/// Steps of requests that one commit takes.
-const ASKED_STEPS_MAX: usize = MOUNT_STEPS_MAX / 2;
+/// Steps of requests past which a commit takes no further one: the last may cut many versions.
+const ASKED_STEPS_MAX: usize = MOUNT_STEPS_MAX - FILES_MAX - CUTS_AT_ONCE;
 /// Written bytes past which a commit begins by itself.
 const EAGER_BYTES: u64 = 32 << 20;
 /// Pieces of all layers past which writers wait: a commit writes at most 4,096 extents.

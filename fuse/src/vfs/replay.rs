@@ -25,6 +25,8 @@ use crate::tree::{Ino, ROOT, Segment};
 
 /// Bytes that are brought back before they are committed.
 const ROUND_BYTES: u64 = 32 << 20;
+/// Records that are brought back before they are committed: a conflict copy of one file writes no more places at once.
+const ROUND_RECORDS: u64 = 2_000;
 /// How long a replay waits for a gateway that does not answer.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(120);
 /// Pause before it asks again.
@@ -89,6 +91,7 @@ impl Vfs {
         };
         let mut files: BTreeMap<(u64, String), Waiting> = BTreeMap::new();
         let (mut count, mut bytes, mut last) = (0_u64, 0, 0);
+        let mut round = 0;
         for record in &waiting {
             let Some(change) = Change::of(record) else {
                 return Err(Error::Setting { what: format!("record {} of the journal is damaged", record.sequence) });
@@ -107,9 +110,10 @@ impl Vfs {
             count += 1;
             bytes += change.data.len() as u64;
             last = record.sequence;
-            if bytes >= ROUND_BYTES {
+            round += 1;
+            if bytes >= ROUND_BYTES || round >= ROUND_RECORDS {
                 self.bring_back(std::mem::take(&mut files)).await?;
-                bytes = 0;
+                (bytes, round) = (0, 0);
             }
         }
         self.bring_back(files).await?;
