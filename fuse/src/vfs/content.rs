@@ -71,10 +71,13 @@ impl Vfs {
         if truncates {
             self.writable()?;
         }
+        let known = |tree: &Tree| tree.get(ino).map(|inode| inode.node.generation);
+        let before = known(&self.tree());
         if !self.is_alone() {
             self.look_again(ino).await?;
         }
         let _turn = self.lock_file(ino).await?;
+        let mut changed = before != known(&self.tree());
         let keep = {
             let mut files = self.files();
             let mut tree = self.tree();
@@ -85,11 +88,26 @@ impl Vfs {
             inode.opens += 1;
             let generation = inode.node.generation;
             let keep = inode.cached == Some(generation);
+            changed |= !keep && inode.cached.is_some();
             inode.cached = Some(generation);
             self.file_in(&mut files, &mut tree, ino)?;
             keep
         };
+        if changed {
+            // Its size, too: a read at the end that the kernel remembers would not come here.
+            self.forget_content(ino).await;
+        }
         Ok(keep)
+    }
+
+    /// The kernel forgets pages and attributes of a file, before it is told anything else of it.
+    pub(super) async fn forget_content(&self, ino: Ino) {
+        /// What the kernel does meanwhile may need this mount; it goes on without.
+        const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+        let Some(kernel) = self.kernel.get().map(Arc::clone) else { return };
+        // Not in this thread, for the same reason.
+        let forgotten = tokio::task::spawn_blocking(move || kernel.forget_content_now(ino));
+        let _ = tokio::time::timeout(PATIENCE, forgotten).await;
     }
 
     /// Looks at a file anew, so that what others have closed is seen. What is dirty here stays on top of it.

@@ -10,7 +10,6 @@
 mod held;
 mod waiter;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
@@ -206,12 +205,7 @@ impl Vfs {
             self.rebase(&file);
         }
         if before != Some(now.generation) {
-            if let Some(kernel) = self.kernel.get() {
-                let kernel = Arc::clone(kernel);
-                // Not in this thread: the kernel may need it to answer.
-                let forgotten = tokio::task::spawn_blocking(move || kernel.forget_content_now(ino));
-                let _ = tokio::time::timeout(Duration::from_secs(5), forgotten).await;
-            }
+            self.forget_content(ino).await;
             if let Some(inode) = self.tree().get_mut(ino) {
                 inode.cached = Some(now.generation);
             }
