@@ -26,6 +26,7 @@ use super::{PATIENCE, Profile, Sync, Vfs};
 use crate::attributes::time_changes;
 use crate::error::Errno;
 use crate::file::File;
+use crate::journal::Journal;
 use crate::layer::Layer;
 use crate::tree::{Ino, Tree};
 
@@ -124,6 +125,11 @@ impl Stream {
         if own.len() > OWN_MAX {
             own.pop_front();
         }
+    }
+
+    /// The upload that commits used is gone.
+    pub(super) fn unstage(&self) {
+        *self.upload.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Something got through.
@@ -315,7 +321,11 @@ impl Vfs {
     fn is_much(&self) -> bool {
         self.dirty_bytes.load(Ordering::Relaxed) >= EAGER_BYTES.min(self.options.loss_bytes / 2)
             || self.dirty_pieces.load(Ordering::Relaxed) >= PIECES_MAX / 2
-            || self.journal.as_ref().is_some_and(crate::journal::Journal::is_filling)
+            || self.is_journal_filling()
+    }
+
+    fn is_journal_filling(&self) -> bool {
+        self.journals && self.journal.as_ref().is_some_and(Journal::is_filling)
     }
 
     /// Whether as much is dirty as may be lost, or as one commit takes.
@@ -324,7 +334,7 @@ impl Vfs {
             && self.oldest().is_some_and(|since| Instant::now() - since >= self.options.loss_time);
         late || self.dirty_bytes.load(Ordering::Relaxed) >= self.options.loss_bytes / 2
             || self.dirty_pieces.load(Ordering::Relaxed) >= PIECES_MAX
-            || self.journals && self.journal.as_ref().is_some_and(crate::journal::Journal::is_filling)
+            || self.is_journal_filling()
     }
 
     /// Takes the place of one more dirty file in the next commit, if there is one.

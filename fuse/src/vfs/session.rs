@@ -52,7 +52,7 @@ const TIDY_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Session {
     lease: AtomicU64,
-    applied: u64,
+    applied: AtomicU64,
     revision: Option<Revision>,
     versioned: AtomicBool,
     owner: String,
@@ -77,7 +77,7 @@ impl Session {
         let opened = ask(remote, client, &owner).await?;
         Ok(Self {
             lease: AtomicU64::new(opened.lease),
-            applied: opened.applied,
+            applied: AtomicU64::new(opened.applied),
             revision: opened.revision,
             versioned: AtomicBool::new(opened.versioned),
             owner,
@@ -89,22 +89,14 @@ impl Session {
         })
     }
 
-    /// Opens it again after its lease ended; the number of the last commit that was applied.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn reopen(&self, remote: &dyn Remote, client: MountId) -> Result<u64, Error> {
-        let _turn = self.opening.lock().await;
-        self.open_anew(remote, client).await
-    }
-
-    /// As [`Session::reopen`], for whose turn it is.
-    async fn open_anew(&self, remote: &dyn Remote, client: MountId) -> Result<u64, Error> {
+    /// Opens it again, for whose turn it is.
+    async fn open_anew(&self, remote: &dyn Remote, client: MountId) -> Result<(), Error> {
         let opened = ask(remote, client, &self.owner).await?;
+        self.applied.store(opened.applied, Ordering::Release);
         self.lease.store(opened.lease, Ordering::Release);
         self.versioned.store(opened.versioned, Ordering::Release);
         self.opened.notify_one();
-        Ok(opened.applied)
+        Ok(())
     }
 
     /// Its lease.
@@ -113,13 +105,13 @@ impl Session {
         self.lease.load(Ordering::Acquire)
     }
 
-    /// Number of the last commit that was applied when it was opened.
+    /// Number of the last commit that was applied when it was opened last.
     #[must_use]
     pub fn applied(&self) -> u64 {
-        self.applied
+        self.applied.load(Ordering::Acquire)
     }
 
-    /// Revision of that commit.
+    /// Revision of the last commit that an earlier life of the client had applied.
     #[must_use]
     pub fn last_revision(&self) -> Option<Revision> {
         self.revision
@@ -309,18 +301,20 @@ impl Vfs {
         }
     }
 
-    /// Opens the session again after a lease of it was found to have ended, unless somebody has by now.
-    pub(super) async fn open_again(&self, lost: Revision) -> Result<(), Error> {
+    /// Opens the session again in place of a lease of it, unless somebody has by now; the number of the last commit that was
+    /// applied. Its locks are lost, and what is written here by now goes only to what files still are.
+    pub(super) async fn open_again(&self, lost: Revision) -> Result<u64, Error> {
         let _turn = self.session.opening.lock().await;
-        if self.session.lease() != lost {
-            return Ok(());
+        if self.session.lease() == lost {
+            // Before there is a new lease: whoever has asked for a range meanwhile sees that it is lost.
+            self.guard_files();
+            self.locks_are_lost();
+            self.session.open_anew(&*self.remote, self.client).await?;
+            // What was staged went with the session.
+            self.stream.unstage();
+            self.counters.sessions_lost.fetch_add(1, Ordering::Relaxed);
         }
-        // Before there is a new lease: whoever has asked for a range meanwhile sees that it is lost.
-        self.guard_files();
-        self.locks_are_lost();
-        self.session.open_anew(&*self.remote, self.client).await?;
-        self.counters.sessions_lost.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        Ok(self.session.applied())
     }
 
     async fn cut(&self) {

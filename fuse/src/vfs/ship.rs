@@ -236,7 +236,7 @@ impl Vfs {
         (number, fate): (&mut u64, &mut Fate),
     ) -> Result<Next, Failure> {
         if error.is_staging_lost() {
-            *self.stream.upload.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.stream.unstage();
             tokio::time::sleep(AGAIN_AFTER).await;
             return Ok(Next::Anew);
         }
@@ -250,7 +250,7 @@ impl Vfs {
         let lost = error.is_session_lost() || taken;
         if lost || fate.in_doubt {
             tracing::warn!(%error, "the session of the mount is opened again");
-            match self.reopen().await {
+            match self.open_again(self.session.lease()).await {
                 Ok(applied) => {
                     let done = applied >= *number && !taken;
                     if !done && *number != applied + 1 {
@@ -276,16 +276,6 @@ impl Vfs {
         }
         tracing::error!(%error, "a commit was refused");
         Err(Failure::Refused(error.errno()))
-    }
-
-    /// Opens the session again: its locks are lost, and what is written here goes only to what files still are. The number of
-    /// the last commit that was applied.
-    pub(super) async fn reopen(&self) -> Result<u64, Error> {
-        self.counters.sessions_lost.fetch_add(1, Ordering::Relaxed);
-        self.guard_files();
-        self.locks_are_lost();
-        *self.stream.upload.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.session.reopen(&*self.remote, self.client).await
     }
 
     /// What is dirty goes only to what files are now.
@@ -492,7 +482,7 @@ impl Vfs {
         match refusal {
             Refusal::NoSuchUpload | Refusal::InvalidPart { .. } => {
                 // The parts are gone, as an upload that somebody gave up: the bytes are still here, and travel anew.
-                *self.stream.upload.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                self.stream.unstage();
                 file.state().put_back();
             }
             // The gateway compacts the page before the next commit; or it was too much for one.
