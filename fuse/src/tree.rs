@@ -41,6 +41,18 @@ pub struct Segment {
     pub directory: bool,
 }
 
+impl Segment {
+    /// The steps of a path, and the last of them: `a/b` leads to a file, `a/b/` to a directory.
+    #[must_use]
+    pub fn of_path(path: &str) -> (Vec<Self>, Self) {
+        let (path, directory) = path.strip_suffix('/').map_or((path, false), |path| (path, true));
+        let (above, last) = path.rsplit_once('/').map_or((None, path), |(above, last)| (Some(above), last));
+        let above = above.into_iter().flat_map(|above| above.split('/'));
+        let above = above.map(|text| Self { text: text.to_owned(), directory: true });
+        (above.collect(), Self { text: last.to_owned(), directory })
+    }
+}
+
 /// A file or directory that the kernel knows.
 #[derive(Clone, Debug)]
 pub struct Inode {
@@ -294,32 +306,31 @@ impl Tree {
     /// Another client changed what is behind a key, which may have been unknown here. Where the key leaves what is known before
     /// its last step: the name of a directory that may be new.
     pub fn hear(&mut self, key: &str, at: Revision) -> Option<(Ino, Segment)> {
-        let path = key.strip_prefix(&self.prefix)?;
-        let (path, directory) = match path.strip_suffix('/') {
-            Some(path) => (path, true),
-            None => (path, false),
-        };
+        let (above, last) = Segment::of_path(key.strip_prefix(&self.prefix)?);
         let mut parent = ROOT;
-        let mut steps = path.split('/').peekable();
-        while let Some(text) = steps.next() {
-            let last = steps.peek().is_none();
-            let segment = Segment { text: text.to_owned(), directory: directory || !last };
-            let known = self.at(parent, &segment);
-            if let (Some(ino), false) = (known, last) {
-                parent = ino;
-                continue;
+        for segment in above {
+            match self.at(parent, &segment) {
+                Some(ino) => parent = ino,
+                None => {
+                    self.changed_elsewhere(parent, &segment, at);
+                    return Some((parent, segment));
+                }
             }
-            self.stamps.set(parent, &segment, at, false);
-            if known.is_none() {
-                self.doubt(parent);
-                // A file beside a directory is shown by another name.
-                let file = Segment { directory: false, ..segment.clone() };
-                let beside = self.at(parent, &file).filter(|_| segment.directory);
-                beside.into_iter().for_each(|ino| self.expire(ino, at));
-            }
-            return (!last).then_some((parent, segment));
         }
+        self.changed_elsewhere(parent, &last, at);
         None
+    }
+
+    /// Another client changed a name.
+    fn changed_elsewhere(&mut self, parent: Ino, segment: &Segment, at: Revision) {
+        self.stamps.set(parent, segment, at, false);
+        if self.at(parent, segment).is_none() {
+            self.doubt(parent);
+            // A file beside a directory is shown by another name.
+            let file = Segment { directory: false, ..segment.clone() };
+            let beside = self.at(parent, &file).filter(|_| segment.directory);
+            beside.into_iter().for_each(|ino| self.expire(ino, at));
+        }
     }
 
     /// A name came to be that the table does not know: what is above it is not complete.
@@ -726,22 +737,10 @@ impl Tree {
     /// The inode that is known of a key below the prefix, with the name that leads to it: `a/b` is a file, `a/b/` a directory.
     #[must_use]
     pub fn find(&self, key: &str) -> Option<(Ino, Segment, Option<Ino>)> {
-        let key = key.strip_prefix(&self.prefix)?;
-        let (path, directory) = match key.strip_suffix('/') {
-            Some(path) => (path, true),
-            None => (key, false),
-        };
-        let mut parent = ROOT;
-        let mut segments = path.split('/').peekable();
-        while let Some(text) = segments.next() {
-            if segments.peek().is_none() {
-                let segment = Segment { text: text.to_owned(), directory };
-                let ino = self.at(parent, &segment);
-                return Some((parent, segment, ino));
-            }
-            parent = self.at(parent, &Segment { text: text.to_owned(), directory: true })?;
-        }
-        None
+        let (above, last) = Segment::of_path(key.strip_prefix(&self.prefix)?);
+        let parent = above.iter().try_fold(ROOT, |parent, segment| self.at(parent, segment))?;
+        let ino = self.at(parent, &last);
+        Some((parent, last, ino))
     }
 
     /// The inode of an object.

@@ -196,10 +196,9 @@ impl Vfs {
     /// The inode of a key, looked up from the root on; it is known until it is forgotten once.
     async fn find_key(&self, key: &str) -> Result<Ino, Errno> {
         let path = key.strip_prefix(&self.options.prefix).filter(|path| !path.is_empty()).ok_or(Errno::ENOENT)?;
+        let (above, last) = Segment::of_path(path);
         let mut parent = ROOT;
-        let mut segments = path.split('/').peekable();
-        while let Some(text) = segments.next() {
-            let segment = Segment { text: text.to_owned(), directory: segments.peek().is_some() };
+        for segment in above.into_iter().chain([last]) {
             let found = self.find_segment(parent, segment).await;
             if parent != ROOT {
                 self.forget(parent, 1);

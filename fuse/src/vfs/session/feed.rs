@@ -280,11 +280,9 @@ impl Vfs {
 /// Where a path below the mount is in the tree. Directories on the way that are not known are there, since the path is: what
 /// else they are is asked when somebody wants to know it.
 fn place(tree: &mut Tree, path: &str, at: Revision) -> (Ino, Segment) {
-    let (path, directory) = path.strip_suffix('/').map_or((path, false), |path| (path, true));
-    let (above, last) = path.rsplit_once('/').map_or((None, path), |(above, last)| (Some(above), last));
+    let (above, last) = Segment::of_path(path);
     let mut parent = ROOT;
-    for text in above.into_iter().flat_map(|above| above.split('/')) {
-        let segment = Segment { text: text.to_owned(), directory: true };
+    for segment in above {
         let known = tree.child(parent, &segment).map(|(ino, _)| ino);
         parent = known.unwrap_or_else(|| {
             let ino = tree.adopt(parent, &segment, Node::default(), at);
@@ -292,7 +290,7 @@ fn place(tree: &mut Tree, path: &str, at: Revision) -> (Ino, Segment) {
             ino
         });
     }
-    (parent, Segment { text: last.to_owned(), directory })
+    (parent, last)
 }
 
 #[cfg(test)]
