@@ -13,10 +13,12 @@ use std::time::Duration;
 
 use holdfast_core::command::mount::Onto;
 use holdfast_core::mount::MountId;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
-use self::memory::{Dice, Faults, Memory};
+use self::memory::{Faults, Memory};
 use super::content::{AtomicFailures, Window};
 use super::names::Make;
 use super::{Options, Parts, Profile, Sync, Vfs};
@@ -74,7 +76,7 @@ struct Open {
 /// A process that does this and that, and knows what must come of it.
 struct Process {
     vfs: Arc<Vfs>,
-    dice: Dice,
+    dice: StdRng,
     open: Vec<Open>,
     /// Closed files.
     closed: BTreeMap<String, Vec<u8>>,
@@ -83,7 +85,7 @@ struct Process {
 
 impl Process {
     fn new(vfs: Arc<Vfs>, seed: u64, unlinks_open: bool) -> Self {
-        Self { vfs, dice: Dice(seed), open: Vec::new(), closed: BTreeMap::new(), unlinks_open }
+        Self { vfs, dice: StdRng::seed_from_u64(seed), open: Vec::new(), closed: BTreeMap::new(), unlinks_open }
     }
 
     async fn create(&mut self, name: String) -> Result<(), Errno> {
@@ -96,9 +98,9 @@ impl Process {
 
     async fn write(&mut self, at: usize) -> Result<(), Errno> {
         // Seldom so much that it travels as parts.
-        let most = if self.dice.below(40) == 0 { 900 << 10 } else { 9_000 };
-        let (offset, length) = (self.dice.below(60_000), 1 + self.dice.below(most));
-        let data = vec![self.dice.number() as u8; length as usize];
+        let most = if self.dice.random_range(0..40) == 0 { 900 << 10 } else { 9_000 };
+        let (offset, length) = (self.dice.random_range(0..60_000), 1 + self.dice.random_range(0..most));
+        let data = vec![self.dice.random::<u8>(); length as usize];
         let file = &mut self.open[at];
         self.vfs.write(file.ino, offset, &data).await?;
         let end = offset as usize + data.len();
@@ -108,7 +110,7 @@ impl Process {
     }
 
     async fn truncate(&mut self, at: usize) -> Result<(), Errno> {
-        let size = self.dice.below(70_000);
+        let size = self.dice.random_range(0..70_000);
         let file = &mut self.open[at];
         self.vfs.truncate(file.ino, size).await?;
         file.bytes.resize(size as usize, 0);
@@ -175,14 +177,14 @@ impl Process {
 
     /// One operation; one that fails changes nothing, but for bytes that are still to come through.
     async fn step(&mut self) {
-        let name = format!("f{}", self.dice.below(6));
+        let name = format!("f{}", self.dice.random_range(0..6));
         let taken = self.open.iter().any(|file| file.name.as_ref() == Some(&name)) || self.closed.contains_key(&name);
-        if self.open.is_empty() || self.dice.below(12) == 0 && self.open.len() < 8 {
+        if self.open.is_empty() || self.dice.random_range(0..12) == 0 && self.open.len() < 8 {
             let _ = if taken { self.reopen().await } else { self.create(name).await };
             return;
         }
-        let at = self.dice.below(self.open.len() as u64) as usize;
-        let _ = match self.dice.below(14) {
+        let at = self.dice.random_range(0..self.open.len() as u64) as usize;
+        let _ = match self.dice.random_range(0..14) {
             0..=5 => self.write(at).await,
             6 => self.truncate(at).await,
             7 | 8 => {
@@ -262,7 +264,7 @@ fn lost_sessions_and_refusals_lose_no_byte() {
 fn what_was_synced_to_the_journal_outlives_the_process() {
     for seed in 0..seeds() {
         let (memory, dir) = (Memory::new(seed), tempfile::tempdir().unwrap());
-        let mut dice = Dice(seed);
+        let mut dice = StdRng::seed_from_u64(seed);
         // For each file, what it may be: what was synced last, and all that came after.
         let mut may_be: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
         for _life in 0..4 {
@@ -270,20 +272,20 @@ fn what_was_synced_to_the_journal_outlives_the_process() {
             runtime.block_on(async {
                 let vfs = start(&memory, dir.path(), Sync::Journal).await;
                 check_what_came_back(&memory, &mut may_be);
-                let mut process = Process::new(vfs, dice.number(), false);
+                let mut process = Process::new(vfs, dice.random(), false);
                 for name in ["a", "b", "c"] {
                     live(&mut process, name, &may_be).await;
                 }
                 *memory.faults.lock().unwrap() = Faults { lost_answers: 10, lost_calls: 10, ..Faults::default() };
-                for _ in 0..40 + dice.below(60) {
-                    let at = dice.below(3) as usize;
-                    let _ = match dice.below(8) {
+                for _ in 0..40 + dice.random_range(0..60) {
+                    let at = dice.random_range(0..3) as usize;
+                    let _ = match dice.random_range(0..8) {
                         0 => process.truncate(at).await,
                         _ => process.write(at).await,
                     };
                     let states = may_be.entry(process.open[at].name.clone().unwrap()).or_default();
                     states.push(process.open[at].bytes.clone());
-                    if dice.below(10) == 0 && process.sync(at).await.is_ok() {
+                    if dice.random_range(0..10) == 0 && process.sync(at).await.is_ok() {
                         states.drain(..states.len() - 1);
                     }
                 }

@@ -18,6 +18,8 @@ use holdfast_core::record::{Attributes, BucketSettings, Extent};
 use holdfast_core::rules::authorize::{Action, Caller, Context, Permit, Resource, authorize};
 use holdfast_core::state::Stop;
 use holdfast_core::view::{Found, View, object_resource};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
@@ -27,32 +29,13 @@ use crate::remote::{Grant, Holder, News, RangeLock, Remote, Told};
 /// When the tests' time begins.
 const START_MS: u64 = 1_700_000_000_000;
 
-/// A small, seeded source of choices.
-#[derive(Clone, Debug)]
-pub struct Dice(pub u64);
-
-impl Dice {
-    /// SplitMix64. Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
-    pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.number() % bound
-    }
-}
-
 struct State {
     kv: MemKv,
     revision: Revision,
     minted: u64,
     bucket: BucketRef,
     blobs: HashMap<BlobId, Bytes>,
-    dice: Dice,
+    dice: StdRng,
 }
 
 /// How often, of a hundred, something goes wrong.
@@ -84,7 +67,7 @@ impl Memory {
             minted: 0,
             bucket: BucketRef { name: name.clone(), id: BucketId(0) },
             blobs: HashMap::new(),
-            dice: Dice(seed),
+            dice: StdRng::seed_from_u64(seed),
         };
         let op = CreateBucket { name, settings: BucketSettings::default() };
         let Reply::BucketCreated(id) = state.run(Op::CreateBucket(op)) else { panic!("no bucket") };
@@ -132,7 +115,7 @@ impl Memory {
     }
 
     fn wrong(&self, often: u64) -> bool {
-        often > 0 && self.state().dice.below(100) < often
+        often > 0 && self.state().dice.random_range(0..100) < often
     }
 
     fn commit(&self, commit: Commit, raw: Bytes) -> Result<Told, Error> {
@@ -141,7 +124,7 @@ impl Memory {
             return Err(Error::of_answer("memory", 507, "InsufficientStorage", "full, for now", "1"));
         }
         let mut state = self.state();
-        if faults.lost_sessions > 0 && state.dice.below(100) < faults.lost_sessions {
+        if faults.lost_sessions > 0 && state.dice.random_range(0..100) < faults.lost_sessions {
             // It is never renewed here.
             state.run(Op::ExpireLease(ExpireLease { lease: commit.lease, renewals: 0 }));
         }
