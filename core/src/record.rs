@@ -523,7 +523,7 @@ impl ContentRow {
     /// Whether it has so many extents that what a mount writes to it may soon be refused.
     #[must_use]
     pub fn has_many_extents(&self) -> bool {
-        self.extents as usize > crate::rules::PATCHED_EXTENTS_MAX / 2
+        self.extents as usize > crate::rules::EXTENTS_MAX / 2
     }
 }
 
@@ -599,7 +599,7 @@ impl PartRow {
     #[must_use]
     pub fn shown_checksum(&self) -> Option<Checksum> {
         let pending = self.crc_pending == Some(true);
-        self.checksum.clone().or_else(|| (!pending).then(|| full_crc64nvme(self.crc64nvme)))
+        self.checksum.clone().or_else(|| (!pending).then(|| Checksum::crc64nvme(self.crc64nvme)))
     }
 }
 
@@ -749,13 +749,17 @@ impl Version {
     #[must_use]
     pub fn shown_checksum(&self) -> Option<Checksum> {
         let pending = self.crc_pending == Some(true);
-        self.checksum.clone().or_else(|| (!pending).then(|| full_crc64nvme(self.crc64nvme)))
+        self.checksum.clone().or_else(|| (!pending).then(|| Checksum::crc64nvme(self.crc64nvme)))
     }
 }
 
-fn full_crc64nvme(value: u64) -> Checksum {
-    let (algorithm, kind) = (ChecksumAlgorithm::Crc64Nvme, ChecksumType::FullObject);
-    Checksum { algorithm, kind, value: value.to_be_bytes().to_vec() }
+impl Checksum {
+    /// CRC-64/NVME of all bytes of an object or part.
+    #[must_use]
+    pub fn crc64nvme(value: u64) -> Self {
+        let (algorithm, kind) = (ChecksumAlgorithm::Crc64Nvme, ChecksumType::FullObject);
+        Self { algorithm, kind, value: value.to_be_bytes().to_vec() }
+    }
 }
 
 impl Extent {

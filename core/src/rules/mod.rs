@@ -44,8 +44,6 @@ pub const PAGE_BYTES: u64 = 64 << 20;
 pub const EXTENTS_PER_PAGE_MAX: usize = 1024;
 /// Extents of one object.
 pub const EXTENTS_MAX: usize = 65_536;
-/// Extents of one object that a mount writes: what it wrote can be copied and appended to.
-pub const PATCHED_EXTENTS_MAX: usize = EXTENTS_MAX;
 /// What a mount wrote is joined up to so many bytes, whatever its extents: joining reads and writes all of it, each time.
 pub const PATCHED_JOIN_BYTES: u64 = 64 << 20;
 /// What a mount wrote is joined, whatever its size, when its extents are shorter than this on average.

@@ -75,13 +75,7 @@ pub(super) fn part_written(
     crc64nvme: Option<u64>,
 ) -> Result<Done<PartWritten>, Error> {
     let Reply::PartWritten(mut value) = reply else { return Err(Error::UnexpectedReply) };
-    value.checksum = value.checksum.or_else(|| {
-        Some(Checksum {
-            algorithm: ChecksumAlgorithm::Crc64Nvme,
-            kind: ChecksumType::FullObject,
-            value: crc64nvme?.to_be_bytes().to_vec(),
-        })
-    });
+    value.checksum = value.checksum.or_else(|| crc64nvme.map(Checksum::crc64nvme));
     Ok(Done { revision, value })
 }
 

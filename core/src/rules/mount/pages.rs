@@ -26,7 +26,7 @@ use crate::kv::KeyRange;
 use crate::record::{Body, ContentId, ContentRow, Extent, PageRow, Record as _, Version};
 use crate::rules::content;
 use crate::rules::mount::SHARE_OF_ROW;
-use crate::rules::{COMPACT_EXTENTS, EXTENTS_PER_PAGE_MAX, PAGE_BYTES, PATCHED_EXTENTS_MAX};
+use crate::rules::{COMPACT_EXTENTS, EXTENTS_MAX, EXTENTS_PER_PAGE_MAX, PAGE_BYTES};
 use crate::state::Stop;
 use crate::view::{content_extents, page_number};
 
@@ -265,7 +265,7 @@ impl Editor {
             None => None,
         };
         let (extents, hole_bytes) = self.totals(row.as_ref());
-        if extents > PATCHED_EXTENTS_MAX as u64 {
+        if extents > EXTENTS_MAX as u64 {
             return Err(Error::TooManyExtents.into());
         }
         if self.size == 0 {
