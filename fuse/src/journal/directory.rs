@@ -1,6 +1,7 @@
 //! The directory of a journal: its lock, its identity, and making changes of names durable.
 //!
-//! The file `leases` has a line for each lease of the running client. The identity file `client` is magic (8 bytes), format version (u32, little endian), id (16 bytes), CRC-32C of these (u32).
+//! The file `leases` has a line for each lease of the running client. The identity file `client` is magic (8 bytes), format
+//! version (u32, little endian), id (16 bytes), CRC-32C of these (u32).
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
