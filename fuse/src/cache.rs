@@ -195,6 +195,12 @@ impl BlockCache {
         Ok(Self { memory, index, tally, disk })
     }
 
+    /// Bytes of the memory tier at most.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory.capacity()
+    }
+
     /// The bytes of `range` of a blob, if all of them are cached. Copies only when several fragments are needed.
     ///
     /// Reads whole fragments from the disk, which blocks, and keeps them in memory. A range of more than
@@ -250,11 +256,10 @@ impl BlockCache {
         })
     }
 
-    /// Whether a get of the range would likely be answered. With a disk, whether that has it or is about to write it.
+    /// Whether a get of the range would likely be answered, now or when what is queued is written.
     #[must_use]
     pub fn contains(&self, blob: Blob, range: Range<u64>) -> bool {
-        let kept_only = self.disk.as_ref().is_some_and(|disk| !disk.is_off());
-        range.is_empty() || lock(&self.index).covers(blob, &range, kept_only)
+        range.is_empty() || lock(&self.index).covers(blob, &range)
     }
 
     /// Waits until what was queued so far is written or dropped; `false` when `patience` runs out before.

@@ -25,6 +25,7 @@ use crate::attributes::Time;
 use crate::error::Errno;
 use crate::layer::Layer;
 use crate::tree::Ino;
+use crate::vfs::Flight;
 
 /// Extents of a file that are remembered.
 const MAP_EXTENTS_MAX: usize = 200_000;
@@ -35,6 +36,7 @@ pub struct File {
     /// Its inode.
     pub ino: Ino,
     state: Mutex<State>,
+    flights: Mutex<Vec<Flight>>,
 }
 
 /// See [`File`].
@@ -209,7 +211,12 @@ impl File {
             journaled: 0,
             first_record: 0,
         };
-        Arc::new(Self { ino, state: Mutex::new(state) })
+        Arc::new(Self { ino, state: Mutex::new(state), flights: Mutex::default() })
+    }
+
+    /// What is on its way; held for moments only.
+    pub fn flights(&self) -> MutexGuard<'_, Vec<Flight>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its state; held for moments only.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! adapter (fuser) ─▶ vfs ─┬ names    lookup, readdir, create, rename: the tree, and steps
-//!                         ├ content  read, write, truncate: layers over a base, the block cache
+//!                         ├ content  read, write, truncate: layers over a base
+//!                         ├ fetch    bytes of a base: the block cache, what is on its way, what is read ahead
 //!                         ├ commit   one ordered stream of commits: everything dirty, then the steps that wait
 //!                         ├ ship     how a commit gets through, and what becomes of what it carried
 //!                         ├ replay   what the journal of an earlier run holds
@@ -17,6 +18,7 @@
 
 mod commit;
 mod content;
+mod fetch;
 mod locks;
 mod names;
 mod replay;
@@ -31,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use holdfast_core::mount::{MountId, Node};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,7 +47,8 @@ use crate::remote::Remote;
 use crate::tree::{Ino, Tree};
 
 pub use self::commit::Stream;
-pub use self::content::{AtomicFailures, FILE_BYTES_MAX, Window};
+pub use self::content::{AtomicFailures, FILE_BYTES_MAX};
+pub use self::fetch::{Flight, Window};
 pub use self::locks::{Holder, RangeLock, Wanted};
 pub use self::names::{Listing, Make, Shown};
 pub use self::session::Session;
@@ -133,6 +136,8 @@ pub struct Vfs {
     tree: Mutex<Tree>,
     files: Mutex<HashMap<Ino, Arc<File>>>,
     cache: BlockCache,
+    /// Room for what is read ahead, in blocks.
+    ahead: Arc<Semaphore>,
     /// Identity of this mount, and its journal when local bytes count.
     journal: Option<Journal>,
     journals: bool,
@@ -224,6 +229,7 @@ impl Vfs {
             tree: Mutex::new(Tree::new(&options.prefix, Node::default())),
             files: Mutex::new(HashMap::new()),
             cache: parts.cache,
+            ahead: Arc::new(Semaphore::new(fetch::AHEAD_BLOCKS_MAX)),
             journal: parts.journal,
             journals: parts.journals,
             session,

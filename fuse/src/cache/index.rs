@@ -79,9 +79,9 @@ impl Index {
         Some(keys.collect())
     }
 
-    /// Whether fragments cover the range: those that have or get a file, or any readable ones.
-    pub(super) fn covers(&self, blob: Blob, range: &Range<u64>, kept_only: bool) -> bool {
-        self.cover(blob, range, |entry| if kept_only { entry.is_kept() } else { entry.is_readable() }).is_some()
+    /// Whether fragments cover the range, in memory or with a file, or with one that is to be written.
+    pub(super) fn covers(&self, blob: Blob, range: &Range<u64>) -> bool {
+        self.cover(blob, range, |entry| entry.memory || entry.is_kept()).is_some()
     }
 
     /// Whether one fragment in memory contains this one.

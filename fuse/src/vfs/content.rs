@@ -1,9 +1,8 @@
 //! Reading and writing of files.
 //!
 //! A write goes to the file's layer, and to the journal first where local bytes count. A read lays the layers over bytes of
-//! the base, which come from the block cache or, in pieces that grow while a process reads on, from the repository.
+//! the base.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -11,27 +10,18 @@ use std::sync::{Arc, PoisonError};
 use bytes::{Bytes, BytesMut};
 use holdfast_core::command::mount::{FileRef, FileWrite, Origin, PatchFile, Step, StepOutcome};
 use holdfast_core::id::BlobId;
-use holdfast_core::mount::{Answer, Call, Map, ReadFile};
-use holdfast_core::record::Extent;
+use holdfast_core::mount::{Answer, Call, Map};
 use tokio::time::Instant;
 
 use super::commit::LAYER_PIECES_MAX;
+use super::fetch::{Missed, Window};
 use super::{ASK_DEADLINE, Sync, Vfs};
 use crate::attributes::time_changes;
-use crate::client::Error;
 use crate::error::{Errno, errno_of_refusal};
-use crate::file::{Base, File, State};
+use crate::file::{File, State};
 use crate::layer::Layer;
 use crate::tree::{Ino, Tree};
 
-/// Bytes that a read at random places fetches at least.
-const FETCH_BYTES_MIN: u64 = 128 << 10;
-/// Bytes that a read in sequence fetches at most at once.
-const FETCH_BYTES_MAX: u64 = 8 << 20;
-/// Files up to this size are fetched whole, without asking where their bytes are.
-const WHOLE_BYTES_MAX: u64 = 128 << 10;
-/// Bytes whose extents are asked for at once.
-const MAP_BYTES: u64 = 256 << 20;
 /// Largest file.
 pub const FILE_BYTES_MAX: u64 = 50 << 40;
 
@@ -44,23 +34,6 @@ pub(super) const RECORD_SIZE: u8 = 2;
 pub(super) const RECORD_ASSIGNED: u8 = 3;
 /// A record of the journal: commit number (8 bytes) did not do what it carried for this object (8 bytes).
 pub(super) const RECORD_REFUSED: u8 = 4;
-
-/// What a handle has seen of a file, to read ahead.
-#[derive(Debug, Default)]
-pub struct Window {
-    next: u64,
-    bytes: u64,
-}
-
-impl Window {
-    /// How much to fetch for a read at `offset`: more each time that it goes on where the last one ended.
-    fn grow(&mut self, offset: u64, length: u64) -> u64 {
-        let goes_on = offset == self.next && offset > 0;
-        self.bytes = if goes_on { (self.bytes * 2).clamp(FETCH_BYTES_MIN, FETCH_BYTES_MAX) } else { FETCH_BYTES_MIN };
-        self.next = offset + length;
-        self.bytes
-    }
-}
 
 impl Vfs {
     /// Opens a file: what is read is what was closed anywhere before. Whether the kernel's pages of it are still right.
@@ -131,17 +104,14 @@ impl Vfs {
     /// # Errors
     /// `EIO` when the repository does not answer in time.
     pub async fn read(
-        &self,
+        self: &Arc<Self>,
         ino: Ino,
         offset: u64,
         length: u32,
         window: &std::sync::Mutex<Window>,
     ) -> Result<Bytes, Errno> {
         let file = self.open_file(ino).ok_or(Errno::EBADF)?;
-        let fetch = {
-            let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
-            window.grow(offset, u64::from(length))
-        };
+        let mut ahead = self.read_by(window, offset, length);
         let deadline = Instant::now() + ASK_DEADLINE;
         // It begins again when the file changes under it.
         while Instant::now() < deadline {
@@ -164,18 +134,17 @@ impl Vfs {
                 continue;
             }
             let below = range.start.min(base.size)..range.end.min(base.size);
-            let mut buffer = BytesMut::zeroed((range.end - range.start) as usize);
+            let mut bytes = Bytes::new();
             if !covered && !below.is_empty() {
-                match self
-                    .base_bytes(&file, &base, &below, fetch, &mut buffer[..(below.end - below.start) as usize])
-                    .await
-                {
-                    Ok(()) => {}
-                    Err(Error::Changed | Error::NotFound { .. }) => {
+                // Read ahead once, however often it begins again.
+                let ahead = std::mem::take(&mut ahead);
+                match self.base_bytes(&file, &base, &below, ahead).await {
+                    Ok(read) => bytes = read,
+                    Err(Missed::Changed) => {
                         file.state().stale = true;
                         continue;
                     }
-                    Err(error) => return Err(error.errno()),
+                    Err(Missed::Failed(errno)) => return Err(errno),
                 }
             }
             let state = file.state();
@@ -183,6 +152,12 @@ impl Vfs {
             if state.generation != base.generation {
                 continue;
             }
+            let length = (range.end - range.start) as usize;
+            if state.is_clean() && bytes.len() == length {
+                return Ok(bytes);
+            }
+            let mut buffer = BytesMut::from(bytes);
+            buffer.resize(length, 0);
             state.lay_over(range.start, &mut buffer);
             return Ok(buffer.freeze());
         }
@@ -199,128 +174,6 @@ impl Vfs {
         self.rebase(file);
         file.state().stale = false;
         Ok(())
-    }
-
-    /// Bytes of a generation, into `buffer`.
-    pub(super) async fn base_bytes(
-        &self,
-        file: &Arc<File>,
-        base: &Base,
-        range: &Range<u64>,
-        fetch: u64,
-        buffer: &mut [u8],
-    ) -> Result<(), Error> {
-        let reference = self.tree().file(file.ino).ok_or(Error::Changed)?;
-        let reference = FileRef { object: file.state().object, ..reference };
-        if base.size <= WHOLE_BYTES_MAX {
-            let blob = whole_blob(&reference, base);
-            let whole = match self.cache.get(blob, 0..base.size) {
-                Some(whole) => whole,
-                None => {
-                    let whole = self.fetch(&reference, base, 0..base.size).await?;
-                    self.cache.put(blob, 0, &whole);
-                    whole
-                }
-            };
-            let part = whole.get(range.start as usize..range.end as usize).ok_or(Error::Changed)?;
-            buffer.copy_from_slice(part);
-            return Ok(());
-        }
-        let extents = self.extents(file, &reference, base, range).await?;
-        for extent in extents {
-            let at = (extent.offset - range.start) as usize;
-            let target = &mut buffer[at..at + extent.length as usize];
-            self.extent_bytes(file, &reference, base, &extent, fetch, target).await?;
-        }
-        Ok(())
-    }
-
-    /// Bytes of one extent, from the cache or the repository.
-    async fn extent_bytes(
-        &self,
-        file: &Arc<File>,
-        reference: &FileRef,
-        base: &Base,
-        extent: &Extent,
-        fetch: u64,
-        target: &mut [u8],
-    ) -> Result<(), Error> {
-        if extent.blob == BlobId::HOLE {
-            target.fill(0);
-            return Ok(());
-        }
-        let wanted = extent.blob_offset..extent.blob_offset + extent.length;
-        if let Some(bytes) = self.cache.get(extent.blob.0, wanted) {
-            target.copy_from_slice(&bytes);
-            return Ok(());
-        }
-        // Whole blocks of the file, and more of it for whoever reads on.
-        let start = extent.offset / FETCH_BYTES_MIN * FETCH_BYTES_MIN;
-        let end = (extent.offset + extent.length).max(start + fetch).next_multiple_of(FETCH_BYTES_MIN).min(base.size);
-        let bytes = self.fetch(reference, base, start..end).await?;
-        let around = self.extents(file, reference, base, &(start..end)).await?;
-        for piece in &around {
-            let at = (piece.offset - start) as usize;
-            let part = bytes.slice(at..at + piece.length as usize);
-            if piece.blob != BlobId::HOLE {
-                self.keep(piece, part);
-            }
-        }
-        let at = (extent.offset - start) as usize;
-        target.copy_from_slice(bytes.get(at..at + target.len()).ok_or(Error::Changed)?);
-        Ok(())
-    }
-
-    /// Keeps bytes of an extent, in fragments that end where blocks of the blob do.
-    fn keep(&self, extent: &Extent, bytes: Bytes) {
-        let mut done = 0;
-        while done < extent.length {
-            let at = extent.blob_offset + done;
-            let length = (extent.length - done).min(FETCH_BYTES_MIN - at % FETCH_BYTES_MIN);
-            self.cache.put(extent.blob.0, at, &bytes.slice(done as usize..(done + length) as usize));
-            done += length;
-        }
-    }
-
-    async fn fetch(&self, file: &FileRef, base: &Base, range: Range<u64>) -> Result<Bytes, Error> {
-        let length = range.end - range.start;
-        let deadline = Vfs::deadline();
-        let bytes = match &file.key {
-            Some(key) => self.remote.read(key, &base.etag, range, deadline).await?,
-            None => {
-                let read =
-                    ReadFile { file: file.clone(), generation: Some(base.generation), offset: range.start, length };
-                self.remote.call(&Call::Read(read), Bytes::new(), &[], deadline).await?.raw
-            }
-        };
-        self.counters.fetched_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if bytes.len() as u64 == length { Ok(bytes) } else { Err(Error::unexpected()) }
-    }
-
-    /// The extents of a range of a generation.
-    async fn extents(
-        &self,
-        file: &Arc<File>,
-        reference: &FileRef,
-        base: &Base,
-        range: &Range<u64>,
-    ) -> Result<Vec<Extent>, Error> {
-        if let Some(extents) = file.state().map.of(base.generation, range) {
-            return Ok(extents);
-        }
-        let mut at = range.start / MAP_BYTES * MAP_BYTES;
-        while at < range.end {
-            let map = Map { file: reference.clone(), offset: at, length: MAP_BYTES.min(base.size - at) };
-            let told = self.remote.call(&Call::Map(map), Bytes::new(), &[], Vfs::deadline()).await?;
-            let Answer::Mapped(mapped) = told.answer else { return Err(Error::unexpected()) };
-            if mapped.node.generation != base.generation {
-                return Err(Error::Changed);
-            }
-            let Some(last) = mapped.extents.last() else { return Err(Error::unexpected()) };
-            at = last.offset + last.length;
-            file.state().map.learn(base.generation, &mapped.extents);
-        }
-        file.state().map.of(base.generation, range).ok_or(Error::Changed)
     }
 
     /// Writes, waiting for room. It is in the repository after a `fsync` or close, or when the loss window ends.
@@ -640,19 +493,6 @@ impl Vfs {
 /// Failures of a file that a handle has told its process.
 #[derive(Debug, Default)]
 pub struct AtomicFailures(pub std::sync::atomic::AtomicU64);
-
-/// What stands for a whole small file in the cache, in place of a blob: a hash of all that a change of its bytes changes.
-fn whole_blob(file: &FileRef, base: &Base) -> [u8; 16] {
-    let half = |salt: u8| {
-        let mut hasher = DefaultHasher::new();
-        (salt, file.object.0, base.generation, &base.etag, base.size).hash(&mut hasher);
-        hasher.finish().to_be_bytes()
-    };
-    let mut blob = [0; 16];
-    blob[..8].copy_from_slice(&half(1));
-    blob[8..].copy_from_slice(&half(2));
-    blob
-}
 
 /// What is about to be changed, as the journal records it.
 struct Change<'d> {

@@ -18,6 +18,7 @@ use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{ObjectId, Revision};
 use holdfast_core::mount::{Answer, Call, Entry, LIST_ENTRIES_MAX, List, Node, STAT_PATHS_MAX, Stat, attribute};
 
+use super::fetch::Missed;
 use super::{Attr, Vfs};
 use crate::attributes::{Attributes, Changes, Kind, time_changes};
 use crate::error::{Errno, errno_of_refusal};
@@ -535,7 +536,7 @@ impl Vfs {
     ///
     /// # Errors
     /// `EINVAL` when it is none.
-    pub async fn readlink(&self, ino: Ino) -> Result<Bytes, Errno> {
+    pub async fn readlink(self: &Arc<Self>, ino: Ino) -> Result<Bytes, Errno> {
         let attr = self.getattr(ino).await?;
         if attr.attributes.kind != Kind::Symlink {
             return Err(Errno::EINVAL);
@@ -549,12 +550,13 @@ impl Vfs {
         if base.size > TARGET_BYTES_MAX as u64 {
             return Err(Errno::ENAMETOOLONG);
         }
-        let mut target = vec![0; base.size as usize];
-        if !target.is_empty() {
-            let read = self.base_bytes(&file, &base, &(0..base.size), 0, &mut target).await;
-            read.map_err(|error| error.errno())?;
+        if base.size == 0 {
+            return Ok(Bytes::new());
         }
-        Ok(Bytes::from(target))
+        self.base_bytes(&file, &base, &(0..base.size), 0..0).await.map_err(|missed| match missed {
+            Missed::Changed => Errno::ESTALE,
+            Missed::Failed(errno) => errno,
+        })
     }
 
     /// Gives a file one more name.

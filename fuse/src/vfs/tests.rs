@@ -19,9 +19,8 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 use self::memory::{Faults, Memory};
-use super::content::{AtomicFailures, Window};
 use super::names::Make;
-use super::{Options, Parts, Profile, Sync, Vfs};
+use super::{AtomicFailures, Options, Parts, Profile, Sync, Vfs, Window};
 use crate::attributes::{Attributes, Defaults, Kind, Time};
 use crate::cache::{self, BlockCache};
 use crate::error::Errno;
@@ -33,6 +32,10 @@ fn runtime() -> Runtime {
 }
 
 async fn start(memory: &Arc<Memory>, dir: &Path, sync: Sync) -> Arc<Vfs> {
+    start_with(memory, dir, sync, 8 << 20).await
+}
+
+async fn start_with(memory: &Arc<Memory>, dir: &Path, sync: Sync, memory_bytes: u64) -> Arc<Vfs> {
     let limits = Limits { bytes_max: 64 << 20, segment_bytes: 8 << 20 };
     let deadline = Instant::now() + Duration::from_secs(20);
     // The life before may still be ending.
@@ -44,7 +47,7 @@ async fn start(memory: &Arc<Memory>, dir: &Path, sync: Sync) -> Arc<Vfs> {
         }
     };
     let client = MountId(journal.client());
-    let cache = cache::Options { dir: None, disk_bytes: 0, memory_bytes: 8 << 20, free_floor_bytes: 0 };
+    let cache = cache::Options { dir: None, disk_bytes: 0, memory_bytes, free_floor_bytes: 0 };
     let options = Options {
         bucket: "data".into(),
         prefix: String::new(),
@@ -347,6 +350,60 @@ fn what_was_not_committed_when_the_session_was_lost_overwrites_nobody() {
         assert_eq!(memory.get("a").as_deref(), Some(b"theirs".as_slice()));
         let copy = memory.keys().into_iter().find(|key| key.starts_with("a.conflict-")).unwrap();
         assert_eq!(memory.get(&copy).as_deref(), Some(b"mine".as_slice()));
+        vfs.stop(Instant::now() + Duration::from_secs(10)).await;
+    });
+}
+
+/// A file of the repository that is open here, and its bytes.
+async fn big(memory: &Arc<Memory>, vfs: &Arc<Vfs>, bytes: usize) -> (Ino, Vec<u8>) {
+    let mut content = vec![0; bytes];
+    StdRng::seed_from_u64(7).fill(&mut content[..]);
+    memory.put("big", &content);
+    let ino = vfs.lookup(ROOT, OsStr::new("big")).await.unwrap().ino;
+    vfs.open(ino, false).await.unwrap();
+    (ino, content)
+}
+
+#[test]
+fn what_is_read_in_order_is_fetched_once_however_many_read() {
+    const BLOCK: usize = 128 << 10;
+    let (memory, runtime, dir) = (Memory::new(1), runtime(), tempfile::tempdir().unwrap());
+    runtime.block_on(async {
+        let vfs = start_with(&memory, dir.path(), Sync::Store, 256 << 20).await;
+        let (ino, content) = big(&memory, &vfs, 24 << 20).await;
+        let (content, window) = (Arc::new(content), Arc::new(Mutex::new(Window::default())));
+        for chunk in 0..content.len() / BLOCK / 4 {
+            // As the kernel reads ahead: some at a time, in any order.
+            let reads = (0..4).map(|at| {
+                let (vfs, window, content) = (Arc::clone(&vfs), Arc::clone(&window), Arc::clone(&content));
+                let offset = (chunk * 4 + at) * BLOCK;
+                tokio::spawn(async move {
+                    let read = vfs.read(ino, offset as u64, BLOCK as u32, &window).await.unwrap();
+                    assert!(read == content[offset..offset + BLOCK], "another at {offset}");
+                })
+            });
+            for read in reads.collect::<Vec<_>>() {
+                read.await.unwrap();
+            }
+        }
+        assert_eq!(vfs.counters.fetched_bytes.load(std::sync::atomic::Ordering::Relaxed), content.len() as u64);
+        vfs.stop(Instant::now() + Duration::from_secs(10)).await;
+    });
+}
+
+#[test]
+fn a_read_at_random_fetches_its_blocks_only() {
+    let (memory, runtime, dir) = (Memory::new(1), runtime(), tempfile::tempdir().unwrap());
+    runtime.block_on(async {
+        let vfs = start_with(&memory, dir.path(), Sync::Store, 256 << 20).await;
+        let (ino, content) = big(&memory, &vfs, 24 << 20).await;
+        let window = Mutex::new(Window::default());
+        for offset in [9_000_000, 131_000, 20_000_000, 4_000_000] {
+            let read = vfs.read(ino, offset, 4096, &window).await.unwrap();
+            assert!(read == content[offset as usize..offset as usize + 4096], "another at {offset}");
+        }
+        // The second lies in two blocks.
+        assert_eq!(vfs.counters.fetched_bytes.load(std::sync::atomic::Ordering::Relaxed), 5 * (128 << 10));
         vfs.stop(Instant::now() + Duration::from_secs(10)).await;
     });
 }
