@@ -19,12 +19,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 pub use self::options::Cli;
-use self::options::{Mount, Warmup};
+use self::options::Mount;
 use crate::adapter::{self, MountOptions};
 use crate::cache::{self, BlockCache};
 use crate::client::{self, Client, Error, Repository};
 use crate::journal::{self, Journal};
-use crate::vfs::{Options, Parts, Sync, Vfs};
+use crate::vfs::{Options, Parts, SNAPSHOT, Sync, UNSYNCED, Vfs};
 
 /// What the mount says to whoever started it, when it is there.
 const READY: &str = "mounted";
@@ -53,12 +53,14 @@ pub fn main() -> ExitCode {
             Ok(code) => code,
             Err(error) => complain(&error, 1),
         },
-        Ok(options::Command::Warmup(warmup)) => match warm(&warmup) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => complain(&error, 1),
-        },
+        Ok(options::Command::Warmup(paths)) => finish(warm(paths)),
+        Ok(options::Command::Snapshot(paths)) => finish(snapshot(&paths)),
         Err(error) => complain(&error, 2),
     }
+}
+
+fn finish(done: anyhow::Result<()>) -> ExitCode {
+    done.map_or_else(|error| complain(&error, 1), |()| ExitCode::SUCCESS)
 }
 
 fn complain(error: &anyhow::Error, code: u8) -> ExitCode {
@@ -270,8 +272,7 @@ fn explain(error: Error) -> anyhow::Error {
 }
 
 /// Reads files of a mount, so that what is read again comes from its cache.
-fn warm(warmup: &Warmup) -> anyhow::Result<()> {
-    let mut open: Vec<PathBuf> = warmup.paths.clone();
+fn warm(mut open: Vec<PathBuf>) -> anyhow::Result<()> {
     let (mut files, mut bytes) = (0_u64, 0_u64);
     let mut buffer = vec![0; 1 << 20];
     while let Some(path) = open.pop() {
@@ -294,6 +295,18 @@ fn warm(warmup: &Warmup) -> anyhow::Result<()> {
         }
     }
     writeln!(std::io::stdout(), "read {files} files, {bytes} bytes")?;
+    Ok(())
+}
+
+/// Has versions cut of files of a mount. Each path is a moment of its own.
+fn snapshot(paths: &[PathBuf]) -> anyhow::Result<()> {
+    for path in paths {
+        // Other file systems would keep the attribute.
+        let is_ours = rustix::fs::getxattr(path, UNSYNCED, &mut [0_u8; 0]).is_ok();
+        anyhow::ensure!(is_ours, "{} is not on a mount of Holdfast", path.display());
+        rustix::fs::setxattr(path, SNAPSHOT, b"1", rustix::fs::XattrFlags::empty())
+            .with_context(|| format!("no snapshot of {}", path.display()))?;
+    }
     Ok(())
 }
 

@@ -244,6 +244,13 @@ impl Tree {
         Some(key)
     }
 
+    /// Whether a name of an inode is below the directory with a key.
+    #[must_use]
+    pub fn is_below(&self, ino: Ino, directory: &str) -> bool {
+        let names = self.inodes.get(&ino).map(|inode| &inode.names[..]).unwrap_or_default();
+        names.iter().filter_map(|(parent, _)| self.key(*parent)).any(|above| above.starts_with(directory))
+    }
+
     /// A file or directory as the protocol names it. The root of a bucket has no key.
     #[must_use]
     pub fn file(&self, ino: Ino) -> Option<FileRef> {

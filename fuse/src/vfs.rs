@@ -50,7 +50,7 @@ pub use self::commit::Stream;
 pub use self::content::{AtomicFailures, FILE_BYTES_MAX};
 pub use self::fetch::{Flight, Window};
 pub use self::locks::{Holder, RangeLock, Wanted};
-pub use self::names::{Listing, Make, Shown};
+pub use self::names::{Listing, Make, SNAPSHOT, Shown, UNSYNCED};
 pub use self::session::Session;
 
 /// A process that waits longer than this for the repository gets `EIO`; what it wrote is still tried.

@@ -19,13 +19,14 @@ const HELPER: &str = "mount.holdfast";
 /// Mounts a bucket of a Holdfast gateway, or a part of it, as a file system.
 ///
 /// The gateway is HOLDFAST_ENDPOINT (http://127.0.0.1:9900), the keys are those of the AWS credential chain.
-/// `holdfast-mount warmup PATH...` reads files of a mount, so that its cache has them.
+/// `holdfast-mount warmup PATH...` reads files of a mount, so that its cache has them; `holdfast-mount snapshot PATH...` makes
+/// S3 versions of what is written to them by now.
 #[derive(Debug, Parser)]
 #[command(name = "holdfast-mount", version, max_term_width = 110)]
 pub struct Cli {
-    /// BUCKET or BUCKET/PREFIX; or `warmup`
+    /// BUCKET or BUCKET/PREFIX; or `warmup` or `snapshot`
     bucket: String,
-    /// Where to mount; files and directories to read, of `warmup`
+    /// Where to mount; files and directories, of `warmup` and `snapshot`
     #[arg(required = true)]
     dir: Vec<PathBuf>,
     /// Who else writes: anybody, nobody under the prefix, nobody in files that are open here
@@ -122,12 +123,10 @@ pub(super) struct LossWindow {
 #[derive(Debug)]
 pub(super) enum Command {
     Mount(Box<Mount>),
-    Warmup(Warmup),
-}
-
-#[derive(Debug)]
-pub(super) struct Warmup {
-    pub(super) paths: Vec<PathBuf>,
+    /// Of these files, and of those below these directories.
+    Warmup(Vec<PathBuf>),
+    /// As [`Command::Warmup`].
+    Snapshot(Vec<PathBuf>),
 }
 
 /// A mount, checked.
@@ -156,8 +155,10 @@ pub(super) struct Mount {
 
 impl Command {
     pub(super) fn of(cli: Cli) -> anyhow::Result<Self> {
-        if cli.bucket == "warmup" {
-            return Ok(Self::Warmup(Warmup { paths: cli.dir }));
+        match cli.bucket.as_str() {
+            "warmup" => return Ok(Self::Warmup(cli.dir)),
+            "snapshot" => return Ok(Self::Snapshot(cli.dir)),
+            _ => {}
         }
         let [dir] = &cli.dir[..] else { bail!("one directory to mount on is needed, not {}", cli.dir.len()) };
         // A mount that was killed leaves a directory that cannot be looked at; its path is right as it is given.
@@ -350,7 +351,10 @@ mod tests {
         assert_eq!((mount.bucket.as_str(), mount.prefix.as_str()), ("data", "vm/a/"));
         assert_eq!(mount.loss_window, LossWindow { time: Duration::from_secs(5), bytes: 256 << 20 });
         assert!(of("holdfast-mount data /mnt --cache-dir /mnt/cache").is_err());
-        assert!(matches!(of("holdfast-mount warmup /mnt/a /mnt/b").unwrap(), Command::Warmup(_)));
+        assert!(
+            matches!(of("holdfast-mount warmup /mnt/a /mnt/b").unwrap(), Command::Warmup(paths) if paths.len() == 2)
+        );
+        assert!(matches!(of("holdfast-mount snapshot /mnt/a").unwrap(), Command::Snapshot(paths) if paths.len() == 1));
         assert!(loss_window("5s").is_err());
         assert!(loss_window("1ms,1GiB").is_err());
     }

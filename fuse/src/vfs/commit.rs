@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::session::Flight;
 use super::{PATIENCE, Profile, Sync, Vfs};
 use crate::attributes::time_changes;
-use crate::error::Errno;
+use crate::error::{Errno, errno_of_refusal};
 use crate::file::File;
 use crate::journal::Journal;
 use crate::layer::Layer;
@@ -567,19 +567,51 @@ impl Vfs {
         self.drop_clean_files();
     }
 
-    /// Commits what is written, and cuts versions of files.
-    pub(super) async fn cut_files(&self, inos: Vec<Ino>) -> Result<(), Errno> {
+    /// Commits what is written, and cuts a version of a file, or of every file below a directory that has been written to
+    /// since its last one. Of as many as one commit takes (256) it is the same moment.
+    ///
+    /// # Errors
+    /// What could not be written, or cut.
+    pub async fn snapshot(&self, ino: Ino) -> Result<(), Errno> {
+        self.writable()?;
+        let written: Vec<Arc<File>> = {
+            let files = self.files();
+            let tree = self.tree();
+            let below = tree.get(ino).ok_or(Errno::ESTALE)?.directory.then(|| tree.key(ino)).flatten();
+            let is_meant = |file: &&Arc<File>| {
+                file.ino == ino || below.as_ref().is_some_and(|below| tree.is_below(file.ino, below))
+            };
+            let is_written = |file: &&Arc<File>| file.state().uncut_since.is_some();
+            files.values().filter(is_meant).filter(is_written).cloned().collect()
+        };
+        let mut done = Ok(());
+        for some in written.chunks(CUTS_AT_ONCE) {
+            let outcomes = self.cut_files(some.iter().map(|file| file.ino).collect()).await?;
+            for outcome in outcomes {
+                if let StepOutcome::Refused(refusal) = outcome {
+                    done = done.and(Err(errno_of_refusal(&refusal)));
+                }
+            }
+            for file in some {
+                done = done.and(self.flush_file(file).await);
+            }
+        }
+        done
+    }
+
+    /// Commits what is written, and cuts versions of files; what became of each that has a name.
+    pub(super) async fn cut_files(&self, inos: Vec<Ino>) -> Result<Vec<StepOutcome>, Errno> {
         let wanted = inos.clone();
         let outcomes = self.submit(move |tree| {
             let files = wanted.iter().filter_map(|ino| tree.file(*ino).filter(|file| file.key.is_some()));
             Ok((files.map(Step::Cut).collect(), Bytes::new()))
         });
-        outcomes.await?;
+        let outcomes = outcomes.await?;
         for file in inos.into_iter().filter_map(|ino| self.open_file(ino)) {
             // One that was refused has another name or object by now: the next version is cut with that.
             let mut state = file.state();
             state.uncut_since = state.oldest();
         }
-        Ok(())
+        Ok(outcomes)
     }
 }

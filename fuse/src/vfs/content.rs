@@ -358,7 +358,7 @@ impl Vfs {
         if self.options.sync == Sync::Store && !file.state().is_clean() {
             // By the only handle: it may be the last close, and a version is cut along with it.
             if self.tree().get(ino).is_some_and(|inode| inode.opens == 1) {
-                done = self.cut_files(vec![ino]).await;
+                done = self.cut_files(vec![ino]).await.map(drop);
             }
             done = done.and(self.flush_file(&file).await);
         }

@@ -30,6 +30,10 @@ use crate::tree::{Begun, Ino, ROOT, Segment, Tree};
 const ATTEMPTS_MAX: usize = 4;
 /// Entries of the first page of a directory: small ones need no second, large ones come in full pages.
 const FIRST_PAGE: u32 = 1_000;
+/// Setting this attribute of a file or directory makes a snapshot of it; it is not kept.
+pub const SNAPSHOT: &str = "user.holdfast.snapshot";
+/// This attribute of every file and directory says what is written and not in the repository yet.
+pub const UNSYNCED: &str = "user.holdfast.unsynced";
 /// Longest target of a symbolic link. Source: POSIX, SYMLINK_MAX; Linux, PATH_MAX.
 const TARGET_BYTES_MAX: usize = 4_095;
 
@@ -888,7 +892,7 @@ impl Vfs {
     pub async fn xattrs(&self, ino: Ino) -> Result<BTreeMap<String, Vec<u8>>, Errno> {
         let mut xattrs = self.getattr(ino).await?.attributes.xattrs;
         let (bytes, age) = self.unsynced();
-        xattrs.insert("user.holdfast.unsynced".into(), format!("{bytes} bytes {} ms", age.as_millis()).into_bytes());
+        xattrs.insert(UNSYNCED.into(), format!("{bytes} bytes {} ms", age.as_millis()).into_bytes());
         Ok(xattrs)
     }
 
@@ -898,6 +902,9 @@ impl Vfs {
     /// `EEXIST`, `ENODATA`, `ENOSPC`, `EOPNOTSUPP` for names that are not of users, `EPERM` for ours.
     pub async fn set_xattr(&self, ino: Ino, name: &str, value: Option<&[u8]>, must: Option<bool>) -> Result<(), Errno> {
         self.writable()?;
+        if name == SNAPSHOT && value.is_some() {
+            return self.snapshot(ino).await;
+        }
         if name.starts_with("user.holdfast.") {
             return Err(Errno::EPERM);
         }
