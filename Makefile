@@ -25,6 +25,11 @@ TORTURE_FIRST_STARTS ?= 100
 TORTURE_CLUSTER_SEEDS ?= 200
 # Seeds of the simulated cluster; `make test` runs 200.
 TORTURE_SIM_SEEDS ?= 5000
+# The mount: rounds of kills, length of workloads (10 is fsx with 10 seeds of 100,000 operations), seeds without a kernel;
+# `make test` has 1, 1 and 4.
+TORTURE_MOUNT_ROUNDS ?= 100
+TORTURE_MOUNT_EFFORT ?= 10
+TORTURE_MOUNT_SEEDS ?= 400
 DATA ?= ./holdfast-data
 LISTEN ?= 127.0.0.1:9900
 
@@ -49,6 +54,9 @@ torture: tools ## crash, fault and model tests at length: TORTURE_KILLS (1000), 
 	  $(CARGO) test $(RUST_VERSION_FLAG) --workspace --no-fail-fast --test model --test kill --test power --test cluster
 	HOLDFAST_CLUSTER_SEEDS=$(TORTURE_CLUSTER_SEEDS) $(CARGO) test $(RUST_VERSION_FLAG) --workspace --lib -- cluster::tests::faults
 	HOLDFAST_SIM_SEEDS=$(TORTURE_SIM_SEEDS) $(CARGO) test $(RUST_VERSION_FLAG) --workspace --lib -- cluster::tests::sim
+	HOLDFAST_MOUNT_SEEDS=$(TORTURE_MOUNT_SEEDS) $(CARGO) test $(RUST_VERSION_FLAG) --workspace --lib -- vfs::tests
+	HOLDFAST_MOUNT_ROUNDS=$(TORTURE_MOUNT_ROUNDS) HOLDFAST_MOUNT_EFFORT=$(TORTURE_MOUNT_EFFORT) HOLDFAST_MOUNT_GROUNDS=local,shared,exclusive \
+	  $(CARGO) test $(RUST_VERSION_FLAG) --workspace --no-fail-fast --test mount
 
 bench: tools ## side by side with MinIO in the same run; results in bench/results
 	$(CARGO) build $(RUST_VERSION_FLAG) --release -p holdfast -p holdfast-bench

@@ -3,7 +3,7 @@
 //! ```text
 //! main ── experiment (rounds that alternate) ── load (clients) ── client ── sign
 //!   │          ├── target (servers that are started, or URLs) ── system (/proc, disk)
-//!   ├──────────┴── report (JSON, table) ── chart (SVG), stats
+//!   ├──────────┴── report (JSON, table) ── chart (SVG), stats, run (what every other report begins with)
 //!   ├── cluster (three nodes beside three of etcd: rates, losses; coordination: locks, events) ── their own reports
 //!   ├── queries (SQL beside DuckDB, S3 Select beside MinIO) ── its own report
 //!   └── mount (the mount beside s3fs and rclone) ── its own report
@@ -21,6 +21,7 @@ pub mod load;
 pub mod mount;
 pub mod queries;
 pub mod report;
+pub mod run;
 pub mod scenario;
 pub mod sign;
 pub mod stats;

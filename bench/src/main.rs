@@ -411,7 +411,7 @@ async fn run_cluster(args: ClusterRun) -> Result<()> {
     let markdown = cluster::report::markdown(&report);
     println!("{markdown}");
     done?;
-    cluster::save(&args.results, &report.name, &report, &markdown)
+    cluster::save(&args.results, &report.run.name, &report, &markdown)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
@@ -445,7 +445,7 @@ async fn run_coordination(args: CoordinationRun) -> Result<()> {
     let markdown = coordination::report::markdown(&report);
     println!("{markdown}");
     done?;
-    cluster::save(&args.results, &report.name, &report, &markdown)
+    cluster::save(&args.results, &report.run.name, &report, &markdown)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
@@ -487,7 +487,7 @@ async fn run_queries(args: QueriesRun) -> Result<()> {
     let markdown = queries::report::markdown(&report);
     println!("{markdown}");
     done?;
-    cluster::save(&args.results, &report.name, &report, &markdown)
+    cluster::save(&args.results, &report.run.name, &report, &markdown)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
@@ -538,7 +538,7 @@ async fn run_mount(args: MountRun) -> Result<()> {
     if !failures.is_empty() {
         bail!("the mount failed: {}", failures.join("; "));
     }
-    cluster::save(&args.results, &report.name, &report, &markdown)
+    cluster::save(&args.results, &report.run.name, &report, &markdown)
 }
 
 /// Measures, prints the table, and writes the results when nothing failed.

@@ -93,7 +93,7 @@ pub fn files_needed(options: &Options) -> u64 {
 /// When any request fails, or an event or lock is not what it must be.
 pub async fn run(programs: &Programs, options: &Options, report: &mut Report) -> Result<()> {
     let clusters = start_both(programs, &options.directory).await?;
-    report.versions = clusters.iter().map(|cluster| (cluster.kind.name(), cluster.version.clone())).collect();
+    report.run.versions = clusters.iter().map(|cluster| (cluster.kind.name(), cluster.version.clone())).collect();
     for contest in CONTESTS {
         let result = contend(&clusters, contest, options).await?;
         for row in &result.rows {
@@ -114,7 +114,7 @@ pub async fn run(programs: &Programs, options: &Options, report: &mut Report) ->
     }
     report.fan_out = Some(result);
     quiet(&clusters, options, &bodies, report).await?;
-    report.load_after = system::load_average();
+    report.run.end();
     Ok(())
 }
 

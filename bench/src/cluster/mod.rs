@@ -62,7 +62,7 @@ pub struct Options {
 /// When any request fails, or a node does not come back.
 pub async fn run(programs: &Programs, options: &Options, report: &mut Report) -> Result<()> {
     let mut clusters = start_both(programs, &options.directory).await?;
-    report.versions = clusters.iter().map(|cluster| (cluster.kind.name(), cluster.version.clone())).collect();
+    report.run.versions = clusters.iter().map(|cluster| (cluster.kind.name(), cluster.version.clone())).collect();
     let bodies = bodies();
     for cluster in &clusters {
         fill(&cluster.doors(), 1, "hot", HOT_KEYS, &bodies).await?;
@@ -87,7 +87,7 @@ pub async fn run(programs: &Programs, options: &Options, report: &mut Report) ->
     eprintln!("recovering from the backend");
     faults::await_archive(&clusters[0]).await?;
     report.recovery = Some(faults::recover(&mut clusters[0], LOADED, options.objects).await?);
-    report.load_after = system::load_average();
+    report.run.end();
     Ok(())
 }
 

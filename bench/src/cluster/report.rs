@@ -1,6 +1,5 @@
 //! Results of the cluster experiment: what is stored as JSON, and the same as Markdown.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use super::faults::{MISSED_KEYS, Recovery};
 use super::nodes::READY_WITHIN;
 use super::rates::VALUE_BYTES;
 use crate::report::{Row, cells, number, or_dash};
+use crate::run::Run;
 use crate::stats::{Spread, ms};
 use crate::system::{Disk, Machine};
 
@@ -19,14 +19,10 @@ const FORMAT: u32 = 1;
 /// A whole experiment.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    pub format: u32,
-    pub name: String,
-    pub machine: Machine,
-    pub load_after: f64,
-    pub disk: Disk,
+    #[serde(flatten)]
+    pub run: Run,
     pub rounds: usize,
     pub round_s: f64,
-    pub versions: BTreeMap<&'static str, String>,
     pub idle: Vec<Idle>,
     pub rates: Vec<Rate>,
     pub failovers: Vec<Failover>,
@@ -40,14 +36,9 @@ impl Report {
     #[must_use]
     pub fn new(name: &str, machine: Machine, disk: Disk, rounds: usize, round_time: Duration) -> Self {
         Self {
-            format: FORMAT,
-            name: name.to_owned(),
-            machine,
-            load_after: 0.0,
-            disk,
+            run: Run::new(FORMAT, name, machine, disk),
             rounds,
             round_s: round_time.as_secs_f64(),
-            versions: BTreeMap::new(),
             idle: Vec::new(),
             rates: Vec::new(),
             failovers: Vec::new(),
@@ -144,8 +135,8 @@ pub fn progress(rate: &Rate) -> String {
 /// The whole report.
 #[must_use]
 pub fn markdown(report: &Report) -> String {
-    let mut text = format!("# Three nodes beside etcd: {}\n\n", report.name);
-    text += &circumstances(&report.machine, &report.disk, report.load_after, report.versions.values());
+    let mut text = format!("# Three nodes beside etcd: {}\n\n", report.run.name);
+    text += &report.run.circumstances();
     let _ = writeln!(
         text,
         " Values of {VALUE_BYTES} bytes; {} rounds of {} s, alternating.",
@@ -155,27 +146,6 @@ pub fn markdown(report: &Report) -> String {
     text += &losses(report);
     text += &sizes(report);
     text
-}
-
-/// What a run was made on and with: two lines, the second not ended.
-#[must_use]
-pub fn circumstances<'a>(
-    machine: &Machine,
-    disk: &Disk,
-    load_after: f64,
-    versions: impl Iterator<Item = &'a String>,
-) -> String {
-    format!(
-        "{} cores ({}), {} MiB, Linux {}, {}; {:.0} fdatasync of 4 KiB a second; load average {:.1} before, {load_after:.1} after.\n{}.",
-        machine.cores,
-        machine.cpu,
-        machine.memory_mib,
-        machine.kernel,
-        machine.filesystem,
-        disk.fdatasync_per_s,
-        machine.load_before,
-        versions.map(String::as_str).collect::<Vec<_>>().join("; ")
-    )
 }
 
 fn rates(report: &Report) -> String {

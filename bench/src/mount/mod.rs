@@ -33,7 +33,6 @@ use anyhow::Result;
 
 use self::report::Report;
 use self::stack::Stack;
-use crate::system;
 
 /// A part of the experiment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -93,7 +92,7 @@ pub struct Options {
 /// When a server does not start or ends. What a mount cannot do is a result, see [`Report::failures`].
 pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let mut stack = Stack::start(options)?;
-    report.versions = stack.versions();
+    report.run.versions = stack.versions();
     for part in &options.parts {
         eprintln!("{part:?}");
         let figures = match part {
@@ -110,7 +109,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         }
         report.figures.extend(figures);
     }
-    report.load_after = system::load_average();
+    report.run.end();
     Ok(())
 }
 

@@ -1,14 +1,13 @@
 //! Results of the mount experiment: what is stored as JSON, and the same as Markdown.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::{Serialize, Serializer};
 
 use super::Options;
 use super::peers::Side;
-use crate::cluster::report::circumstances;
 use crate::report::{number, or_dash, range};
+use crate::run::Run;
 use crate::stats::Spread;
 use crate::system::{Disk, Machine};
 
@@ -23,17 +22,13 @@ pub const LOCAL: &str = "local directory";
 /// A whole experiment.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    pub format: u32,
-    pub name: String,
+    #[serde(flatten)]
+    pub run: Run,
     /// Of its start, UTC.
     pub date: String,
-    pub machine: Machine,
-    pub load_after: f64,
-    pub disk: Disk,
     pub rounds: usize,
     /// How long each rate was measured in each round, in seconds.
     pub round_s: f64,
-    pub versions: BTreeMap<&'static str, String>,
     pub figures: Vec<Figure>,
 }
 
@@ -42,15 +37,10 @@ impl Report {
     #[must_use]
     pub fn new(name: &str, machine: Machine, disk: Disk, options: &Options) -> Self {
         Self {
-            format: FORMAT,
-            name: name.to_owned(),
+            run: Run::new(FORMAT, name, machine, disk),
             date: time::OffsetDateTime::now_utc().date().to_string(),
-            machine,
-            load_after: 0.0,
-            disk,
             rounds: options.rounds,
             round_s: options.round_time.as_secs_f64(),
-            versions: BTreeMap::new(),
             figures: Vec::new(),
         }
     }
@@ -205,8 +195,8 @@ fn verdict_text(verdict: &Verdict) -> String {
 /// The whole report.
 #[must_use]
 pub fn markdown(report: &Report) -> String {
-    let mut text = format!("# The mount beside s3fs and rclone: {}\n\n{}. ", report.name, report.date);
-    text += &circumstances(&report.machine, &report.disk, report.load_after, report.versions.values());
+    let mut text = format!("# The mount beside s3fs and rclone: {}\n\n{}. ", report.run.name, report.date);
+    text += &report.run.circumstances();
     let _ = writeln!(
         text,
         " One MinIO is the store of s3fs and rclone, and behind Holdfast.\n\nMedians of {} rounds in turns, lowest..highest; rates are of {} s. A goal is held against the median.",

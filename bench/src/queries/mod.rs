@@ -24,7 +24,6 @@ use anyhow::Result;
 
 use self::report::Report;
 use self::stack::Stack;
-use crate::system;
 
 /// A part of the experiment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -70,7 +69,7 @@ pub struct Options {
 /// When a request fails, or two answers differ.
 pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let mut stack = Stack::start(options)?;
-    report.versions = stack.versions();
+    report.run.versions = stack.versions();
     for part in &options.parts {
         eprintln!("{part:?}");
         match part {
@@ -80,7 +79,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
             Part::Select => report.selects = select::run(&mut stack, options)?,
         }
     }
-    report.load_after = system::load_average();
+    report.run.end();
     Ok(())
 }
 

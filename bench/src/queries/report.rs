@@ -1,14 +1,13 @@
 //! Results of the queries experiment: what is stored as JSON, and the same as Markdown.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
 use super::Options;
 use super::stack::Cost;
-use crate::cluster::report::circumstances;
 use crate::report::{number, or_dash, range};
+use crate::run::Run;
 use crate::stats::{Spread, ms};
 use crate::system::{Disk, Machine};
 
@@ -18,14 +17,10 @@ const FORMAT: u32 = 1;
 /// A whole experiment.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    pub format: u32,
-    pub name: String,
-    pub machine: Machine,
-    pub load_after: f64,
-    pub disk: Disk,
+    #[serde(flatten)]
+    pub run: Run,
     pub rows: u64,
     pub runs: usize,
-    pub versions: BTreeMap<&'static str, String>,
     pub tables: Vec<Table>,
     pub tpch: Option<Tpch>,
     pub puts: Vec<Puts>,
@@ -37,14 +32,9 @@ impl Report {
     #[must_use]
     pub fn new(name: &str, machine: Machine, disk: Disk, options: &Options) -> Self {
         Self {
-            format: FORMAT,
-            name: name.to_owned(),
-            machine,
-            load_after: 0.0,
-            disk,
+            run: Run::new(FORMAT, name, machine, disk),
             rows: options.rows,
             runs: options.runs,
-            versions: BTreeMap::new(),
             tables: Vec::new(),
             tpch: None,
             puts: Vec::new(),
@@ -147,8 +137,8 @@ fn faster(sides: &[Side], of: fn(&Side) -> Spread) -> Option<String> {
 /// The whole report.
 #[must_use]
 pub fn markdown(report: &Report) -> String {
-    let mut text = format!("# SQL beside DuckDB, S3 Select beside MinIO: {}\n\n", report.name);
-    text += &circumstances(&report.machine, &report.disk, report.load_after, report.versions.values());
+    let mut text = format!("# SQL beside DuckDB, S3 Select beside MinIO: {}\n\n", report.run.name);
+    text += &report.run.circumstances();
     text += " Holdfast is in front of the MinIO whose objects DuckDB reads; answers are equal.\n";
     text += &tables_text(report);
     text += &report.tpch.as_ref().map(tpch_text).unwrap_or_default();

@@ -1,6 +1,5 @@
 //! Results of the coordination experiment: what is stored as JSON, and the same as Markdown.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -8,8 +7,8 @@ use serde::Serialize;
 use super::Options;
 use super::events::{FAN_OUT_WRITERS, FanOutRound, LatencyRound, PAUSE};
 use crate::cluster::rates::VALUE_BYTES;
-use crate::cluster::report::circumstances;
 use crate::report::{Measured, Row, cells, costs, costs_of, number, or_dash, range, rows};
+use crate::run::Run;
 use crate::stats::{Spread, ms, percentile, rate};
 use crate::system::{Disk, Machine};
 
@@ -19,17 +18,13 @@ const FORMAT: u32 = 1;
 /// A whole experiment.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    pub format: u32,
-    pub name: String,
-    pub machine: Machine,
-    pub load_after: f64,
-    pub disk: Disk,
+    #[serde(flatten)]
+    pub run: Run,
     pub rounds: usize,
     pub round_s: f64,
     pub idle_s: f64,
     /// Watchers of etcd that share a connection; those of Holdfast have one each.
     pub etcd_streams: usize,
-    pub versions: BTreeMap<&'static str, String>,
     pub locks: Vec<Locks>,
     pub latencies: Vec<Latencies>,
     pub fan_out: Option<FanOut>,
@@ -41,16 +36,11 @@ impl Report {
     #[must_use]
     pub fn new(name: &str, machine: Machine, disk: Disk, options: &Options) -> Self {
         Self {
-            format: FORMAT,
-            name: name.to_owned(),
-            machine,
-            load_after: 0.0,
-            disk,
+            run: Run::new(FORMAT, name, machine, disk),
             rounds: options.rounds,
             round_s: options.round_time.as_secs_f64(),
             idle_s: options.idle_time.as_secs_f64(),
             etcd_streams: options.streams,
-            versions: BTreeMap::new(),
             locks: Vec::new(),
             latencies: Vec::new(),
             fan_out: None,
@@ -225,8 +215,8 @@ pub fn fan_out(names: &[&str], watchers: usize, rounds: Vec<Vec<FanOutRound>>, l
 /// The whole report.
 #[must_use]
 pub fn markdown(report: &Report) -> String {
-    let mut text = format!("# Locks and events beside etcd: {}\n\n", report.name);
-    text += &circumstances(&report.machine, &report.disk, report.load_after, report.versions.values());
+    let mut text = format!("# Locks and events beside etcd: {}\n\n", report.run.name);
+    text += &report.run.circumstances();
     let _ = writeln!(
         text,
         " Values of {VALUE_BYTES} bytes; {} rounds of {} s, alternating; {} watchers of etcd on a connection, 1 of Holdfast.",
