@@ -12,8 +12,10 @@ use crate::skip::{skip, tools_dir};
 /// tools.sh installs the same version.
 const FSX_VERSION: &str = "0.3.2";
 const SEEDS: u32 = 2;
-/// Operations of one run; more effort is more seeds, so that a failing seed repeats in a short time.
+const SEEDS_MAX: u32 = 10;
+/// Operations of one seed; from an effort of [`SEEDS_MAX`] on as many as a long run has.
 const OPERATIONS: u32 = 3_000;
+const LONG_OPERATIONS: u32 = 100_000;
 /// Every operation that fsx has, through descriptors and maps alike.
 const CONFIGURATION: &str = "flen = 1048576
 [opsize]
@@ -44,16 +46,18 @@ pub struct Plan {
     pub operations: u32,
 }
 
-/// Two seeds of effort each.
+/// Two seeds for each effort, up to ten, of ever more operations.
 ///
 /// # Errors
 /// A skip without fsx; otherwise what it found, with the seed.
 pub fn run(dir: &Path, effort: u32) -> Result<Report> {
     let mut ground = Ground::new(dir, "fsx")?;
-    for seed in 1..=SEEDS * effort {
-        exercise(&ground.join(&format!("seed{seed}")), Plan { seed, operations: OPERATIONS })?;
+    let seeds = (SEEDS * effort).min(SEEDS_MAX);
+    let operations = if effort < SEEDS_MAX { OPERATIONS * effort } else { LONG_OPERATIONS };
+    for seed in 1..=seeds {
+        exercise(&ground.join(&format!("seed{seed}")), Plan { seed, operations })?;
     }
-    ground.figure("operations", f64::from(SEEDS * effort * OPERATIONS));
+    ground.figure("operations", f64::from(seeds * operations));
     Ok(ground.finish())
 }
 

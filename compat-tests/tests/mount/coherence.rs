@@ -12,12 +12,17 @@ use holdfast_compat_tests::mounted::{Gateway, Mounted, Plan};
 use holdfast_compat_tests::process::wait_until;
 use holdfast_compat_tests::workloads::peer::Peer;
 use holdfast_compat_tests::workloads::posix::counter;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use rustix::fs::{FallocateFlags, copy_file_range, fallocate};
 use serde_json::json;
 
+use super::machine::seed;
 use super::{Case, tell};
 
 pub(super) const CASES: &[Case] = &[
     ("a_closed_write_is_seen_at_the_next_open_on_another_mount", closed_write),
+    ("a_file_that_two_mounts_change_by_turns_is_what_the_model_says", turns),
     ("names_and_attributes_are_seen_on_another_mount", names),
     ("open_caches_on_another_mount_end_soon", caches_end),
     ("a_file_that_is_replaced_on_another_mount_lives_while_it_is_open", replaced),
@@ -30,6 +35,11 @@ const SOON: Duration = Duration::from_secs(30);
 /// What an open cache may be behind, as a median: a single wait also meets what else this machine does.
 const BEHIND_MAX: Duration = Duration::from_millis(200);
 const WRITES: u32 = 25;
+/// Turns of a round, and operations of a turn.
+const TURNS: u32 = 30;
+const OPERATIONS_MAX: u32 = 12;
+/// Most bytes of the file that is changed by turns.
+const TURNS_BYTES: u64 = 600_000;
 
 /// Dropped in this order.
 struct Pair {
@@ -78,6 +88,89 @@ fn closed_write(rounds: u32) -> Result<()> {
         }
         ensure!(fs::read(reader.join(&name))? == content, "round {round}: a closed write is not seen");
         ensure!(fs::metadata(reader.join(&name))?.len() == content.len() as u64, "round {round}: another size");
+    }
+    Ok(())
+}
+
+/// One mount after the other opens the file, reads all of it, changes it by every kind of operation, and closes it.
+fn turns(rounds: u32) -> Result<()> {
+    let (pair, seed) = (pair()?, seed());
+    let mut dice = StdRng::seed_from_u64(seed);
+    let mut peer = Peer::start()?;
+    let mut model = Vec::new();
+    File::create(pair.one.path().join("f"))?;
+    for turn in 0..TURNS * rounds {
+        let path = pair.sides(turn).0.join("f");
+        let told = (|| {
+            let file = File::options().read(true).write(true).open(&path)?;
+            for _ in 0..dice.random_range(1..=OPERATIONS_MAX) {
+                operate(&file, &path, &mut peer, &mut model, &mut dice)?;
+                let from = dice.random_range(0..=model.len() as u64);
+                let mut found = vec![0; (model.len() as u64 - from).min(100_000) as usize];
+                file.read_exact_at(&mut found, from)?;
+                ensure!(found == model[from as usize..][..found.len()], "other bytes from {from} on");
+            }
+            ensure!(file.metadata()?.len() == model.len() as u64, "another size");
+            drop(file);
+            ensure!(fs::read(pair.sides(turn).1.join("f"))? == model, "the other mount reads something else");
+            Ok(())
+        })();
+        told.with_context(|| format!("turn {turn} of seed {seed}"))?;
+    }
+    Ok(())
+}
+
+/// One change of a file, and of the model of it.
+fn operate(file: &File, path: &Path, peer: &mut Peer, model: &mut Vec<u8>, dice: &mut StdRng) -> Result<()> {
+    let size = model.len() as u64;
+    let offset = dice.random_range(0..TURNS_BYTES);
+    let length = dice.random_range(1..=20_000);
+    let end = offset + length;
+    match dice.random_range(0..12) {
+        0 => {
+            file.set_len(offset)?;
+            model.resize(offset as usize, 0);
+        }
+        1 => {
+            fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length)?;
+            let hole = offset.min(size) as usize..end.min(size) as usize;
+            model[hole].fill(0);
+        }
+        2 if size > 0 => {
+            let (from, to) = (dice.random_range(0..size), offset);
+            // Source: copy_file_range(2), EINVAL for ranges of one file that overlap.
+            let length = length.min(size - from).min(from.abs_diff(to).max(1));
+            if from.abs_diff(to) >= length {
+                let (mut at, mut onto) = (from, to);
+                let mut left = length;
+                while left > 0 {
+                    let copied = copy_file_range(file, Some(&mut at), file, Some(&mut onto), left as usize)?;
+                    ensure!(copied > 0, "nothing was copied");
+                    left -= copied as u64;
+                }
+                let copied = model[from as usize..(from + length) as usize].to_vec();
+                model.resize(model.len().max((to + length) as usize), 0);
+                model[to as usize..][..copied.len()].copy_from_slice(&copied);
+            }
+        }
+        3 | 4 if size > 0 => {
+            let offset = dice.random_range(0..size);
+            let text = String::from_utf8(vec![dice.random_range(b'a'..=b'z'); length.min(size - offset) as usize])?;
+            peer.open("f", path)?;
+            peer.ask(&json!(["map", "f", size]))?;
+            peer.ask(&json!(["poke", "f", offset, text]))?;
+            peer.ask(&json!(["msync", "f"]))?;
+            peer.ask(&json!(["unmap", "f"]))?;
+            peer.ask(&json!(["close", "f"]))?;
+            model[offset as usize..][..text.len()].copy_from_slice(text.as_bytes());
+        }
+        5 => file.sync_all()?,
+        _ => {
+            let written = bytes(dice.random(), length as usize);
+            file.write_all_at(&written, offset)?;
+            model.resize(model.len().max(end as usize), 0);
+            model[offset as usize..end as usize].copy_from_slice(&written);
+        }
     }
     Ok(())
 }

@@ -2,12 +2,18 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use holdfast_compat_tests::client::command::succeed;
+use holdfast_compat_tests::client::raw::elements;
 use holdfast_compat_tests::fixture::{bytes, same_tree, source_tree, tree_hashes};
-use holdfast_compat_tests::mounted::{Gateway, Mounted, Plan, is_mounted};
+use holdfast_compat_tests::mounted::{Gateway, Mounted, Plan, is_mounted, mount_program};
 use holdfast_compat_tests::process::wait_until;
+use rustix::fs::{Advice, fadvise};
 
 use super::Case;
 
@@ -19,6 +25,8 @@ pub(super) const CASES: &[Case] = &[
     ("what_was_synced_survives_a_kill_of_the_gateway", kill_gateway),
     ("a_mount_waits_for_a_gateway_that_comes_back", comes_back),
     ("a_mount_of_a_prefix_shows_that_part", prefix),
+    ("a_snapshot_makes_versions_of_what_is_written", snapshot),
+    ("a_warm_mount_reads_without_its_gateway", warmup),
     ("a_mount_that_cannot_be_is_refused_with_a_reason", refused),
 ];
 
@@ -155,6 +163,63 @@ fn prefix(_rounds: u32) -> Result<()> {
     ensure!(fs::read_dir(part.path())?.count() == 1, "more than the part is shown");
     fs::write(part.path().join("new"), b"from the part")?;
     ensure!(fs::read(whole.path().join("part/new"))? == b"from the part", "it is not there in the whole");
+    Ok(())
+}
+
+/// Runs a command of the mount's program on a path.
+fn tell(command: &str, path: &Path) -> Result<String> {
+    let mut telling = Command::new(mount_program()?);
+    telling.arg(command).arg(path);
+    succeed(telling)
+}
+
+/// Files stay open, and each snapshot makes a version of those below it that were written to since the last one.
+fn snapshot(_rounds: u32) -> Result<()> {
+    let gateway = Gateway::start(&[])?;
+    let endpoint = gateway.endpoint();
+    let bucket = endpoint.new_versioned_bucket("snapshot")?;
+    let versions = |key: &str| -> Result<Vec<String>> {
+        let query = [("versions", ""), ("prefix", key)];
+        Ok(elements(&endpoint.raw().get(&bucket, "", &query)?.expect(200)?.text(), "Size"))
+    };
+    for sync in ["store", "journal"] {
+        let mounted = Mounted::start(&endpoint, &Plan::new(&bucket).sync(sync))?;
+        let dir = mounted.path().join(sync);
+        fs::create_dir_all(dir.join("below"))?;
+        let (mut one, mut two) = (File::create(dir.join("one"))?, File::create(dir.join("below/two"))?);
+        let (of_one, of_two) = (format!("{sync}/one"), format!("{sync}/below/two"));
+        one.write_all(b"first")?;
+        two.write_all(b"also")?;
+        tell("snapshot", &dir)?;
+        one.write_all(b", second")?;
+        tell("snapshot", &dir.join("one"))?;
+        // Nothing was written since.
+        tell("snapshot", mounted.path())?;
+        let (found_one, found_two) = (versions(&of_one)?, versions(&of_two)?);
+        // The empty version of a new file, and one for each snapshot.
+        ensure!(found_one == ["13", "5", "0"] && found_two == ["4", "0"], "{sync}: {found_one:?} {found_two:?}");
+    }
+    ensure!(tell("snapshot", Path::new("/")).is_err(), "a snapshot of another file system");
+    Ok(())
+}
+
+/// What was read by `warmup` is read again while nobody could send it.
+fn warmup(_rounds: u32) -> Result<()> {
+    let (gateway, mounted) = start(|bucket| Plan::new(bucket).profile("exclusive"))?;
+    let content = bytes(3, 3_000_000);
+    fs::create_dir(mounted.path().join("d"))?;
+    gateway.endpoint().raw().put(&mounted.plan().bucket, "d/f", &[], &content)?.expect(200)?;
+    let said = tell("warmup", &mounted.path().join("d"))?;
+    ensure!(said.contains("1 files, 3000000 bytes"), "{said}");
+    let file = File::open(mounted.path().join("d/f"))?;
+    gateway.door().close();
+    // The kernel keeps nothing of it: the mount is asked.
+    fadvise(&file, 0, None, Advice::DontNeed)?;
+    let mut found = vec![0; content.len()];
+    let read = file.read_exact_at(&mut found, 0);
+    gateway.door().reopen();
+    read?;
+    ensure!(found == content, "other bytes");
     Ok(())
 }
 

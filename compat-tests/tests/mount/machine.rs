@@ -79,7 +79,7 @@ impl Machine {
     }
 }
 
-fn seed() -> u64 {
+pub(super) fn seed() -> u64 {
     u64::from(from_environment("HOLDFAST_SEED", rand::random::<u16>().into()))
 }
 
