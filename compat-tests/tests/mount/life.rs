@@ -209,9 +209,10 @@ fn warmup(_rounds: u32) -> Result<()> {
     let content = bytes(3, 3_000_000);
     fs::create_dir(mounted.path().join("d"))?;
     gateway.endpoint().raw().put(&mounted.plan().bucket, "d/f", &[], &content)?.expect(200)?;
+    // Open: where the bytes of a closed file are is asked for anew.
+    let file = File::open(mounted.path().join("d/f"))?;
     let said = tell("warmup", &mounted.path().join("d"))?;
     ensure!(said.contains("1 files, 3000000 bytes"), "{said}");
-    let file = File::open(mounted.path().join("d/f"))?;
     gateway.door().close();
     // The kernel keeps nothing of it: the mount is asked.
     fadvise(&file, 0, None, Advice::DontNeed)?;
