@@ -374,17 +374,16 @@ fn what_is_read_in_order_is_fetched_once_however_many_read() {
         let (content, window) = (Arc::new(content), Arc::new(Mutex::new(Window::default())));
         for chunk in 0..content.len() / BLOCK / 4 {
             // As the kernel reads ahead: some at a time, in any order.
-            let reads = (0..4).map(|at| {
+            let mut reads = tokio::task::JoinSet::new();
+            for at in 0..4 {
                 let (vfs, window, content) = (Arc::clone(&vfs), Arc::clone(&window), Arc::clone(&content));
                 let offset = (chunk * 4 + at) * BLOCK;
-                tokio::spawn(async move {
+                reads.spawn(async move {
                     let read = vfs.read(ino, offset as u64, BLOCK as u32, &window).await.unwrap();
                     assert!(read == content[offset..offset + BLOCK], "another at {offset}");
-                })
-            });
-            for read in reads.collect::<Vec<_>>() {
-                read.await.unwrap();
+                });
             }
+            reads.join_all().await;
         }
         assert_eq!(vfs.counters.fetched_bytes.load(std::sync::atomic::Ordering::Relaxed), content.len() as u64);
         vfs.stop(Instant::now() + Duration::from_secs(10)).await;
