@@ -1,17 +1,25 @@
 //! AMQP 0-9-1: a persistent message has arrived when the broker has confirmed it. One that no queue takes is returned by the
 //! broker, and counts as failed: the binding may come later.
+//!
+//! The connection is made here, not by the library: it would look the name up once more, trust the machine's roots beside the
+//! target's authority, and take no address of IPv6.
+
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::tcp::OwnedTLSConfig;
+use lapin::tcp::RustlsConnector;
 use lapin::types::ShortString;
-use lapin::uri::{AMQPAuthority, AMQPScheme, AMQPUri, AMQPUserInfo};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, DefaultConnectionBuilder};
+use lapin::uri::{AMQPAuthority, AMQPUri, AMQPUserInfo};
+use lapin::{AsyncTcpStream, BasicProperties, Channel, Connection, ConnectionProperties};
 
-use super::{SendError, Sender, in_authority, pinned};
+use super::{SendError, Sender};
 use crate::notify::message::Message;
 use crate::notify::settings::TargetSettings;
-use crate::outbound::Reach;
+use crate::outbound::{self, Reach, bare};
 
 /// Delivery mode of a message that is kept on disk.
 const PERSISTENT: u8 = 2;
@@ -26,7 +34,11 @@ pub(super) struct Amqp {
 
 impl Amqp {
     pub(super) async fn connect(settings: &TargetSettings, reach: Reach) -> Result<Self, SendError> {
-        let (host, port) = pinned(settings, reach).await?;
+        let (host, port) = settings.hosts[0].clone();
+        let addresses = reach.resolve(&host, port).await?;
+        let host = bare(&host).to_owned();
+        let tls =
+            settings.secure.then(|| outbound::tls(settings.ca.as_deref()).map(RustlsConnector::from)).transpose()?;
         let userinfo = match (&settings.user, &settings.password) {
             (Some(user), Some(password)) => {
                 AMQPUserInfo { username: user.clone(), password: password.expose().to_owned() }
@@ -37,18 +49,59 @@ impl Amqp {
             "" => "/".to_owned(),
             path => percent_encoding::percent_decode_str(path).decode_utf8_lossy().into_owned(),
         };
-        let scheme = if settings.secure { AMQPScheme::AMQPS } else { AMQPScheme::AMQP };
-        let authority = AMQPAuthority { host: in_authority(host), port, userinfo };
-        let uri = AMQPUri { scheme, authority, vhost, ..AMQPUri::default() };
-        let tls = OwnedTLSConfig { identity: None, cert_chain: settings.ca.clone() };
+        let authority = AMQPAuthority { host: host.clone(), port, userinfo };
+        let uri = AMQPUri { authority, vhost, ..AMQPUri::default() };
         let properties = ConnectionProperties::default().with_connection_name("holdfast".into());
-        let builder = DefaultConnectionBuilder::new().map_err(SendError::failed)?;
-        let builder = builder.with_uri(uri).with_properties(properties).with_tls_config(tls);
-        let connection = builder.connect().await.map_err(SendError::failed)?;
+        let runtime = lapin::runtime::default_runtime().map_err(SendError::failed)?;
+        let unfinished = Arc::new(Unfinished::default());
+        let held = Arc::downgrade(&unfinished);
+        let connection = Connection::connector(
+            uri,
+            runtime,
+            async move |_, runtime| {
+                let stream = AsyncTcpStream::connect(&runtime, addresses.clone()).await?;
+                if let AsyncTcpStream::Plain(plain) = &stream {
+                    let unfinished = held.upgrade().ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?;
+                    unfinished.hold(plain.get_ref().as_fd().try_clone_to_owned()?.into());
+                }
+                Ok(match &tls {
+                    Some(tls) => stream.into_rustls(tls, &host).await?,
+                    None => stream,
+                })
+            },
+            properties,
+        );
+        let connection = connection.await.map_err(SendError::failed)?;
         let channel = connection.create_channel().await.map_err(SendError::failed)?;
         channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(SendError::failed)?;
+        unfinished.finish();
         let (exchange, routing_key) = (settings.exchange.as_str().into(), settings.name.clone());
         Ok(Self { channel, exchange, routing_key, _connection: connection })
+    }
+}
+
+/// The socket of a connection that is being made. It is shut when that is given up: the library, in a thread of its own, would
+/// wait for an answer for as long as the other side keeps it open.
+#[derive(Default)]
+struct Unfinished(Mutex<Option<TcpStream>>);
+
+impl Unfinished {
+    fn hold(&self, socket: TcpStream) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
+    }
+
+    /// From here on heartbeats tell when nobody answers.
+    fn finish(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(socket) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            // One that is closed already needs no more.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
     }
 }
 
