@@ -34,8 +34,8 @@ impl Kafka {
                 false => brokers.extend(addresses.iter().map(ToString::to_string)),
             }
         }
-        // The attempts are counted outside.
-        let backoff = BackoffConfig { deadline: Some(settings.timeout), ..BackoffConfig::default() };
+        // The attempts are counted outside. Within one, the library tries again for a while, and is left time to say why in vain.
+        let backoff = BackoffConfig { deadline: Some(settings.timeout / 2), ..BackoffConfig::default() };
         let mut builder = ClientBuilder::new(brokers).client_id("holdfast").backoff_config(backoff);
         if settings.secure {
             builder = builder.tls_config(Arc::new(outbound::tls(settings.ca.as_deref())?));
