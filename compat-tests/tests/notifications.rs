@@ -1,6 +1,7 @@
 //! Events that buckets send to targets: real NATS, Kafka, RabbitMQ, Mosquitto, Redis and PostgreSQL, and webhooks that fail in
 //! every way. Each target is taken away in the middle and must have every event in the end, in order.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,13 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use holdfast_compat_tests::brokers::webhook::Webhook;
-use holdfast_compat_tests::brokers::{Amqp, Broker, Kafka, Mqtt, Nats, PostgreSql, Redis, secure_brokers};
+use holdfast_compat_tests::brokers::{
+    Amqp, Broker, Certificates, Kafka, Mqtt, Nats, PostgreSql, Redis, secure_brokers,
+};
 use holdfast_compat_tests::client::aws_cli::AwsCli;
 use holdfast_compat_tests::client::cli::command;
 use holdfast_compat_tests::client::mc::Mc;
 use holdfast_compat_tests::client::raw::{Call, Reply};
 use holdfast_compat_tests::process::{Holdfast, HoldfastOptions, wait_until};
-use holdfast_compat_tests::skip;
 use holdfast_compat_tests::suite::Suite;
 use holdfast_compat_tests::target::{Endpoint, Target};
 use serde_json::{Value, json};
@@ -40,6 +42,11 @@ const CASES: &[Case] = &[
     ("targets_on_this_machine_are_refused_unless_allowed", refused_addresses),
     ("secrets_of_targets_are_sealed", sealed),
     ("targets_are_reached_over_tls_by_a_given_authority", over_tls),
+    ("kafka_over_tls_gets_what_waited_for_its_authority", |endpoint, dir| trusted(endpoint, dir, Kafka::over_tls)),
+    ("rabbitmq_over_tls_gets_what_waited_for_its_authority", |endpoint, dir| trusted(endpoint, dir, Amqp::over_tls)),
+    ("postgresql_over_tls_gets_what_waited_for_its_authority", |endpoint, dir| {
+        trusted(endpoint, dir, PostgreSql::over_tls)
+    }),
     ("events_come_in_the_envelope_that_was_asked_for", envelopes),
     ("aws_and_mc_configure_notifications", clients),
     ("configurations_that_would_send_nothing_are_refused", refused_configurations),
@@ -57,6 +64,8 @@ fn main() -> ExitCode {
         }
         suite.case_with_server(name, &flags, move |_, endpoint, dir| run(endpoint, dir));
     }
+    let flags = ["--targets-allow-local", "true"];
+    suite.case_with_server("an_amqp_broker_that_says_nothing_holds_up_no_thread", &flags, silent_broker);
     suite.run()
 }
 
@@ -89,10 +98,19 @@ fn configure(endpoint: &Endpoint, bucket: &str, rules: &str) -> Result<Reply> {
     Ok(endpoint.raw().send(&Call { method: "PUT", bucket, key: "", query, headers: &[], body: &body })?)
 }
 
-/// A bucket whose objects that end in `.jpg` are told of to the target `t`.
+fn send_test(endpoint: &Endpoint) -> Result<Reply> {
+    ask(endpoint, "POST", "v1/targets/t/test", &Value::Null)
+}
+
+/// A target that takes what it is sent, and a bucket that tells of its objects to it.
 fn prepare(endpoint: &Endpoint, settings: &Value) -> Result<()> {
     set_target(endpoint, "t", settings)?;
-    ask(endpoint, "POST", "v1/targets/t/test", &Value::Null)?.expect(200)?;
+    send_test(endpoint)?.expect(200)?;
+    tell(endpoint)
+}
+
+/// A bucket whose objects that end in `.jpg` are told of to the target `t`.
+fn tell(endpoint: &Endpoint) -> Result<()> {
     endpoint.raw().put("photos", "", &[], b"")?.expect(200)?;
     configure(endpoint, "photos", &rule("t", &["s3:ObjectCreated:*", "s3:ObjectRemoved:*"], ".jpg"))?.expect(200)?;
     Ok(())
@@ -150,7 +168,12 @@ fn await_problem(endpoint: &Endpoint) -> Result<()> {
 /// The target goes away in the middle, and comes back.
 fn away(endpoint: &Endpoint, broker: &mut dyn Broker) -> Result<usize> {
     prepare(endpoint, &broker.settings())?;
-    let mut wanted = change(endpoint, "before")?;
+    let wanted = change(endpoint, "before")?;
+    away_after(endpoint, broker, wanted)
+}
+
+/// As [`away`], once it has these events, which it was sent.
+fn away_after(endpoint: &Endpoint, broker: &mut dyn Broker, mut wanted: Vec<String>) -> Result<usize> {
     await_all(broker, &wanted)?;
     broker.stop()?;
     wanted.extend(change(endpoint, "while")?);
@@ -307,51 +330,132 @@ fn sealed(endpoint: &Endpoint, dir: &Path) -> Result<()> {
     // Another setting is changed and the secret stays.
     let shown = set_target(endpoint, "t", &json!({ "timeout": "3s" }))?;
     ensure!(shown["settings"]["timeout"] == "3s" && !shown.to_string().contains("hush"), "{shown}");
-    ask(endpoint, "POST", "v1/targets/t/test", &Value::Null)?.expect(200)?;
+    send_test(endpoint)?.expect(200)?;
     let request = webhook.requests().pop().context("no request")?;
     ensure!(request.header("authorization") == Some("Bearer hush-hush-this-is-secret"), "{:?}", request.head);
     let in_clear = files_with(dir, b"hush-hush")?;
     ensure!(in_clear.is_empty(), "{in_clear:?}");
     // Removed, it is not sent any more.
     set_target(endpoint, "t", &json!({ "token": null }))?;
-    ask(endpoint, "POST", "v1/targets/t/test", &Value::Null)?.expect(200)?;
+    send_test(endpoint)?.expect(200)?;
     ensure!(webhook.requests().pop().context("no request")?.header("authorization").is_none());
     ask(endpoint, "DELETE", "v1/targets/t", &Value::Null)?.expect(200)?;
     ask(endpoint, "GET", "v1/targets/t", &Value::Null)?.expect(404)?;
     Ok(())
 }
 
+/// What a rustls client says of a certificate by an authority that it was not given.
+const DISTRUST: &str = "invalid peer certificate: UnknownIssuer";
+
 fn over_tls(endpoint: &Endpoint, dir: &Path) -> Result<()> {
-    let (key, certificate) = (dir.join("tls.key"), dir.join("tls.crt"));
-    let authority = make_certificates(dir)?;
-    for mut broker in secure_brokers(dir, &key, &certificate)? {
+    let certificates = Certificates::new(dir, "authority")?;
+    let (other, machine) = machine_that_trusts(dir, &certificates)?;
+    for mut broker in secure_brokers(dir, &certificates)? {
         let settings = broker.settings();
         set_target(endpoint, "t", &settings)?;
-        let refused = ask(endpoint, "POST", "v1/targets/t/test", &Value::Null)?;
-        ensure!(refused.status == 502, "{settings} is trusted by nobody: {} {}", refused.status, refused.text());
-        set_target(endpoint, "t", &json!({ "ca": authority }))?;
-        let sent = ask(endpoint, "POST", "v1/targets/t/test", &Value::Null)?;
+        refuses(endpoint, &settings)?;
+        set_target(endpoint, "t", &json!({ "ca": certificates.authority }))?;
+        let sent = send_test(endpoint)?;
         ensure!(sent.status == 200, "{settings}: {} {}", sent.status, sent.text());
+        trusts_one_alone(&machine, &settings, &other)?;
         ask(endpoint, "DELETE", "v1/targets/t", &Value::Null)?.expect(200)?;
         broker.stop()?;
     }
     Ok(())
 }
 
-/// An authority, which is given back, and a certificate by it in `tls.crt`.
-fn make_certificates(dir: &Path) -> Result<String> {
-    let openssl = skip::program(&["openssl"], "apt-get install openssl")?;
-    std::fs::write(dir.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")?;
-    let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    for words in [
-        format!("req -x509 {new_key} -days 2 -subj /CN=authority -keyout ca.key -out ca.crt"),
-        format!("req {new_key} -subj /CN=localhost -keyout tls.key -out tls.csr"),
-        "x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out tls.crt".to_owned(),
-    ] {
-        let made = std::process::Command::new(&openssl).args(words.split(' ')).current_dir(dir).output()?;
-        ensure!(made.status.success(), "{words}: {}", String::from_utf8_lossy(&made.stderr));
+/// Events wait while nobody has vouched for the target, or somebody else has, and arrive once its own authority has.
+fn trusted<B: Broker>(
+    endpoint: &Endpoint,
+    dir: &Path,
+    over_tls: impl FnOnce(&Path, &Certificates) -> Result<B>,
+) -> Result<()> {
+    let certificates = Certificates::new(dir, "authority")?;
+    let (other, machine) = machine_that_trusts(dir, &certificates)?;
+    let mut broker = over_tls(dir, &certificates)?;
+    let mut settings = broker.settings();
+    // Without TLS there is no way in.
+    let secure = settings["url"].as_str().context("no url")?.to_owned();
+    settings["url"] = json!(secure.replacen("s://", "://", 1));
+    set_target(endpoint, "t", &settings)?;
+    send_test(endpoint)?.expect(502)?;
+    settings["url"] = json!(secure);
+    settings["ca"] = Value::Null;
+    set_target(endpoint, "t", &settings)?;
+    tell(endpoint)?;
+    let mut wanted = change(endpoint, "for nobody")?;
+    await_distrust(endpoint, &settings)?;
+    set_target(endpoint, "t", &json!({ "ca": other }))?;
+    wanted.extend(change(endpoint, "for another")?);
+    await_distrust(endpoint, &settings)?;
+    let early = broker.messages()?;
+    ensure!(early.is_empty(), "{early:?}");
+    set_target(endpoint, "t", &json!({ "ca": certificates.authority }))?;
+    wanted.extend(change(endpoint, "for its own")?);
+    away_after(endpoint, &mut broker, wanted)?;
+    trusts_one_alone(&machine, &settings, &other)
+}
+
+fn await_distrust(endpoint: &Endpoint, settings: &Value) -> Result<()> {
+    let mut problem = Value::Null;
+    let told = wait_until("the certificate to be the problem", ARRIVES_WITHIN, || {
+        problem = target(endpoint, "t")?["problem"].take();
+        Ok(problem.as_str().is_some_and(|problem| problem.contains(DISTRUST)))
+    });
+    told.with_context(|| problem.to_string())?;
+    refuses(endpoint, settings)
+}
+
+/// The target is told what is wrong with its certificate.
+fn refuses(endpoint: &Endpoint, settings: &Value) -> Result<()> {
+    let refused = send_test(endpoint)?;
+    let told = refused.status == 502 && refused.text().contains(DISTRUST);
+    ensure!(told, "{settings} is trusted by nobody: {} {}", refused.status, refused.text());
+    Ok(())
+}
+
+/// An authority that vouches for nobody here, and a gateway on a machine that trusts the one of these certificates.
+fn machine_that_trusts(dir: &Path, certificates: &Certificates) -> Result<(String, Holdfast)> {
+    let own = dir.join("machine");
+    let other = Certificates::new(&own, "another")?.authority;
+    let mut options = HoldfastOptions::embedded(&own);
+    options.args = vec!["--targets-allow-local".into(), "true".into()];
+    options.env.push(("SSL_CERT_FILE".into(), certificates.authority_file.display().to_string()));
+    Ok((other, Holdfast::start(options)?))
+}
+
+/// Whom the machine trusts is trusted unless the target has an authority: then that one is, and nobody else.
+fn trusts_one_alone(machine: &Holdfast, settings: &Value, other: &str) -> Result<()> {
+    let endpoint = Endpoint::of(Target::Embedded, machine.address());
+    set_target(&endpoint, "t", settings)?;
+    let sent = send_test(&endpoint)?;
+    ensure!(sent.status == 200, "the machine trusts {settings}: {} {}", sent.status, sent.text());
+    set_target(&endpoint, "t", &json!({ "ca": other }))?;
+    refuses(&endpoint, settings)?;
+    ask(&endpoint, "DELETE", "v1/targets/t", &Value::Null)?.expect(200).map(drop)
+}
+
+/// One that takes connections, as one that hangs does, and never says a word.
+fn silent_broker(server: &mut Holdfast, endpoint: &Endpoint, _: &Path) -> Result<()> {
+    const ATTEMPTS: usize = 30;
+    let threads = format!("/proc/{}/task", server.process().pid());
+    for (name, scheme) in [("127.0.0.1", "amqp"), ("127.0.0.1", "amqps"), ("::1", "amqp"), ("::1", "amqps")] {
+        // Not every machine has IPv6.
+        let Ok(listener) = TcpListener::bind((name, 0)) else { continue };
+        let url = format!("{scheme}://{}", listener.local_addr()?);
+        let settings = json!({ "kind": "amqp", "url": url, "routing_key": "a", "timeout": "100ms" });
+        set_target(endpoint, "t", &settings)?;
+        let before = std::fs::read_dir(&threads)?.count();
+        for _ in 0..ATTEMPTS {
+            let refused = send_test(endpoint)?.expect(502)?;
+            ensure!(refused.text().contains("no answer"), "{url}: {}", refused.text());
+        }
+        // Some are there for other work, and stay.
+        let most = before + ATTEMPTS / 2;
+        let few = wait_until("the threads to end", ARRIVES_WITHIN, || Ok(std::fs::read_dir(&threads)?.count() < most));
+        few.with_context(|| url)?;
     }
-    Ok(std::fs::read_to_string(dir.join("ca.crt"))?)
+    Ok(())
 }
 
 fn files_with(dir: &Path, needle: &[u8]) -> Result<Vec<String>> {

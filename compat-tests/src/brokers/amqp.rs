@@ -5,11 +5,12 @@ use std::process::Command;
 
 use anyhow::Result;
 use lapin::options::{BasicAckOptions, BasicGetOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::tcp::OwnedTLSConfig;
 use lapin::types::FieldTable;
-use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
+use lapin::{Channel, Connection, DefaultConnectionBuilder, ExchangeKind};
 use serde_json::{Value, json};
 
-use super::{Broker, Server, block_on, free_port, value};
+use super::{Broker, Certificates, Server, block_on, free_port, value};
 use crate::process::wait_until;
 use crate::skip;
 
@@ -20,6 +21,8 @@ const QUEUE: &str = "photos";
 pub struct Amqp {
     server: Server,
     seen: Vec<Value>,
+    /// Of its certificate; it speaks TLS only when it has one.
+    authority: Option<String>,
     /// Of the Erlang machine, which the started program is only the parent of.
     pid_file: PathBuf,
     mapper: u16,
@@ -31,9 +34,29 @@ impl Amqp {
     /// # Errors
     /// A skip when it is not installed.
     pub fn new(dir: &Path) -> Result<Self> {
+        Self::with(dir, None)
+    }
+
+    /// Starts one that speaks TLS only.
+    ///
+    /// # Errors
+    /// A skip when it is not installed.
+    pub fn over_tls(dir: &Path, certificates: &Certificates) -> Result<Self> {
+        Self::with(dir, Some(certificates))
+    }
+
+    fn with(dir: &Path, certificates: Option<&Certificates>) -> Result<Self> {
         let program = skip::program(&["/usr/lib/rabbitmq/bin/rabbitmq-server"], "apt-get install rabbitmq-server")?;
         let (port, distribution, mapper) = (free_port()?, free_port()?, free_port()?);
         let at = |name: &str| dir.join(name).display().to_string();
+        if let Some(Certificates { certificate, key, .. }) = certificates {
+            let text = format!(
+                "listeners.tcp = none\nlisteners.ssl.1 = 127.0.0.1:{port}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n",
+                certificate.display(),
+                key.display()
+            );
+            std::fs::write(dir.join("rabbitmq.conf"), text)?;
+        }
         let mut server = Server::new(program, dir, "rabbitmq", port)
             .env("HOME", at("home"))
             .env("RABBITMQ_NODENAME", format!("r{port}@localhost"))
@@ -45,18 +68,25 @@ impl Amqp {
             .env("RABBITMQ_LOG_BASE", at("logs"))
             .env("RABBITMQ_PID_FILE", at("pid"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", at("plugins"))
-            .env("RABBITMQ_CONFIG_FILE", at("none"))
+            .env("RABBITMQ_CONFIG_FILE", at("rabbitmq.conf"))
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 1:1");
         std::fs::create_dir_all(dir.join("home"))?;
         server.start()?;
-        let own = Self { server, seen: Vec::new(), pid_file: dir.join("pid"), mapper };
+        let authority = certificates.map(|made| made.authority.clone());
+        let own = Self { server, seen: Vec::new(), authority, pid_file: dir.join("pid"), mapper };
         wait_until("RabbitMQ", std::time::Duration::from_secs(60), || Ok(own.declare().is_ok()))?;
         Ok(own)
     }
 
+    fn scheme(&self) -> &'static str {
+        if self.authority.is_some() { "amqps" } else { "amqp" }
+    }
+
     async fn connect(&self) -> Result<(Connection, Channel)> {
-        let uri = format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.server.port);
-        let connection = Connection::connect(&uri, ConnectionProperties::default()).await?;
+        let scheme = self.scheme();
+        let uri = format!("{scheme}://guest:guest@localhost:{}/%2f", self.server.port);
+        let tls = OwnedTLSConfig { identity: None, cert_chain: self.authority.clone() };
+        let connection = DefaultConnectionBuilder::new()?.with_uri_str(uri).with_tls_config(tls).connect().await?;
         let channel = connection.create_channel().await?;
         Ok((connection, channel))
     }
@@ -89,7 +119,7 @@ impl Drop for Amqp {
 
 impl Broker for Amqp {
     fn settings(&self) -> Value {
-        let url = format!("amqp://127.0.0.1:{}/%2f", self.server.port);
+        let url = format!("{}://localhost:{}/%2f", self.scheme(), self.server.port);
         json!({
             "kind": "amqp", "url": url, "exchange": EXCHANGE, "routing_key": "events.photos",
             "user": "guest", "password": "guest", "batch": 10,

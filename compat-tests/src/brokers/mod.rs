@@ -2,6 +2,7 @@
 //! started again, and read as its users read it.
 
 mod amqp;
+mod certificates;
 mod kafka;
 mod mqtt;
 mod nats;
@@ -17,6 +18,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 pub use self::amqp::Amqp;
+pub use self::certificates::Certificates;
 pub use self::kafka::Kafka;
 pub use self::mqtt::Mqtt;
 pub use self::nats::Nats;
@@ -51,12 +53,12 @@ pub trait Broker: Send {
     fn start(&mut self) -> Result<()>;
 }
 
-/// Servers that speak TLS only, by a certificate for `localhost`.
+/// Servers that speak TLS only, and are not read: those that can be have an `over_tls` of their own.
 ///
 /// # Errors
 /// A skip when one is not installed.
-pub fn secure_brokers(dir: &Path, key: &Path, certificate: &Path) -> Result<Vec<Box<dyn Broker>>> {
-    let (key, certificate) = (key.display().to_string(), certificate.display().to_string());
+pub fn secure_brokers(dir: &Path, certificates: &Certificates) -> Result<Vec<Box<dyn Broker>>> {
+    let (key, certificate) = (certificates.key.display().to_string(), certificates.certificate.display().to_string());
     let brokers: [Box<dyn Broker>; 4] = [
         Box::new(nats::over_tls(dir, &key, &certificate)?),
         Box::new(redis::over_tls(dir, &key, &certificate)?),
