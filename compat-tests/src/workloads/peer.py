@@ -30,16 +30,24 @@ def flock(handle, kind, wait=False):
     fcntl.flock(files[handle], FLOCKS[kind] | (0 if wait or kind == "none" else fcntl.LOCK_NB))
 
 
-def count(path, times):
-    """Adds 1 to the number in a file, so many times, each under a lock."""
-    for _ in range(times):
-        fd = os.open(path, os.O_RDWR)
+def add(path):
+    """Adds 1 to the number in a file, under a lock; the number."""
+    fd = os.open(path, os.O_RDWR)
+    try:
         fcntl.lockf(fd, fcntl.LOCK_EX)
-        value = int(os.pread(fd, 32, 0) or b"0")
-        os.pwrite(fd, b"%020d" % (value + 1), 0)
+        value = int(os.pread(fd, 32, 0) or b"0") + 1
+        os.pwrite(fd, b"%020d" % value, 0)
         os.fsync(fd)
         fcntl.lockf(fd, fcntl.LOCK_UN)
+        return value
+    finally:
         os.close(fd)
+
+
+def count(path, times):
+    """Adds 1, so many times."""
+    for _ in range(times):
+        add(path)
     return times
 
 
@@ -59,6 +67,7 @@ VERBS = {
     "wait_lock": lambda *words: range_lock(fcntl.F_SETLKW, *words) and None,
     "test": test,
     "flock": flock,
+    "add": add,
     "count": count,
     "pread": lambda handle, length, offset: os.pread(files[handle], length, offset).decode("latin-1"),
     "pwrite": lambda handle, text, offset: os.pwrite(files[handle], text.encode(), offset),

@@ -9,6 +9,7 @@ mod coordination;
 mod histories;
 mod indexes;
 mod life;
+mod mounts;
 mod topics;
 
 use std::process::ExitCode;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         ("a_node_comes_back_over_a_slow_link_while_others_write", bad_parts::slow_link),
         ("locks_and_the_feed_survive_the_leader", coordination::locks_and_feed),
         ("topics_survive_the_leader", topics::topics),
+        ("a_counter_on_three_mounts_survives_the_leader_and_a_stopped_mount", mounts::counter),
         ("every_node_finds_by_an_index_what_another_wrote", indexes::indexes),
         ("of_a_directory_and_its_copy_one_goes_on", bad_parts::copied_directory),
         ("a_full_disk_on_one_node_stops_only_that_node", bad_parts::full_disk),
