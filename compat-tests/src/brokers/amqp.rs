@@ -112,8 +112,11 @@ impl Drop for Amqp {
         if let Some(pid) = text.trim().parse().ok().and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
-        // The machine started its port mapper, which outlives it.
-        let _ = Command::new("epmd").args(["-port", &self.mapper.to_string(), "-kill"]).output();
+        // The machine started its port mapper, which outlives it, and does not end before it has seen that it is gone.
+        let mapper = self.mapper.to_string();
+        let _ = wait_until("a port mapper to end", std::time::Duration::from_secs(10), || {
+            Ok(Command::new("epmd").args(["-port", &mapper, "-kill"]).output()?.status.success())
+        });
     }
 }
 
