@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! adapter (fuser) ─▶ vfs ─┬ names    lookup, readdir, create, rename: the tree, and steps
+//!                         ├ look     names at the repository: who looks at one moment shares a question
 //!                         ├ content  read, write, truncate: layers over a base
 //!                         ├ fetch    bytes of a base: the block cache, what is on its way, what is read ahead
 //!                         ├ commit   one ordered stream of commits: everything dirty, then the steps that wait
@@ -20,6 +21,7 @@ mod commit;
 mod content;
 mod fetch;
 mod locks;
+mod look;
 mod names;
 mod replay;
 mod session;
@@ -145,6 +147,7 @@ pub struct Vfs {
     stream: Stream,
     kernel: OnceLock<Arc<dyn Kernel>>,
     locked: locks::Locked,
+    looks: look::Looks,
     /// Writers hold it shared while they write a layer and its journal; a commit holds it alone while it takes all layers.
     order: RwLock<()>,
     dirty_bytes: AtomicU64,
@@ -236,6 +239,7 @@ impl Vfs {
             stream,
             kernel: OnceLock::new(),
             locked: locks::Locked::default(),
+            looks: look::Looks::default(),
             order: RwLock::new(()),
             dirty_bytes: AtomicU64::new(0),
             dirty_pieces: AtomicUsize::new(0),

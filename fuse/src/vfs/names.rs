@@ -16,7 +16,7 @@ use holdfast_core::command::mount::{
 };
 use holdfast_core::error::Error as Refusal;
 use holdfast_core::id::{ObjectId, Revision};
-use holdfast_core::mount::{Answer, Call, Entry, LIST_ENTRIES_MAX, List, Node, STAT_PATHS_MAX, Stat, attribute};
+use holdfast_core::mount::{Answer, Call, LIST_ENTRIES_MAX, List, Node, STAT_PATHS_MAX, Stat, attribute};
 
 use super::fetch::Missed;
 use super::{Attr, Vfs};
@@ -224,21 +224,6 @@ impl Vfs {
         let ino = tree.adopt(parent, &wanted, node.ok_or(Errno::ENOENT)?, as_of);
         tree.looked_up(ino);
         Ok(ino)
-    }
-
-    /// What has each of these paths, and as of which revision.
-    async fn stat(&self, paths: Vec<String>) -> Result<(Vec<Entry>, Revision), Errno> {
-        let call = Call::Stat(Stat { paths });
-        let told = self.remote.call(&call, Bytes::new(), &[], Vfs::deadline()).await.map_err(|error| error.errno())?;
-        match told.answer {
-            Answer::Entries(entries) => Ok((entries, told.revision)),
-            _ => Err(Errno::EIO),
-        }
-    }
-
-    async fn stat_one(&self, path: String) -> Result<(Entry, Revision), Errno> {
-        let (entries, as_of) = self.stat(vec![path]).await?;
-        Ok((entries.into_iter().next().ok_or(Errno::EIO)?, as_of))
     }
 
     pub(super) async fn refresh_root(&self) -> Result<(), crate::client::Error> {

@@ -406,3 +406,32 @@ fn a_read_at_random_fetches_its_blocks_only() {
         vfs.stop(Instant::now() + Duration::from_secs(10)).await;
     });
 }
+
+#[test]
+fn those_who_look_at_one_moment_share_questions_and_see_what_was_there() {
+    let (memory, runtime, dir) = (Memory::new(1), runtime(), tempfile::tempdir().unwrap());
+    runtime.block_on(async {
+        let vfs = start(&memory, dir.path(), Sync::Store).await;
+        memory.faults.lock().unwrap().slow_looks = Duration::from_millis(20);
+        for round in 0..10 {
+            let before = memory.stats();
+            for number in 0..32 {
+                memory.put(&format!("r{round}-{number}"), b"x");
+            }
+            let mut looks = tokio::task::JoinSet::new();
+            for number in 0..64 {
+                let vfs = Arc::clone(&vfs);
+                looks.spawn(async move {
+                    let found = vfs.lookup(ROOT, OsStr::new(&format!("r{round}-{number}"))).await;
+                    assert_eq!(found.is_ok(), number < 32, "{number}: {found:?}");
+                });
+            }
+            // One that is given up while it asks, or waits, leaves nobody behind.
+            let given_up = tokio::time::timeout(Duration::ZERO, vfs.lookup(ROOT, OsStr::new("nothing"))).await;
+            drop(given_up);
+            looks.join_all().await;
+            assert!(memory.stats() - before < 32, "{} questions", memory.stats() - before);
+        }
+        vfs.stop(Instant::now() + Duration::from_secs(10)).await;
+    });
+}

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub struct Faults {
     pub lost_sessions: u64,
     /// A commit is refused as a whole, for now.
     pub refusals: u64,
+    /// How long each question for names takes.
+    pub slow_looks: Duration,
 }
 
 /// See the module.
@@ -56,6 +59,7 @@ pub struct Memory {
     state: Mutex<State>,
     pub faults: Mutex<Faults>,
     news: broadcast::Sender<News>,
+    stats: AtomicU64,
 }
 
 impl Memory {
@@ -73,7 +77,12 @@ impl Memory {
         let Reply::BucketCreated(id) = state.run(Op::CreateBucket(op)) else { panic!("no bucket") };
         state.bucket.id = id;
         let (news, _) = broadcast::channel(1024);
-        Arc::new(Self { state: Mutex::new(state), faults: Mutex::default(), news })
+        Arc::new(Self { state: Mutex::new(state), faults: Mutex::default(), news, stats: AtomicU64::new(0) })
+    }
+
+    /// Questions for names so far.
+    pub fn stats(&self) -> u64 {
+        self.stats.load(Ordering::Relaxed)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -255,7 +264,10 @@ impl Remote for Memory {
     async fn call(&self, call: &Call, raw: Bytes, _: &[Fence], _: Instant) -> Result<Told, Error> {
         tokio::task::yield_now().await;
         // A client asks again by itself until it is answered; only commits are told what is not known.
-        let lost_calls = self.faults.lock().unwrap().lost_calls;
+        let Faults { lost_calls, slow_looks, .. } = *self.faults.lock().unwrap();
+        if matches!(call, Call::Stat(_)) && !slow_looks.is_zero() {
+            tokio::time::sleep(slow_looks).await;
+        }
         if matches!(call, Call::Commit(_)) && self.wrong(lost_calls) {
             return Err(unavailable());
         }
@@ -269,6 +281,7 @@ impl Remote for Memory {
             Call::Open(open) => self.open(open.clone()),
             Call::Commit(commit) => self.commit(commit.clone(), raw),
             Call::Stat(stat) => look(&|state, view| {
+                self.stats.fetch_add(1, Ordering::Relaxed);
                 let permit = state.on_bucket(Action::ListBucket);
                 Ok((Answer::Entries(view.mount_entries(&permit, &stat.paths)?), Bytes::new()))
             }),
