@@ -37,7 +37,7 @@ struct Waiting {
 #[derive(Debug)]
 enum Turn {
     /// Another has asked for it.
-    Told(Result<(Entry, Revision), Errno>),
+    Told(Result<Box<(Entry, Revision)>, Errno>),
     /// It is to ask, for itself and for those who wait.
     Ask,
 }
@@ -100,7 +100,7 @@ impl Vfs {
             let _asking = match self.looks.come(&path) {
                 Ok(asking) => asking,
                 Err(comes) => match comes.await {
-                    Ok(Turn::Told(told)) => return told,
+                    Ok(Turn::Told(told)) => return told.map(|told| *told),
                     Ok(Turn::Ask) => Asking(&self.looks),
                     // Whoever asked for it waits no more itself.
                     Err(_) => continue,
@@ -118,7 +118,7 @@ impl Vfs {
             let mine = entries.next().ok_or(Errno::EIO)?;
             for (other, entry) in others.into_iter().zip(entries) {
                 // One that waits no more needs no answer.
-                let _ = other.turn.send(Turn::Told(Ok((entry, as_of))));
+                let _ = other.turn.send(Turn::Told(Ok(Box::new((entry, as_of)))));
             }
             return Ok((mine, as_of));
         }
