@@ -12,15 +12,14 @@ use holdfast_compat_tests::client::cli::{Event, Watch, events_in};
 use holdfast_compat_tests::client::raw::{Call, Raw, Reply};
 use holdfast_compat_tests::lan::{Find, Lan};
 use holdfast_compat_tests::process::wait_until;
+use holdfast_compat_tests::target::Endpoint;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::histories::logs;
+use crate::histories::{disturb, logs};
 use crate::{NODES, SOON, Scale, say, until_answered};
 
 const WORKERS: u64 = 4;
-/// How often the leader is killed in a round.
-const KILLS: usize = 2;
 
 /// A write that was acknowledged under the lock.
 #[derive(Clone, Copy, Debug)]
@@ -93,29 +92,20 @@ pub fn locks_and_feed(scale: Scale) -> Result<()> {
         .collect::<Result<_>>()?;
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
     let workers = start_workers(&lan, scale.seed, &stop, &done);
+    let endpoints: Vec<Endpoint> = (0..NODES).map(|node| lan.endpoint(node)).collect();
     let mut hops = 0;
-    let mut break_things = || -> Result<()> {
-        for round in 0..KILLS * usize::try_from(scale.rounds.max(1))? {
-            std::thread::sleep(Duration::from_millis(1500));
-            let leader = lan.leader()?;
-            lan.kill(leader);
-            std::thread::sleep(Duration::from_millis(1500));
-            // One watcher goes on from its last event at another node.
-            let (watch, node) = (round % NODES, (leader + 1) % NODES);
-            let last = events_in(&output(watch))?.pop().map_or("0".to_owned(), |event: Event| event.id());
-            drop(watches.remove(watch));
-            // What it had not finished to print is printed again by the next one.
-            cut_to_whole_lines(&output(watch))?;
-            let again = events_in(&output(watch))?.pop().map_or(last, |event| event.id());
-            watches.insert(watch, Watch::start(&lan.endpoint(node), "", Some(&again), &output(watch))?);
-            hops += 1;
-            lan.launch(leader)?;
-            lan.await_ready(leader)?;
-        }
-        std::thread::sleep(Duration::from_millis(1500));
+    let broken = disturb(&mut lan, scale, |leader| {
+        // One watcher goes on from its last event at another node.
+        let (watch, node) = (hops % NODES, (leader + 2) % NODES);
+        let last = events_in(&output(watch))?.pop().map_or("0".to_owned(), |event: Event| event.id());
+        drop(watches.remove(watch));
+        // What it had not finished to print is printed again by the next one.
+        cut_to_whole_lines(&output(watch))?;
+        let again = events_in(&output(watch))?.pop().map_or(last, |event| event.id());
+        watches.insert(watch, Watch::start(&endpoints[node], "", Some(&again), &output(watch))?);
+        hops += 1;
         Ok(())
-    };
-    let broken = break_things();
+    });
     stop.store(true, Ordering::Relaxed);
     for worker in workers {
         worker.join().map_err(|_| anyhow!("a worker panicked"))?;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use holdfast_compat_tests::history::{Load, Recorder};
 use holdfast_compat_tests::lan::{Cut, Find, Lan};
 use holdfast_compat_tests::linear::{Operation, Verdict, judge};
@@ -23,6 +23,12 @@ const FAULT: Duration = Duration::from_millis(2500);
 const FREEZE_MS: (u64, u64, u64) = (500, 15_000, 4_000);
 /// How long the backend is away: in torture, and when time is short.
 const AWAY: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(4));
+
+/// Faults that [`disturb`] plays where time is short.
+const SHORT: [&str; 3] = ["the_leader_is_killed", "the_leader_is_frozen", "the_leader_is_cut_off"];
+/// Before each of its faults, and how far into one it tells of it.
+const BETWEEN: Duration = Duration::from_millis(1500);
+const MIDST: Duration = Duration::from_millis(300);
 
 type Fault = fn(&mut Lan, &Play) -> Result<()>;
 
@@ -71,13 +77,44 @@ const BACKEND_FAULTS: &[(&str, Fault)] = &[
 
 /// Nodes and links are bad.
 pub fn faults(scale: Scale) -> Result<()> {
-    all(scale, FAULTS, |name, luck| match name {
-        name if name.ends_with("frozen") => {
-            let most = if scale.is_long() { FREEZE_MS.1 } else { FREEZE_MS.2 };
-            Duration::from_millis(luck.random_range(FREEZE_MS.0..=most))
+    all(scale, FAULTS, |name, luck| span(scale, name, luck))
+}
+
+/// How long a fault of nodes and links lasts.
+fn span(scale: Scale, name: &str, luck: &mut StdRng) -> Duration {
+    if !name.ends_with("frozen") {
+        return FAULT;
+    }
+    let most = if scale.is_long() { FREEZE_MS.1 } else { FREEZE_MS.2 };
+    Duration::from_millis(luck.random_range(FREEZE_MS.0..=most))
+}
+
+/// Plays faults of nodes and links, one after the other, while others work: some when time is short, else all. In the midst
+/// of each `during` is told the node that led when it began. How many were played.
+///
+/// # Errors
+/// When one cannot be played, or a node does not come back; what `during` says.
+pub fn disturb(lan: &mut Lan, scale: Scale, mut during: impl FnMut(usize) -> Result<()>) -> Result<u32> {
+    let mut luck = StdRng::seed_from_u64(scale.seed);
+    let mut played = 0;
+    for _ in 0..scale.rounds.max(1) {
+        for (name, fault) in FAULTS.iter().filter(|(name, _)| scale.is_long() || SHORT.contains(name)) {
+            std::thread::sleep(BETWEEN);
+            let play = Play { leader: lan.leader()?, span: span(scale, name, &mut luck) };
+            std::thread::scope(|scope| -> Result<()> {
+                let playing = scope.spawn(|| fault(lan, &play));
+                std::thread::sleep(MIDST);
+                let told = during(play.leader);
+                playing.join().map_err(|_| anyhow!("it panicked"))??;
+                told
+            })
+            .with_context(|| format!("{name}, fault {played}"))?;
+            (0..NODES).try_for_each(|node| lan.await_ready(node)).with_context(|| format!("after {name}"))?;
+            played += 1;
         }
-        _ => FAULT,
-    })
+    }
+    std::thread::sleep(BETWEEN);
+    Ok(played)
 }
 
 /// The backend is bad.

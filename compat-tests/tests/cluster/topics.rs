@@ -14,15 +14,13 @@ use holdfast_compat_tests::process::wait_until;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::histories::logs;
+use crate::histories::{disturb, logs};
 use crate::{NODES, SOON, Scale, say, until_answered};
 
 const TOPIC: &str = "survives";
 const GROUP: &str = "work";
 const PUBLISHERS: u64 = 3;
 const CONSUMERS: u64 = 3;
-/// How often the leader is killed in a round.
-const KILLS: usize = 2;
 
 type Log = Vec<(u64, String)>;
 
@@ -122,10 +120,10 @@ pub fn topics(scale: Scale) -> Result<()> {
     let readers = (0..NODES).map(|number| start_reader(&work, scale.seed ^ number as u64 ^ 100, number));
     let consumers = (0..CONSUMERS).map(|number| start_consumer(&work, scale.seed ^ number ^ 200));
     let others: Vec<_> = readers.chain(consumers).collect();
-    let broken = kill_leaders(&mut lan, scale);
+    let broken = disturb(&mut lan, scale, |_| Ok(()));
     publishing.stop.store(true, Ordering::Relaxed);
     let ended = join(publishers);
-    let finished = broken.and(ended).and_then(|()| await_end(&lan, &work)).with_context(|| logs(&lan));
+    let finished = broken.map(drop).and(ended).and_then(|()| await_end(&lan, &work)).with_context(|| logs(&lan));
     work.stop.store(true, Ordering::Relaxed);
     join(others)?;
     let took = finished?;
@@ -145,19 +143,6 @@ pub fn topics(scale: Scale) -> Result<()> {
 
 fn join(threads: Vec<JoinHandle<()>>) -> Result<()> {
     threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked")))
-}
-
-fn kill_leaders(lan: &mut Lan, scale: Scale) -> Result<()> {
-    for _ in 0..KILLS * usize::try_from(scale.rounds.max(1))? {
-        std::thread::sleep(Duration::from_millis(1500));
-        let leader = lan.leader()?;
-        lan.kill(leader);
-        std::thread::sleep(Duration::from_millis(2000));
-        lan.launch(leader)?;
-        lan.await_ready(leader)?;
-    }
-    std::thread::sleep(Duration::from_millis(1500));
-    Ok(())
 }
 
 /// Until every reader has read all of it, and the group has acknowledged all of it.
