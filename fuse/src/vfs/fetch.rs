@@ -31,6 +31,8 @@ const AHEAD_BYTES_MAX: u64 = 16 << 20;
 pub(super) const AHEAD_BLOCKS_MAX: usize = 1_024;
 /// The kernel reads ahead itself, and not always in order: reads so near to where the last one ended go on there.
 const NEAR_BYTES: u64 = 1 << 20;
+/// Bytes of a fragment in the cache, of a flight that has so many.
+const KEPT_BYTES: u64 = 512 << 10;
 /// Files up to this size are fetched whole, without asking where their bytes are.
 const WHOLE_BYTES_MAX: u64 = 128 << 10;
 /// Bytes whose extents are asked for at once.
@@ -264,19 +266,21 @@ impl Vfs {
         if bytes.len() as u64 == length { Ok(bytes) } else { Err(Error::unexpected().into()) }
     }
 
-    /// Keeps what landed, in fragments that end where blocks of the blob do.
+    /// Keeps what landed, in fragments that end where blocks of the blob do: larger ones of what is read in order, as each is
+    /// a file on the cache's disk.
     async fn keep(&self, source: &Source, range: Range<u64>, bytes: Bytes) {
         if source.base.size <= WHOLE_BYTES_MAX {
             self.cache.put(source.whole(), 0, &bytes);
             return;
         }
+        let block = if range.end - range.start >= KEPT_BYTES { KEPT_BYTES } else { FETCH_BYTES_MIN };
         // Without its place it is fetched again.
         let Ok(extents) = self.extents(source, &range).await else { return };
         for extent in extents.iter().filter(|extent| extent.blob != BlobId::HOLE) {
             let mut done = 0;
             while done < extent.length {
                 let at = extent.blob_offset + done;
-                let length = (extent.length - done).min(FETCH_BYTES_MIN - at % FETCH_BYTES_MIN);
+                let length = (extent.length - done).min(block - at % block);
                 let from = extent.offset - range.start + done;
                 self.cache.put(extent.blob.0, at, &bytes.slice(from as usize..(from + length) as usize));
                 done += length;
