@@ -147,7 +147,7 @@ pub struct Vfs {
     stream: Stream,
     kernel: OnceLock<Arc<dyn Kernel>>,
     locked: locks::Locked,
-    looks: look::Looks,
+    looks: Arc<look::Looks>,
     /// Writers hold it shared while they write a layer and its journal; a commit holds it alone while it takes all layers.
     order: RwLock<()>,
     dirty_bytes: AtomicU64,
@@ -239,7 +239,7 @@ impl Vfs {
             stream,
             kernel: OnceLock::new(),
             locked: locks::Locked::default(),
-            looks: look::Looks::default(),
+            looks: Arc::default(),
             order: RwLock::new(()),
             dirty_bytes: AtomicU64::new(0),
             dirty_pieces: AtomicUsize::new(0),

@@ -4,7 +4,7 @@
 //! what it is told is never older than its own look.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use holdfast_core::id::Revision;
@@ -39,11 +39,12 @@ enum Turn {
     /// Another has asked for it.
     Told(Result<Box<(Entry, Revision)>, Errno>),
     /// It is to ask, for itself and for those who wait.
-    Ask,
+    Ask(Asking),
 }
 
-/// The right to ask. Given on when it ends, however that comes.
-struct Asking<'l>(&'l Looks);
+/// The right to ask. Given on when it ends, however that comes: also when whoever got it is gone by then.
+#[derive(Debug)]
+struct Asking(Arc<Looks>);
 
 impl Looks {
     fn crowd(&self) -> MutexGuard<'_, Crowd> {
@@ -51,11 +52,11 @@ impl Looks {
     }
 
     /// The right to ask at once, or where the turn comes.
-    fn come(&self, path: &str) -> Result<Asking<'_>, oneshot::Receiver<Turn>> {
+    fn come(self: &Arc<Self>, path: &str) -> Result<Asking, oneshot::Receiver<Turn>> {
         let mut crowd = self.crowd();
         if crowd.asking < ASKING_MAX {
             crowd.asking += 1;
-            return Ok(Asking(self));
+            return Ok(Asking(Arc::clone(self)));
         }
         let (turn, comes) = oneshot::channel();
         crowd.waiting.push_back(Waiting { path: path.to_owned(), turn });
@@ -70,15 +71,20 @@ impl Looks {
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for Asking {
     fn drop(&mut self) {
-        let mut crowd = self.0.crowd();
-        while let Some(next) = crowd.waiting.pop_front() {
-            if next.turn.send(Turn::Ask).is_ok() {
-                return;
+        let next = {
+            let mut crowd = self.0.crowd();
+            let next = crowd.waiting.pop_front();
+            if next.is_none() {
+                crowd.asking -= 1;
             }
+            next
+        };
+        if let Some(next) = next {
+            // Who waits no more drops it, and so gives it on.
+            drop(next.turn.send(Turn::Ask(Self(Arc::clone(&self.0)))));
         }
-        crowd.asking -= 1;
     }
 }
 
@@ -101,7 +107,7 @@ impl Vfs {
                 Ok(asking) => asking,
                 Err(comes) => match comes.await {
                     Ok(Turn::Told(told)) => return told.map(|told| *told),
-                    Ok(Turn::Ask) => Asking(&self.looks),
+                    Ok(Turn::Ask(asking)) => asking,
                     // Whoever asked for it waits no more itself.
                     Err(_) => continue,
                 },
