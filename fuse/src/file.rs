@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::attributes::Time;
 use crate::error::Errno;
+use crate::held::{Held, Rank};
 use crate::layer::Layer;
 use crate::tree::Ino;
 use crate::vfs::Flight;
@@ -220,8 +221,8 @@ impl File {
     }
 
     /// Its state; held for moments only.
-    pub fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn state(&self) -> Held<'_, State> {
+        Held::take(&self.state, Rank::State)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main ─▶ adapter ─▶ vfs ─▶ remote ◀─ client ─▶ a gateway
-//!            │        ├ tree file layer      what is known, open and dirty
+//!            │        ├ tree file layer      what is known, open and dirty; held: in which order they are locked
 //!         kernel      ├ journal cache        on the local disk
 //!                     └ attributes names error
 //! ```
@@ -14,6 +14,7 @@ pub mod cache;
 pub mod client;
 pub mod error;
 pub mod file;
+pub mod held;
 pub mod journal;
 pub mod layer;
 pub mod names;

@@ -31,7 +31,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use holdfast_core::mount::{MountId, Node};
@@ -44,6 +44,7 @@ use crate::attributes::{Attributes, Defaults, Time};
 use crate::cache::BlockCache;
 use crate::error::Errno;
 use crate::file::File;
+use crate::held::{Held, Rank};
 use crate::journal::Journal;
 use crate::remote::Remote;
 use crate::tree::{Ino, Tree};
@@ -298,12 +299,12 @@ impl Vfs {
         self.live.load(Ordering::Acquire)
     }
 
-    fn tree(&self) -> MutexGuard<'_, Tree> {
-        self.tree.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tree(&self) -> Held<'_, Tree> {
+        Held::take(&self.tree, Rank::Tree)
     }
 
-    fn files(&self) -> MutexGuard<'_, HashMap<Ino, Arc<File>>> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    fn files(&self) -> Held<'_, HashMap<Ino, Arc<File>>> {
+        Held::take(&self.files, Rank::Files)
     }
 
     /// The file of an inode, when it is open or has something to commit.

@@ -215,11 +215,13 @@ impl Vfs {
             for step in &asked.steps {
                 let mut step = step.clone();
                 place(&mut step, at, first_part);
-                if let Step::Patch(patch) = &step
-                    && let Some(file) = self.tree().by_object(patch.file.object).and_then(|ino| self.open_file(ino))
-                    && !batch.patches.iter().any(|patch| Arc::ptr_eq(&patch.file, &file))
-                {
-                    guard(&mut step, &file);
+                if let Step::Patch(patch) = &step {
+                    let ino = self.tree().by_object(patch.file.object);
+                    let file = ino.and_then(|ino| self.open_file(ino));
+                    let apart = |file: &Arc<File>| !batch.patches.iter().any(|patch| Arc::ptr_eq(&patch.file, file));
+                    if let Some(file) = file.filter(apart) {
+                        guard(&mut step, &file);
+                    }
                 }
                 steps.push(step);
             }

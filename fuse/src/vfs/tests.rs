@@ -174,6 +174,16 @@ impl Process {
         Ok(())
     }
 
+    /// Makes a hole.
+    async fn punch(&mut self, at: usize) -> Result<(), Errno> {
+        let (start, length) = (self.dice.random_range(0..60_000), self.dice.random_range(1..9_000));
+        let file = &mut self.open[at];
+        self.vfs.allocate(file.ino, start..start + length, true, true).await?;
+        let end = file.bytes.len().min((start + length) as usize);
+        file.bytes[end.min(start as usize)..end].fill(0);
+        Ok(())
+    }
+
     async fn sync(&self, at: usize) -> Result<(), Errno> {
         self.vfs.sync(self.open[at].ino, &AtomicFailures::default()).await
     }
@@ -431,6 +441,30 @@ fn those_who_look_at_one_moment_share_questions_and_see_what_was_there() {
             drop(given_up);
             looks.join_all().await;
             assert!(memory.stats() - before < 32, "{} questions", memory.stats() - before);
+        }
+        vfs.stop(Instant::now() + Duration::from_secs(10)).await;
+    });
+}
+
+/// A change that carries no bytes of this mount goes with a commit beside the layers of files that are open.
+#[test]
+fn holes_are_made_while_files_are_written_and_closed() {
+    let (memory, runtime, dir) = (Memory::new(1), runtime(), tempfile::tempdir().unwrap());
+    runtime.block_on(async {
+        let vfs = start(&memory, dir.path(), Sync::Store).await;
+        let mut process = Process::new(Arc::clone(&vfs), 1, false);
+        for name in ["a", "b"] {
+            process.create(name.into()).await.unwrap();
+        }
+        for _ in 0..30 {
+            process.write(0).await.unwrap();
+            process.write(1).await.unwrap();
+            process.punch(0).await.unwrap();
+            process.check(0).await;
+        }
+        vfs.flush_all().await.unwrap();
+        for file in &process.open {
+            assert!(memory.get(file.name.as_ref().unwrap()).as_ref() == Some(&file.bytes));
         }
         vfs.stop(Instant::now() + Duration::from_secs(10)).await;
     });
