@@ -881,6 +881,18 @@ impl Vfs {
         Ok(xattrs)
     }
 
+    /// An extended attribute of a file, if that is known without asking; `None` when it is not.
+    ///
+    /// # Errors
+    /// `ESTALE`.
+    #[must_use]
+    pub fn known_xattr(&self, ino: Ino, name: &str) -> Option<Result<Option<Vec<u8>>, Errno>> {
+        if name == UNSYNCED || !self.trusts_tree() || !self.tree().is_fresh(ino) {
+            return None;
+        }
+        Some(self.attr_of(ino).map(|mut attr| attr.attributes.xattrs.remove(name)))
+    }
+
     /// Sets an extended attribute, or removes it. `must` demands that it is there, or is not.
     ///
     /// # Errors
